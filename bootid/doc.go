@@ -1,0 +1,32 @@
+// Package bootid answers three questions from what the kernel reports: which
+// boot of which machine is this, which process is that, and has it ended. It
+// knows nothing of locks, files or FUSE.
+//
+// A [Boot] is a boot id, a machine id and a boot time; each may be unknown (its
+// zero value), and what is unknown never counts as a mismatch. A [Process] is
+// one process of one boot: a pid alone is used again, a pid with a start time
+// under one boot id is not. [System] is what the rest of latchfs asks for; [Host]
+// is the one that asks the running kernel, and tests of the packages above
+// bring a made-up one.
+//
+// # Decisions
+//
+//   - A boot id is read once, when a Host is made. If it changes under a running
+//     Host (a restored VM snapshot), processes it watches are still those
+//     processes, and their pidfds go on saying so.
+//   - Death is a readable pidfd and nothing else where pidfds exist (Linux 5.3).
+//     kill(pid, 0) finds zombies alive, and state Z is also shown by a
+//     process whose first thread has exited while the others run on.
+//   - The cache from thread id to process holds an open /proc/TID/comm for each
+//     entry. The kernel binds that descriptor to the thread and not to its
+//     number (struct pid, fs/proc/inode.c): reading it fails with ESRCH once that
+//     thread is gone, so an entry cannot answer for a thread that got the number
+//     later. A hit costs one pread.
+//
+// # Caveats
+//
+// Process identity exists on Linux only; boot identity on Linux, macOS and
+// FreeBSD. Start times are in the clock ticks and the time namespace of the
+// reader, and pid-namespace inode numbers are used again by the kernel: compare
+// only values that the same Host read.
+package bootid

@@ -1,0 +1,253 @@
+package bootid
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ticksPerSecond is USER_HZ, which the kernel fixes at 100 for every
+// architecture Go runs on, whatever its own tick rate (time(7)).
+const ticksPerSecond = 100
+
+// Host is the System of the running kernel. It is safe for concurrent use.
+type Host struct {
+	boot    Boot
+	threads threadCache
+	watcher watcher
+}
+
+var _ System = (*Host)(nil)
+
+// NewHost reads the boot identity and returns a Host. Nothing is started until
+// the first Watch.
+func NewHost() *Host {
+	return &Host{boot: ReadBoot()}
+}
+
+// Close ends all watches and releases every descriptor.
+func (h *Host) Close() {
+	h.threads.close()
+	h.watcher.close()
+}
+
+// Boot implements [System].
+func (h *Host) Boot() Boot { return h.boot }
+
+// Process implements [System].
+func (h *Host) Process(pid int) (Process, error) {
+	if pid <= 0 {
+		return Process{}, ErrNoProcess
+	}
+	status, err := readStatus(pid)
+	if err != nil {
+		return Process{}, err
+	}
+	if status.tgid != pid {
+		return Process{}, fmt.Errorf("%d is a thread: %w", pid, ErrNoProcess)
+	}
+	return h.describe(pid, status)
+}
+
+// describe completes what status says of a thread with what stat says of its
+// process.
+func (h *Host) describe(tid int, status procStatus) (Process, error) {
+	stat, err := readStat(status.tgid)
+	if err != nil {
+		return Process{}, err
+	}
+	if stat.ended() {
+		return Process{}, ErrNoProcess
+	}
+	return Process{
+		BootID:       h.boot.ID,
+		PID:          status.tgid,
+		StartTime:    stat.startTime,
+		PIDNamespace: pidNamespace(tid),
+		NSPID:        status.nspids[len(status.nspids)-1],
+		UID:          status.uid,
+		Command:      stat.command,
+	}, nil
+}
+
+// InNamespace implements [System]. Within the caller's own namespace that is one
+// lookup; for another one every process is asked, since the kernel offers no
+// index from that side.
+func (h *Host) InNamespace(pid int, of Process) (Process, error) {
+	if pid <= 0 || !of.Known() {
+		return Process{}, ErrNoProcess
+	}
+	if of.PIDNamespace == 0 || of.PIDNamespace == pidNamespace(os.Getpid()) {
+		if of.PIDNamespace == 0 && of.NSPID != of.PID {
+			return Process{}, ErrNoProcess // in a namespace that cannot be told from others
+		}
+		return h.Process(pid)
+	}
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return Process{}, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return Process{}, err
+	}
+	for _, name := range names {
+		candidate, err := strconv.Atoi(name)
+		if err != nil || pidNamespace(candidate) != of.PIDNamespace {
+			continue
+		}
+		p, err := h.Process(candidate)
+		if err == nil && p.NSPID == pid && p.PIDNamespace == of.PIDNamespace {
+			return p, nil
+		}
+	}
+	return Process{}, ErrNoProcess
+}
+
+// Parent implements [System].
+func (h *Host) Parent(p Process) (Process, error) {
+	stat, err := readStat(p.PID)
+	if err != nil {
+		return Process{}, err
+	}
+	if stat.startTime != p.StartTime || stat.ppid <= 0 {
+		return Process{}, ErrNoProcess
+	}
+	parent, err := readStat(stat.ppid)
+	if err != nil {
+		return Process{}, err
+	}
+	return Process{BootID: h.boot.ID, PID: stat.ppid, StartTime: parent.startTime, Command: parent.command}, nil
+}
+
+// StartedAt implements [System].
+func (h *Host) StartedAt(p Process) time.Time {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Time{}
+	}
+	age := time.Duration(up.Nano()) - time.Duration(p.StartTime)*(time.Second/ticksPerSecond)
+	return time.Now().Add(-age)
+}
+
+// HasOpen implements [System]. It reads the links in /proc/PID/fd and does not
+// follow them, so it never touches the files themselves.
+func (h *Host) HasOpen(p Process, suffix string) bool {
+	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", p.PID))
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return false
+	}
+	for _, name := range names {
+		target, err := os.Readlink(dir.Name() + "/" + name)
+		if err == nil && strings.HasSuffix(target, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// procStatus is what latchfs reads of proc_pid_status(5).
+type procStatus struct {
+	tgid   int
+	uid    uint32 // effective
+	nspids []int  // outermost visible namespace first
+}
+
+func readStatus(tid int) (procStatus, error) {
+	text, err := readProc(tid, "status")
+	if err != nil {
+		return procStatus{}, err
+	}
+	return parseStatus(text)
+}
+
+// parseStatus parses the text of /proc/PID/status. A newline in the command name is
+// escaped by the kernel, so lines can be trusted here.
+func parseStatus(text []byte) (procStatus, error) {
+	var s procStatus
+	for line := range bytes.Lines(text) {
+		key, value, ok := bytes.Cut(line, []byte(":"))
+		if !ok {
+			continue
+		}
+		fields := strings.Fields(string(value))
+		switch string(key) {
+		case "Tgid", "NStgid":
+			for i, field := range fields {
+				n, err := strconv.Atoi(field)
+				if err != nil {
+					return procStatus{}, fmt.Errorf("process status: %s: %w", key, err)
+				}
+				if string(key) == "NStgid" {
+					s.nspids = append(s.nspids, n)
+				} else if i == 0 {
+					s.tgid = n
+				}
+			}
+		case "Uid":
+			if len(fields) < 2 {
+				return procStatus{}, errors.New("process status: Uid: too few fields")
+			}
+			uid, err := strconv.ParseUint(fields[1], 10, 32)
+			if err != nil {
+				return procStatus{}, fmt.Errorf("process status: Uid: %w", err)
+			}
+			s.uid = uint32(uid)
+		}
+	}
+	if s.tgid <= 0 {
+		return procStatus{}, errors.New("process status: no Tgid")
+	}
+	if len(s.nspids) == 0 { // a kernel without pid namespaces
+		s.nspids = []int{s.tgid}
+	}
+	return s, nil
+}
+
+func readStat(pid int) (procStat, error) {
+	text, err := readProc(pid, "stat")
+	if err != nil {
+		return procStat{}, err
+	}
+	return parseStat(text)
+}
+
+// readProc reads /proc/PID/name; a process that is not there, or goes while it
+// is read, is ErrNoProcess.
+func readProc(pid int, name string) ([]byte, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return nil, ErrNoProcess
+	}
+	return text, err
+}
+
+// pidNamespace reads the inode number of a thread's pid namespace, 0 if it may not.
+func pidNamespace(tid int) uint64 {
+	link, err := os.Readlink("/proc/" + strconv.Itoa(tid) + "/ns/pid")
+	if err != nil {
+		return 0
+	}
+	text, ok := strings.CutPrefix(link, "pid:[")
+	if !ok {
+		return 0
+	}
+	inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return inode
+}

@@ -1,0 +1,99 @@
+package bootid
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrNoProcess means that no such process runs: there is none of that number,
+// or it has ended and only waits to be reaped by its parent.
+var ErrNoProcess = errors.New("no such process")
+
+// Process identifies one process of one boot. The zero Process is nobody: an
+// unidentified caller.
+type Process struct {
+	// BootID is the boot the process runs under; empty if unknown.
+	BootID string
+	// PID is the process id in the pid namespace of whoever read it.
+	PID int
+	// StartTime is field 22 of proc_pid_stat(5), in clock ticks since boot.
+	StartTime uint64
+	// PIDNamespace is the inode number of the process's pid namespace, 0 if it
+	// could not be read. Numbers are used again by the kernel.
+	PIDNamespace uint64
+	// NSPID is the process id inside that namespace.
+	NSPID int
+	// UID is the user the process acts as.
+	UID uint32
+	// Command is the kernel's name of it, at most 15 bytes, for people.
+	Command string
+}
+
+// Known says that p is a process and not the zero value.
+func (p Process) Known() bool { return p.PID > 0 }
+
+// Same says that p and other are one process: pid and start time agree, and so
+// do the boot ids unless one is unknown.
+func (p Process) Same(other Process) bool {
+	return p.Known() && p.PID == other.PID && p.StartTime == other.StartTime &&
+		(p.BootID == other.BootID || p.BootID == "" || other.BootID == "")
+}
+
+// String is the form used in logs: pid, command and start time.
+func (p Process) String() string {
+	if !p.Known() {
+		return "unidentified"
+	}
+	return fmt.Sprintf("%d(%s)@%d", p.PID, p.Command, p.StartTime)
+}
+
+// System is what lock decisions need to know of a machine. [Host] asks the
+// running kernel. Every method may be called from many goroutines.
+type System interface {
+	// Boot is the boot that processes of this System run under.
+	Boot() Boot
+	// Process describes the process pid of the caller's own pid namespace, or
+	// returns ErrNoProcess.
+	Process(pid int) (Process, error)
+	// InNamespace finds the process that has the number pid in the pid namespace
+	// that of lives or lived in, or returns ErrNoProcess.
+	InNamespace(pid int, of Process) (Process, error)
+	// Parent identifies the parent of p: boot, pid and start time only. It
+	// returns ErrNoProcess if p has ended or has no parent that can be seen.
+	Parent(p Process) (Process, error)
+	// StartedAt is the wall-clock time at which p started, as the clock is set
+	// now; good to a clock tick (10 ms).
+	StartedAt(p Process) time.Time
+	// HasOpen says that p has a descriptor open on the file whose path ends in
+	// suffix.
+	HasOpen(p Process, suffix string) bool
+	// Watch calls ended once when p has ended, from a goroutine that must not be
+	// held up. If p has ended already it returns ErrNoProcess.
+	Watch(p Process, ended func()) (Watch, error)
+}
+
+// Watch is an observation of one process. Its methods may be called from many
+// goroutines.
+type Watch interface {
+	// Ended asks the kernel now, without waiting for the event.
+	Ended() bool
+	// Exit says how the process ended; ExitUnknown while it runs, and where the
+	// kernel does not tell.
+	Exit() Exit
+	// Stop ends the observation and frees what it holds; ended may still be on
+	// its way then.
+	Stop()
+}
+
+// Exit is how a process ended.
+type Exit int
+
+const (
+	// ExitUnknown: it has not ended, or the kernel does not say how.
+	ExitUnknown Exit = iota
+	// ExitNormal: it called exit(2), with whatever status.
+	ExitNormal
+	// ExitSignal: a signal ended it, SIGKILL and crashes among them.
+	ExitSignal
+)

@@ -1,0 +1,129 @@
+package bootid
+
+import (
+	"container/list"
+	"errors"
+	"os"
+	"strconv"
+	"sync"
+)
+
+// threadCacheSize bounds the descriptors the thread cache keeps open.
+const threadCacheSize = 256
+
+// threadCache remembers which process a thread belongs to, the least recently
+// used forgotten first. See the package comment for why it cannot be mistaken.
+type threadCache struct {
+	mu      sync.Mutex            // guards all fields; nothing is read from /proc under it
+	entries map[int]*list.Element // by thread id; values are *threadEntry
+	recent  list.List             // most recently used in front
+	closed  bool
+}
+
+type threadEntry struct {
+	tid     int
+	comm    *os.File // /proc/TID/comm, bound by the kernel to that very thread
+	name    [16]byte // what comm read when process was described
+	process Process
+}
+
+// Identify returns the process that the thread tid belongs to. It is meant for
+// the pid of a FUSE request, whose thread is blocked in its system call
+// meanwhile. A tid of 0 (a caller out of sight) or a thread that has gone all the same is
+// ErrNoProcess.
+func (h *Host) Identify(tid int) (Process, error) {
+	if tid <= 0 {
+		return Process{}, ErrNoProcess
+	}
+	if entry := h.threads.get(tid); entry != nil {
+		// An exec changes the name, never the pid or the start time: describe anew.
+		if name, err := entry.readName(); err == nil && name == entry.name {
+			return entry.process, nil
+		}
+	}
+	entry, err := h.describeThread(tid)
+	if err != nil {
+		return Process{}, err
+	}
+	h.threads.put(entry)
+	return entry.process, nil
+}
+
+// describeThread opens comm first and reads it again last: both being the same
+// thread, everything read by number in between was of that thread too.
+func (h *Host) describeThread(tid int) (*threadEntry, error) {
+	comm, err := os.Open("/proc/" + strconv.Itoa(tid) + "/comm")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, ErrNoProcess
+	} else if err != nil {
+		return nil, err
+	}
+	entry := &threadEntry{tid: tid, comm: comm}
+	status, err := readStatus(tid)
+	if err == nil {
+		entry.process, err = h.describe(tid, status)
+	}
+	if err == nil {
+		entry.name, err = entry.readName()
+	}
+	if err != nil {
+		comm.Close()
+		return nil, err
+	}
+	return entry, nil
+}
+
+func (e *threadEntry) readName() (name [16]byte, err error) {
+	n, err := e.comm.ReadAt(name[:], 0)
+	if n > 0 {
+		return name, nil
+	}
+	return name, err
+}
+
+func (c *threadCache) get(tid int) *threadEntry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	element := c.entries[tid]
+	if element == nil {
+		return nil
+	}
+	c.recent.MoveToFront(element)
+	return element.Value.(*threadEntry)
+}
+
+func (c *threadCache) put(entry *threadEntry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		entry.comm.Close()
+		return
+	}
+	if c.entries == nil {
+		c.entries = make(map[int]*list.Element)
+	}
+	if old := c.entries[entry.tid]; old != nil {
+		c.drop(old)
+	}
+	c.entries[entry.tid] = c.recent.PushFront(entry)
+	if c.recent.Len() > threadCacheSize {
+		c.drop(c.recent.Back())
+	}
+}
+
+// drop closes an entry's file. A reader in the middle of a pread keeps it open
+// until it is done (os.File counts its users).
+func (c *threadCache) drop(element *list.Element) {
+	entry := c.recent.Remove(element).(*threadEntry)
+	delete(c.entries, entry.tid)
+	entry.comm.Close()
+}
+
+func (c *threadCache) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for c.recent.Len() > 0 {
+		c.drop(c.recent.Front())
+	}
+}
