@@ -90,26 +90,54 @@ func (h *Host) InNamespace(pid int, of Process) (Process, error) {
 		}
 		return h.Process(pid)
 	}
+	found := Process{}
+	err := h.eachProcess(func(candidate int) bool {
+		if pidNamespace(candidate) != of.PIDNamespace {
+			return true
+		}
+		p, err := h.Process(candidate)
+		if err == nil && p.NSPID == pid && p.PIDNamespace == of.PIDNamespace {
+			found = p
+		}
+		return !found.Known()
+	})
+	if err == nil && !found.Known() {
+		err = ErrNoProcess
+	}
+	return found, err
+}
+
+// InOtherNamespace implements [System].
+func (h *Host) InOtherNamespace(pid int) bool {
+	own, found := pidNamespace(os.Getpid()), false
+	// What cannot be listed is not seen.
+	_ = h.eachProcess(func(candidate int) bool {
+		if pidNamespace(candidate) != own {
+			p, err := h.Process(candidate)
+			found = err == nil && p.NSPID == pid && p.PID != pid
+		}
+		return !found
+	})
+	return found
+}
+
+// eachProcess calls visit with the number of every process until it returns false.
+func (h *Host) eachProcess(visit func(pid int) bool) error {
 	dir, err := os.Open("/proc")
 	if err != nil {
-		return Process{}, err
+		return err
 	}
 	defer dir.Close()
 	names, err := dir.Readdirnames(-1)
 	if err != nil {
-		return Process{}, err
+		return err
 	}
 	for _, name := range names {
-		candidate, err := strconv.Atoi(name)
-		if err != nil || pidNamespace(candidate) != of.PIDNamespace {
-			continue
-		}
-		p, err := h.Process(candidate)
-		if err == nil && p.NSPID == pid && p.PIDNamespace == of.PIDNamespace {
-			return p, nil
+		if pid, err := strconv.Atoi(name); err == nil && !visit(pid) {
+			break
 		}
 	}
-	return Process{}, ErrNoProcess
+	return nil
 }
 
 // Parent implements [System].

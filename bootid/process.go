@@ -59,6 +59,9 @@ type System interface {
 	// InNamespace finds the process that has the number pid in the pid namespace
 	// that of lives or lived in, or returns ErrNoProcess.
 	InNamespace(pid int, of Process) (Process, error)
+	// InOtherNamespace says that a process in a pid namespace other than the
+	// caller's own has the number pid there.
+	InOtherNamespace(pid int) bool
 	// Parent identifies the parent of p: boot, pid and start time only. It
 	// returns ErrNoProcess if p has ended or has no parent that can be seen.
 	Parent(p Process) (Process, error)

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// readyVariable tells a daemon which descriptor to report on once the mount is usable. If
+// it ends before, its exit code and what it wrote to standard error say why.
+const readyVariable = "LATCHFS_READY_FD"
+
+const readyWord = "ready\n"
+
+func isDaemon() bool { return os.Getenv(readyVariable) != "" }
+
+// startDaemon runs this command again in a session of its own and returns when its mount
+// is usable, or with its message and exit code.
+func startDaemon(out io.Writer) error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ready, report, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer ready.Close()
+	cmd := exec.Command(program, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), readyVariable+"=3")
+	cmd.ExtraFiles = []*os.File{report}
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	report.Close()
+	word, err := io.ReadAll(ready)
+	if err != nil {
+		return err
+	}
+	if string(word) == readyWord {
+		return cmd.Process.Release()
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		// It has said why.
+		os.Exit(exit.ExitCode())
+	}
+	return fmt.Errorf("the daemon ended before its mount was usable: %w", err)
+}
+
+// tellReady reports to whoever waits in startDaemon and lets go of his terminal: from
+// then on the log goes to a file in the state directory.
+func tellReady(stateDir string) error {
+	number, err := strconv.Atoi(os.Getenv(readyVariable))
+	if err != nil {
+		return nil // in the foreground
+	}
+	report := os.NewFile(uintptr(number), "ready")
+	defer report.Close()
+	log, err := os.OpenFile(filepath.Join(stateDir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err == nil {
+		defer log.Close()
+		err = unix.Dup3(int(log.Fd()), unix.Stderr, 0)
+	}
+	_, told := report.WriteString(readyWord)
+	return errors.Join(err, told)
+}

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+
+	"latchfs/lockstore"
+)
+
+// The exit codes, as documented in README.md.
+const (
+	exitFailure   = 1 // anything not below
+	exitUsage     = 2 // the command line is wrong
+	exitDir       = 3 // DIR is missing or not a directory
+	exitMounted   = 4 // DIR is mounted already, or inside another latchfs mount, or not mounted
+	exitForbidden = 5 // permission denied
+	exitNoFUSE    = 6 // no /dev/fuse, or no fusermount3
+	exitState     = 7 // the state directory cannot be used
+	exitFormat    = 8 // the journal is of a newer version
+	exitBusy      = 9 // the mount is in use
+)
+
+// coded is an error with an exit code of its own.
+type coded struct {
+	code int
+	err  error
+}
+
+func (c coded) Error() string { return c.err.Error() }
+func (c coded) Unwrap() error { return c.err }
+
+type usageError struct{ err error }
+
+func (u usageError) Error() string { return u.err.Error() }
+func (u usageError) Unwrap() error { return u.err }
+
+func exitCode(err error) int {
+	var c coded
+	var usage usageError
+	switch {
+	case errors.As(err, &c):
+		return c.code
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
+		return exitUsage
+	case errors.Is(err, lockstore.ErrNewerFormat):
+		return exitFormat
+	case errors.Is(err, lockstore.ErrInUse), errors.Is(err, lockstore.ErrNoSpace):
+		return exitState
+	case errors.Is(err, fs.ErrPermission):
+		return exitForbidden
+	}
+	return exitFailure
+}

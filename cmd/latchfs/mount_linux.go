@@ -1,0 +1,278 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
+	latch "latchfs/fs"
+	"latchfs/lockstore"
+)
+
+// mountFlags are the flags of latchfs mount.
+type mountFlags struct {
+	stateDir     string
+	lockPatterns []string
+	staleAfter   time.Duration
+	allowOther   bool
+	logLevel     string
+	logFormat    string
+	daemon       bool
+}
+
+func mountCommand() *cobra.Command {
+	var flags mountFlags
+	cmd := &cobra.Command{
+		Use:   "mount DIR",
+		Short: "Mount over DIR and serve it until it is unmounted",
+		Long: `Mount over DIR and serve it, in the foreground, until SIGTERM, SIGINT or
+latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
+		Args: oneDir,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if flags.daemon && !isDaemon() {
+				return startDaemon(cmd.ErrOrStderr())
+			}
+			return runMount(args[0], flags, cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&flags.stateDir, "state-dir", "", "directory for the journal (default: one for each DIR in /var/lib/latchfs, or in $XDG_STATE_HOME/latchfs)")
+	f.StringArrayVar(&flags.lockPatterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
+	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
+	f.BoolVar(&flags.allowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
+	f.StringVar(&flags.logLevel, "log-level", "info", "trace (every request), debug, info, warning or error")
+	f.StringVar(&flags.logFormat, "log-format", "text", "text or json")
+	f.BoolVar(&flags.daemon, "daemon", false, "return once the mount is usable, and serve it in the background")
+	return cmd
+}
+
+// runMount is a mount from beginning to end.
+func runMount(dir string, flags mountFlags, out io.Writer) error {
+	if flags.staleAfter < 0 {
+		return usageError{fmt.Errorf("--stale-after %v: must not be negative", flags.staleAfter)}
+	}
+	dir, err := realDir(dir)
+	if err != nil {
+		return err
+	}
+	if flags.stateDir == "" {
+		flags.stateDir, err = defaultStateDir(dir)
+	} else {
+		flags.stateDir, err = filepath.Abs(flags.stateDir)
+	}
+	if err != nil {
+		return err
+	}
+	log, err := newLog(out, flags.logLevel, flags.logFormat)
+	if err != nil {
+		return err
+	}
+	stop := make(chan os.Signal, 4)
+	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
+
+	m, err := openMount(dir, flags, log)
+	if err != nil {
+		return err
+	}
+	defer m.close()
+	if err := tellReady(flags.stateDir); err != nil {
+		log.WithError(err).Warn("could not tell that the mount is ready")
+	}
+	return m.wait(stop)
+}
+
+// mounted is a directory that is mounted, and what serves it.
+type mounted struct {
+	dir   string
+	log   *logrus.Logger
+	host  *bootid.Host
+	fs    *latch.FS
+	store *lockstore.Store
+	mount *latch.Mount
+}
+
+// openMount checks the place, takes the state directory, recovers the locks and mounts.
+func openMount(dir string, flags mountFlags, log *logrus.Logger) (m *mounted, err error) {
+	at, inside, err := mountsAt(dir)
+	if err != nil {
+		return nil, err
+	}
+	overDead := len(at) > 0 && deadMount(dir)
+	switch {
+	case len(at) > 0 && !overDead:
+		return nil, coded{exitMounted, fmt.Errorf("%s is mounted already", dir)}
+	case inside != nil:
+		return nil, coded{exitMounted, fmt.Errorf("%s is inside the latchfs mount at %s", dir, inside.Mountpoint)}
+	}
+	if err := checkStateDir(dir, flags.stateDir); err != nil {
+		return nil, err
+	}
+	if err := latch.Probe(); errors.Is(err, latch.ErrNoFUSE) || errors.Is(err, latch.ErrNoHelper) {
+		return nil, coded{exitNoFUSE, err}
+	} else if err != nil {
+		return nil, err
+	}
+	backing, err := openBacking(dir, overDead)
+	if err != nil {
+		return nil, err
+	}
+	m = &mounted{dir: dir, log: log, host: bootid.NewHost()}
+	defer func() {
+		if err != nil {
+			m.close()
+		}
+	}()
+	m.warnOfUsers()
+	// Nothing here may keep the directory busy, and files get the modes asked for.
+	if err := os.Chdir("/"); err != nil {
+		return nil, err
+	}
+	unix.Umask(0)
+	m.fs, err = latch.New(latch.Options{
+		Backing: backing, LockPatterns: flags.lockPatterns, Identify: m.host.Identify, Log: log,
+		Status: latch.Status{
+			Version: version, PID: os.Getpid(), StateDir: flags.stateDir, BootID: m.host.Boot().ID,
+			Started: time.Now(), LockPatterns: flags.lockPatterns,
+		},
+	})
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if m.store, err = openStore(m, flags); err != nil {
+		return nil, err
+	}
+	m.mount, err = m.fs.Serve(m.store, latch.MountOptions{
+		Dir: dir, OverDead: overDead, AllowOther: flags.allowOther, Debug: log.IsLevelEnabled(logrus.TraceLevel),
+	})
+	if err != nil {
+		return nil, err
+	}
+	boot := m.host.Boot()
+	log.WithFields(logrus.Fields{
+		"dir": dir, "state": flags.stateDir, "version": version, "boot_id": orUnknown(boot.ID),
+		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
+	}).Info("mounted")
+	return m, nil
+}
+
+func orUnknown(id string) string {
+	if id == "" {
+		return "unknown"
+	}
+	return id
+}
+
+// openBacking opens the directory that will be beneath the mount.
+func openBacking(dir string, overDead bool) (*os.File, error) {
+	if !overDead {
+		return os.Open(dir)
+	}
+	if os.Geteuid() != 0 {
+		if err := latch.Unmount(dir, true); err != nil {
+			return nil, err
+		}
+		return os.Open(dir)
+	}
+	return latch.OpenBeneathDead(dir, deadMount)
+}
+
+// checkStateDir makes the state directory and refuses one that the mount would cover.
+func checkStateDir(dir, stateDir string) error {
+	if within(stateDir, dir) {
+		return coded{exitState, fmt.Errorf("the state directory %s is inside %s; use --state-dir", stateDir, dir)}
+	}
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return coded{exitState, fmt.Errorf("state directory: %w", err)}
+	}
+	real, err := filepath.EvalSymlinks(stateDir)
+	if err != nil {
+		return coded{exitState, fmt.Errorf("state directory: %w", err)}
+	}
+	if within(real, dir) {
+		return coded{exitState, fmt.Errorf("the state directory %s is inside %s; use --state-dir", stateDir, dir)}
+	}
+	return nil
+}
+
+// openStore takes the state directory. One that is just being given up by a latchfs that
+// was unmounted is waited for.
+func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
+	deadline := time.Now().Add(2 * time.Second)
+	for {
+		store, err := lockstore.Open(lockstore.Options{
+			StateDir: flags.stateDir, System: m.host, Files: m.fs.LockFiles(),
+			StaleAfter: flags.staleAfter, Log: m.log,
+		})
+		switch {
+		case err == nil:
+			return store, nil
+		case errors.Is(err, lockstore.ErrNewerFormat):
+			return nil, err
+		case !errors.Is(err, lockstore.ErrInUse) || time.Now().After(deadline):
+			return nil, coded{exitState, fmt.Errorf("state directory: %w", err)}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// warnOfUsers names the processes that will go on beneath the mount, unseen.
+func (m *mounted) warnOfUsers() {
+	for _, p := range m.host.UsersOf(m.dir) {
+		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).
+			Warn("this process has the directory open from before and goes on beneath the mount: its locks are not seen. Let it leave and come back")
+	}
+}
+
+// wait serves until the mount is gone, which a signal asks for.
+func (m *mounted) wait(stop <-chan os.Signal) error {
+	for asked := false; ; {
+		select {
+		case <-m.mount.Done():
+			m.log.WithField("dir", m.dir).Info("unmounted")
+			return nil
+		case sig := <-stop:
+			if asked {
+				return coded{exitBusy, fmt.Errorf("%v: left %s while it is in use", sig, m.dir)}
+			}
+			asked = true
+			m.log.WithFields(logrus.Fields{"dir": m.dir, "signal": sig.String()}).Info("unmounting")
+			m.unmount()
+		}
+	}
+}
+
+// unmount takes the mount away, lazily when it is busy.
+func (m *mounted) unmount() {
+	err := m.mount.Unmount(false)
+	if err == nil {
+		return
+	}
+	for _, p := range m.host.UsersOf(m.dir) {
+		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).Warn("this process keeps the mount busy")
+	}
+	m.log.WithError(err).WithField("dir", m.dir).Warn("the mount is busy; it is gone for new users, and ends with its last one")
+	if err := m.mount.Unmount(true); err != nil {
+		m.log.WithError(err).WithField("dir", m.dir).Error("could not unmount")
+	}
+}
+
+func (m *mounted) close() {
+	if m.store != nil {
+		if err := m.store.Close(); err != nil {
+			m.log.WithError(err).Warn("closing the journal")
+		}
+	}
+	if m.fs != nil {
+		m.fs.Close()
+	}
+	m.host.Close()
+}

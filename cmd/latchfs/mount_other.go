@@ -1,0 +1,23 @@
+//go:build !linux
+
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+)
+
+var errLinuxOnly = coded{exitNoFUSE, errors.New("latchfs mounts on Linux only")}
+
+func mountCommand() *cobra.Command {
+	return &cobra.Command{Use: "mount DIR", Short: "Not on this platform", Args: oneDir,
+		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
+}
+
+func umountCommand() *cobra.Command {
+	return &cobra.Command{Use: "umount DIR", Short: "Not on this platform", Args: oneDir,
+		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
+}
+
+func isDead(error) bool { return false }

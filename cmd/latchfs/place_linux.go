@@ -1,0 +1,135 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	latch "latchfs/fs"
+)
+
+// isDead says that err is what a mount answers whose server has died.
+func isDead(err error) bool { return errors.Is(err, unix.ENOTCONN) }
+
+// realDir is the absolute path of dir without symbolic links. A dead mount at dir
+// itself is no error.
+func realDir(dir string) (string, error) {
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(absolute))
+	if err == nil {
+		real := filepath.Join(parent, filepath.Base(absolute))
+		info, err := os.Lstat(real)
+		switch {
+		case isDead(err):
+			return real, nil
+		case err == nil && info.Mode()&fs.ModeSymlink != 0:
+			if real, err = filepath.EvalSymlinks(real); err != nil {
+				return "", missing(dir, err)
+			}
+			info, err = os.Stat(real)
+		}
+		if err != nil {
+			return "", missing(dir, err)
+		}
+		if !info.IsDir() {
+			return "", coded{exitDir, fmt.Errorf("%s is not a directory", dir)}
+		}
+		return real, nil
+	}
+	return "", missing(dir, err)
+}
+
+func missing(dir string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
+		return coded{exitDir, fmt.Errorf("%s: no such directory", dir)}
+	case isDead(err):
+		return coded{exitMounted, fmt.Errorf("%s is inside a mount whose server has died", dir)}
+	}
+	return fmt.Errorf("%s: %w", dir, err)
+}
+
+// mountsAt returns the latchfs mounts at dir, the one programs see last, and the one dir is
+// inside of, if any.
+func mountsAt(dir string) (at []*mountinfo.Info, inside *mountinfo.Info, err error) {
+	parents := func(info *mountinfo.Info) (skip, stop bool) {
+		return !within(dir, info.Mountpoint), false
+	}
+	mounts, err := mountinfo.GetMounts(parents)
+	if err != nil {
+		return nil, nil, fmt.Errorf("mount table: %w", err)
+	}
+	var nearest *mountinfo.Info
+	for _, info := range mounts {
+		if info.Mountpoint == dir {
+			if isLatchfs(info) {
+				at = append(at, info)
+			} else {
+				at = nil // it covers them
+			}
+		} else if nearest == nil || len(info.Mountpoint) >= len(nearest.Mountpoint) {
+			nearest = info
+		}
+	}
+	if len(at) == 0 && nearest != nil && isLatchfs(nearest) {
+		inside = nearest
+	}
+	return at, inside, nil
+}
+
+func isLatchfs(info *mountinfo.Info) bool { return info.FSType == "fuse."+latch.Subtype }
+
+// within says that path is dir or beneath it.
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// deadMount says that a latchfs mount is at dir and its server has died.
+func deadMount(dir string) bool {
+	at, _, err := mountsAt(dir)
+	if err != nil || len(at) == 0 {
+		return false
+	}
+	answer := make(chan error, 1)
+	go func() {
+		_, err := os.Stat(dir)
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return isDead(err)
+	case <-time.After(5 * time.Second):
+		return false // its server is stopped or stuck, which is not dead
+	}
+}
+
+// defaultStateDir is where the state of a mount at dir lives: one directory a mount.
+func defaultStateDir(dir string) (string, error) {
+	base := "/var/lib/latchfs"
+	if os.Geteuid() != 0 {
+		state := os.Getenv("XDG_STATE_HOME")
+		if state == "" {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", coded{exitState, fmt.Errorf("no place for the state: %w; use --state-dir", err)}
+			}
+			state = filepath.Join(home, ".local", "state")
+		}
+		base = filepath.Join(state, "latchfs")
+	}
+	// Readable, and one for each path.
+	sum := sha256.Sum256([]byte(dir))
+	return filepath.Join(base, filepath.Base(dir)+"-"+hex.EncodeToString(sum[:6])), nil
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
+	latch "latchfs/fs"
+)
+
+// umountWait is how long umount waits for the daemon to end after its mount is gone.
+const umountWait = 10 * time.Second
+
+func umountCommand() *cobra.Command {
+	var lazy bool
+	cmd := &cobra.Command{
+		Use:   "umount DIR",
+		Short: "Unmount DIR and wait until its daemon has ended",
+		Args:  oneDir,
+		RunE:  func(_ *cobra.Command, args []string) error { return runUmount(args[0], lazy) },
+	}
+	cmd.Flags().BoolVarP(&lazy, "lazy", "z", false, "let those who use it finish; nobody else gets in")
+	return cmd
+}
+
+func runUmount(dir string, lazy bool) error {
+	dir, err := realDir(dir)
+	if err != nil {
+		return err
+	}
+	at, _, err := mountsAt(dir)
+	if err != nil {
+		return err
+	}
+	if len(at) == 0 {
+		return coded{exitMounted, fmt.Errorf("%s is not a latchfs mount", dir)}
+	}
+	var daemon struct {
+		PID int `json:"pid"`
+	}
+	if err := readControl(dir, "status", &daemon); err != nil && !deadMount(dir) {
+		return err
+	}
+	host := bootid.NewHost()
+	defer host.Close()
+	served, ended := daemon.PID != 0, make(chan struct{})
+	if served {
+		p, err := host.Process(daemon.PID)
+		if err == nil {
+			_, err = host.Watch(p, func() { close(ended) })
+		}
+		served = err == nil
+	}
+	// Those that could not be taken away when they were replaced lie beneath.
+	for range at {
+		if err := latch.Unmount(dir, lazy); errors.Is(err, unix.EBUSY) {
+			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir))}
+		} else if errors.Is(err, os.ErrPermission) {
+			return coded{exitForbidden, fmt.Errorf("%s: %w", dir, err)}
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+	}
+	if served && !lazy {
+		select {
+		case <-ended:
+		case <-time.After(umountWait):
+			return fmt.Errorf("%s is unmounted, but its daemon, process %d, has not ended", dir, daemon.PID)
+		}
+	}
+	return nil
+}
+
+// users names the processes that keep dir busy.
+func users(host *bootid.Host, dir string) string {
+	var names []string
+	for _, p := range host.UsersOf(dir) {
+		names = append(names, fmt.Sprintf("%d (%s)", p.PID, p.Command))
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return " by " + strings.Join(names, ", ")
+}

@@ -1,0 +1,143 @@
+//go:build linux
+
+package fs
+
+import (
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// cacheLifetime is how long the kernel may answer for entries and attributes itself. All
+// changes but those made beneath the mount pass through it.
+const cacheLifetime = time.Second
+
+func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
+	*out = fuse.Attr{
+		Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks),
+		Atime: uint64(st.Atim.Sec), Atimensec: uint32(st.Atim.Nsec),
+		Mtime: uint64(st.Mtim.Sec), Mtimensec: uint32(st.Mtim.Nsec),
+		Ctime: uint64(st.Ctim.Sec), Ctimensec: uint32(st.Ctim.Nsec),
+		Mode: st.Mode, Nlink: uint32(st.Nlink),
+		Owner: fuse.Owner{Uid: st.Uid, Gid: st.Gid},
+		// The kernel's 32-bit device number, which holds any that mknod(2) makes.
+		Rdev:    uint32(unix.Major(st.Rdev)<<8 | unix.Minor(st.Rdev)&0xff | unix.Minor(st.Rdev)&^0xff<<12),
+		Blksize: uint32(st.Blksize),
+	}
+}
+
+func fillEntry(out *fuse.EntryOut, n *inode, st *unix.Stat_t) {
+	out.NodeId = n.id
+	out.SetEntryTimeout(cacheLifetime)
+	out.SetAttrTimeout(cacheLifetime)
+	fillAttr(&out.Attr, st)
+}
+
+// GetAttr implements fuse.RawFileSystem.
+func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if isControl(in.NodeId) {
+		return f.control.getAttr(in.NodeId, out)
+	}
+	return status(f.getAttr(in.NodeId, out))
+}
+
+func (f *FS) getAttr(id uint64, out *fuse.AttrOut) error {
+	n := f.inodes.get(id)
+	if n == nil {
+		return unix.ESTALE
+	}
+	st, err := statFD(n.fd)
+	if err != nil {
+		return err
+	}
+	out.SetTimeout(cacheLifetime)
+	fillAttr(&out.Attr, &st)
+	return nil
+}
+
+// Statx implements fuse.RawFileSystem.
+func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
+	n := f.inodes.get(in.NodeId)
+	if n == nil {
+		return fuse.ENOSYS // the control files: the kernel asks with GETATTR then
+	}
+	var st unix.Statx_t
+	flags := unix.AT_EMPTY_PATH | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
+	if err := unix.Statx(n.fd, "", flags, int(in.SxMask), &st); err != nil {
+		return status(err)
+	}
+	out.SetTimeout(cacheLifetime)
+	out.FromStatx(&st)
+	return fuse.OK
+}
+
+// SetAttr implements fuse.RawFileSystem.
+func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n := f.inodes.get(in.NodeId)
+	if n == nil {
+		return f.control.refuse(in.NodeId)
+	}
+	if err := f.setAttr(n, in); err != nil {
+		return status(err)
+	}
+	return status(f.getAttr(in.NodeId, out))
+}
+
+func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
+	if mode, ok := in.GetMode(); ok {
+		if err := unix.Fchmodat(unix.AT_FDCWD, procPath(n.fd), mode, 0); err != nil {
+			return err
+		}
+	}
+	uid, hasUID := in.GetUID()
+	gid, hasGID := in.GetGID()
+	if hasUID || hasGID {
+		// What is not set is all ones, which chown(2) takes for "as it is".
+		if err := unix.Fchownat(n.fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+	}
+	if size, ok := in.GetSize(); ok {
+		if err := f.admitChange(n, &in.InHeader, "truncate"); err != nil {
+			return err
+		}
+		if err := f.truncate(n, in, int64(size)); err != nil {
+			return err
+		}
+	}
+	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 {
+		return setTimes(n, in)
+	}
+	return nil
+}
+
+func (f *FS) truncate(n *inode, in *fuse.SetAttrIn, size int64) error {
+	if fh, ok := in.GetFh(); ok {
+		if h := f.files.get(fh); h != nil && h.writes() {
+			fd, err := h.file()
+			if err != nil {
+				return err
+			}
+			return retry(func() error { return unix.Ftruncate(fd, size) })
+		}
+	}
+	return retry(func() error { return unix.Truncate(procPath(n.fd), size) })
+}
+
+func setTimes(n *inode, in *fuse.SetAttrIn) error {
+	times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
+	if in.Valid&fuse.FATTR_ATIME != 0 {
+		times[0] = unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
+		if in.Valid&fuse.FATTR_ATIME_NOW != 0 {
+			times[0] = unix.Timespec{Nsec: unix.UTIME_NOW}
+		}
+	}
+	if in.Valid&fuse.FATTR_MTIME != 0 {
+		times[1] = unix.Timespec{Sec: int64(in.Mtime), Nsec: int64(in.Mtimensec)}
+		if in.Valid&fuse.FATTR_MTIME_NOW != 0 {
+			times[1] = unix.Timespec{Nsec: unix.UTIME_NOW}
+		}
+	}
+	return unix.UtimesNanoAt(n.fd, "", times[:], unix.AT_EMPTY_PATH)
+}

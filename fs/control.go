@@ -1,0 +1,180 @@
+//go:build linux
+
+package fs
+
+import (
+	"encoding/json"
+	"os"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
+)
+
+// controlName is a directory at the root of the mount that is not listed: what latchfs
+// says of itself. It covers an entry of that name beneath.
+const controlName = ".latchfs"
+
+// Node ids of the control directory and its files.
+const (
+	controlDir = 2 + iota
+	controlLocks
+	controlStatus
+)
+
+func isControl(id uint64) bool { return id >= controlDir && id < firstNodeID }
+
+// controlFiles are the files in it and how their content is made when one is opened.
+var controlFiles = []struct {
+	name    string
+	id      uint64
+	content func(*control) any
+}{
+	{"locks.json", controlLocks, (*control).locks},
+	{"status", controlStatus, func(c *control) any { return c.current() }},
+}
+
+// Status is what latchfs says of itself, in .latchfs/status.
+type Status struct {
+	Version      string    `json:"version"`
+	PID          int       `json:"pid"`
+	StateDir     string    `json:"state_dir"`
+	BootID       string    `json:"boot_id"`
+	Started      time.Time `json:"started"`
+	LockPatterns []string  `json:"lock_patterns"`
+	Passthrough  bool      `json:"passthrough"`
+	Inodes       int       `json:"inodes"`
+	Handles      int       `json:"handles"`
+}
+
+// LockInfo is one lock in .latchfs/locks.json.
+type LockInfo struct {
+	Name       string      `json:"name"`
+	Generation uint64      `json:"generation"`
+	Made       time.Time   `json:"made"`
+	Verdict    string      `json:"verdict"`
+	Reason     string      `json:"reason,omitempty"`
+	Rule       string      `json:"rule"`
+	Evidence   string      `json:"evidence"`
+	Open       bool        `json:"open"`
+	Holder     ProcessInfo `json:"holder"`
+	Creator    ProcessInfo `json:"creator"`
+	BootID     string      `json:"boot_id"`
+	MachineID  string      `json:"machine_id"`
+}
+
+// ProcessInfo is a process in .latchfs/locks.json; a pid of 0 is nobody.
+type ProcessInfo struct {
+	PID          int    `json:"pid"`
+	StartTime    uint64 `json:"start_time"` // clock ticks since boot
+	PIDNamespace uint64 `json:"pid_namespace"`
+	NSPID        int    `json:"ns_pid"`
+	UID          uint32 `json:"uid"`
+	Command      string `json:"command"`
+}
+
+// control serves the control directory.
+type control struct {
+	fs     *FS
+	status Status
+	files  handles[[]byte] // what a reader sees is what was so when it opened
+}
+
+func (c *control) locks() any {
+	infos := []LockInfo{}
+	for _, e := range c.fs.locks.List() {
+		infos = append(infos, LockInfo{
+			Name: e.Name, Generation: e.Generation, Made: e.Made,
+			Verdict: e.Verdict.String(), Reason: string(e.Reason), Rule: string(e.Judgment.Rule),
+			Evidence: e.Evidence, Open: e.Open,
+			Holder: processInfo(e.Holder), Creator: processInfo(e.Creator),
+			BootID: e.BootID, MachineID: e.MachineID,
+		})
+	}
+	return infos
+}
+
+func processInfo(p bootid.Process) ProcessInfo {
+	return ProcessInfo{p.PID, p.StartTime, p.PIDNamespace, p.NSPID, p.UID, p.Command}
+}
+
+func (c *control) current() Status {
+	s := c.status
+	s.Passthrough = !c.fs.noPassthrough.Load()
+	s.Inodes, s.Handles = c.fs.inodes.size(), c.fs.files.size()
+	return s
+}
+
+// refuse answers a request to change something by a node id that is none of the
+// backing directory's.
+func (c *control) refuse(id uint64) fuse.Status {
+	if isControl(id) || id == fuse.FUSE_ROOT_ID {
+		return fuse.EPERM
+	}
+	return status(unix.ESTALE)
+}
+
+func (c *control) attr(id uint64, out *fuse.Attr) {
+	*out = fuse.Attr{Ino: ^uint64(0) - id, Mode: unix.S_IFREG | 0o444, Nlink: 1, Owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}}
+	if id == controlDir {
+		out.Mode, out.Nlink = unix.S_IFDIR|0o555, 2
+	}
+}
+
+func (c *control) getAttr(id uint64, out *fuse.AttrOut) fuse.Status {
+	c.attr(id, &out.Attr)
+	return fuse.OK
+}
+
+func (c *control) lookup(dir uint64, name string, out *fuse.EntryOut) fuse.Status {
+	if dir == fuse.FUSE_ROOT_ID {
+		out.NodeId = controlDir
+	}
+	for _, file := range controlFiles {
+		if dir == controlDir && file.name == name {
+			out.NodeId = file.id
+		}
+	}
+	if out.NodeId == 0 {
+		return fuse.ENOENT
+	}
+	c.attr(out.NodeId, &out.Attr)
+	return fuse.OK
+}
+
+func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	for _, file := range controlFiles {
+		if file.id != in.NodeId {
+			continue
+		}
+		text, err := json.MarshalIndent(file.content(c), "", "  ")
+		if err != nil {
+			return status(err)
+		}
+		out.Fh = c.files.add(append(text, '\n'))
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+		return fuse.OK
+	}
+	return fuse.ENOENT
+}
+
+func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
+	text := c.files.get(in.Fh)
+	from := min(in.Offset, uint64(len(text)))
+	to := min(from+uint64(in.Size), uint64(len(text)))
+	return fuse.ReadResultData(text[from:to]), fuse.OK
+}
+
+func (c *control) readDir(in *fuse.ReadIn, add func(fuse.DirEntry) bool) fuse.Status {
+	for i, file := range controlFiles {
+		if uint64(i) < in.Offset {
+			continue
+		}
+		if !add(fuse.DirEntry{Name: file.name, Mode: unix.S_IFREG, Off: uint64(i + 1)}) {
+			break
+		}
+	}
+	return fuse.OK
+}

@@ -1,0 +1,171 @@
+//go:build linux
+
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
+)
+
+// aclDefault is the attribute whose presence on a directory replaces the umask (acl(5)).
+const aclDefault = "system.posix_acl_default"
+
+// mode is what a new file in dir is to be made with, the caller's umask applied unless
+// dir has a default ACL.
+func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {
+	if mode&umask&0o777 == 0 {
+		return mode
+	}
+	if f.acls {
+		if size, err := unix.Getxattr(procPath(dir.fd), aclDefault, nil); err == nil && size > 0 {
+			return mode
+		}
+	}
+	return mode &^ (umask & 0o777)
+}
+
+// make calls do, which makes the entry name of the directory, as the caller, and fills
+// out with what came of it.
+func (f *FS) make(in *fuse.InHeader, name string, out *fuse.EntryOut, do func(dir *inode) error) fuse.Status {
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return f.control.refuse(in.NodeId)
+	}
+	if err := f.credentials.as(in.Caller, func() error { return do(dir) }); err != nil {
+		return status(err)
+	}
+	return status(f.lookup(dir, name, out))
+}
+
+// Mkdir implements fuse.RawFileSystem.
+func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(&in.InHeader, name, out, func(dir *inode) error {
+		return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask))
+	})
+}
+
+// Mknod implements fuse.RawFileSystem.
+func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(&in.InHeader, name, out, func(dir *inode) error {
+		// The inverse of the packing in fillAttr; makedev(3) has 64 bits.
+		dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
+		return unix.Mknodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask), int(dev))
+	})
+}
+
+// Symlink implements fuse.RawFileSystem.
+func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
+	return f.make(in, name, out, func(dir *inode) error {
+		return unix.Symlinkat(target, dir.fd, name)
+	})
+}
+
+// Link implements fuse.RawFileSystem.
+func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	n := f.inodes.get(in.Oldnodeid)
+	if n == nil {
+		return f.control.refuse(in.Oldnodeid)
+	}
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return f.control.refuse(in.NodeId)
+	}
+	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
+	// ask again without knowing the caller's groups.
+	err := retry(func() error {
+		return unix.Linkat(unix.AT_FDCWD, procPath(n.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+	})
+	if err != nil {
+		return status(err)
+	}
+	return status(f.lookup(dir, name, out))
+}
+
+// Create implements fuse.RawFileSystem.
+func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return f.control.refuse(in.NodeId)
+	}
+	if f.isLockName(name) {
+		return status(f.createLock(dir, name, in, out))
+	}
+	n, h, st, err := f.create(dir, name, in)
+	if err != nil {
+		return status(err)
+	}
+	f.opened(n, h, &out.OpenOut)
+	fillEntry(&out.EntryOut, n, &st)
+	return fuse.OK
+}
+
+// create makes and opens the entry name of dir.
+func (f *FS) create(dir *inode, name string, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, error) {
+	once := int(in.Flags) & (unix.O_EXCL | unix.O_TRUNC)
+	var fd int
+	err := f.credentials.as(in.Caller, func() (err error) {
+		fd, err = unix.Openat(dir.fd, name, int(in.Flags)&openFlags|once|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
+			f.mode(dir, in.Mode, in.Umask))
+		return err
+	})
+	if err != nil {
+		return nil, nil, unix.Stat_t{}, err
+	}
+	return f.newFile(fd, in)
+}
+
+// newFile takes a file that was just made and is open into the tables.
+func (f *FS) newFile(fd int, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, error) {
+	pathFD, err := unix.Open(procPath(fd), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		unix.Close(fd)
+		return nil, nil, unix.Stat_t{}, err
+	}
+	n, st, err := f.adopt(pathFD)
+	if err != nil {
+		unix.Close(fd)
+		return nil, nil, st, err
+	}
+	return n, &handle{node: n, flags: int(in.Flags) & openFlags, fd: fd}, st, nil
+}
+
+// opened gives a file that is open its handle, with a passthrough descriptor if that
+// can be.
+func (f *FS) opened(n *inode, h *handle, out *fuse.OpenOut) {
+	h.passthrough = f.passthroughOpen(n, out)
+	out.Fh = f.files.add(h)
+}
+
+// openedLock does the same for a file whose writes are to come by here.
+func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, out *fuse.OpenOut) {
+	h.descriptor = descriptor
+	h.passthrough = f.cachedOpen(n, out)
+	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	out.Fh = f.files.add(h)
+}
+
+// Tmpfile implements fuse.RawFileSystem.
+func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return f.control.refuse(in.NodeId)
+	}
+	var fd int
+	err := f.credentials.as(in.Caller, func() (err error) {
+		fd, err = unix.Open(procPath(dir.fd), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
+			f.mode(dir, in.Mode, in.Umask))
+		return err
+	})
+	if err != nil {
+		return status(err)
+	}
+	n, h, st, err := f.newFile(fd, in)
+	if err != nil {
+		return status(err)
+	}
+	f.opened(n, h, &out.OpenOut)
+	fillEntry(&out.EntryOut, n, &st)
+	return fuse.OK
+}

@@ -1,0 +1,137 @@
+//go:build linux
+
+package fs
+
+import (
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// dirHandle is a directory the kernel has open.
+type dirHandle struct {
+	node *inode
+
+	mu      sync.Mutex // guards the fields below
+	fd      int
+	buffer  []byte
+	pending []byte // what getdents(2) gave and was not passed on
+	next    uint64 // the offset of the first entry in pending
+}
+
+const direntBuffer = 32 << 10
+
+// OpenDir implements fuse.RawFileSystem.
+func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if isControl(in.NodeId) {
+		return fuse.OK
+	}
+	n := f.inodes.get(in.NodeId)
+	if n == nil {
+		return status(unix.ESTALE)
+	}
+	fd, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return status(err)
+	}
+	out.Fh = f.dirs.add(&dirHandle{node: n, fd: fd})
+	return fuse.OK
+}
+
+// ReleaseDir implements fuse.RawFileSystem.
+func (f *FS) ReleaseDir(in *fuse.ReleaseIn) {
+	if d := f.dirs.remove(in.Fh); d != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		unix.Close(d.fd)
+	}
+}
+
+// FsyncDir implements fuse.RawFileSystem.
+func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	d := f.dirs.get(in.Fh)
+	if d == nil {
+		return status(unix.EBADF)
+	}
+	return status(syncFD(d.fd, in.FsyncFlags))
+}
+
+// ReadDir implements fuse.RawFileSystem.
+func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	if isControl(in.NodeId) {
+		return f.control.readDir(in, out.AddDirEntry)
+	}
+	return status(f.readDir(in, func(_ *inode, entry fuse.DirEntry) bool {
+		return out.AddDirEntry(entry)
+	}))
+}
+
+// ReadDirPlus implements fuse.RawFileSystem.
+func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
+	if isControl(in.NodeId) {
+		// Without a node id: the kernel looks up what somebody asks for.
+		return f.control.readDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
+	}
+	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
+		into := out.AddDirLookupEntry(entry)
+		if into == nil {
+			return false
+		}
+		if entry.Name != "." && entry.Name != ".." {
+			// An entry that has gone meanwhile keeps node id 0: the kernel will look it
+			// up if anybody asks.
+			_ = f.lookup(dir, entry.Name, into)
+		}
+		return true
+	}))
+}
+
+// readDir passes entries to add from the offset asked for, until it takes no more.
+func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) bool) error {
+	d := f.dirs.get(in.Fh)
+	if d == nil {
+		return unix.EBADF
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if in.Offset != d.next {
+		if _, err := unix.Seek(d.fd, int64(in.Offset), unix.SEEK_SET); err != nil {
+			return err
+		}
+		d.pending, d.next = nil, in.Offset
+	} else if in.Offset == 0 && len(d.pending) == 0 {
+		// rewinddir(3), or a first read: what was made meanwhile is to be seen.
+		if _, err := unix.Seek(d.fd, 0, unix.SEEK_SET); err != nil {
+			return err
+		}
+	}
+	for {
+		if len(d.pending) == 0 {
+			if d.buffer == nil {
+				d.buffer = make([]byte, direntBuffer)
+			}
+			var n int
+			err := retry(func() (err error) {
+				n, err = unix.Getdents(d.fd, d.buffer)
+				return err
+			})
+			if err != nil || n == 0 {
+				return err
+			}
+			d.pending = d.buffer[:n]
+		}
+		var entry fuse.DirEntry
+		size := entry.Parse(d.pending)
+		if !f.hidden(d.node, entry.Name) && !add(d.node, entry) {
+			return nil
+		}
+		d.pending, d.next = d.pending[size:], entry.Off
+	}
+}
+
+// hidden says that an entry is not to be listed: a stale lock, or what the control
+// directory covers.
+func (f *FS) hidden(dir *inode, name string) bool {
+	return dir == f.root && name == controlName || f.isLockName(name) && f.hiddenLock(dir, name)
+}

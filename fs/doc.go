@@ -1,0 +1,38 @@
+// Package fs serves a directory through FUSE, over itself. Ordinary files pass
+// through; what happens at lock names is asked of a [Locks], which is
+// lockstore.Store in earnest. It knows nothing of journals or verdicts.
+//
+// The words are those of go-fuse: an inode is a file or directory and has a node id by
+// which the kernel calls it; a name in a directory is an entry (the kernel's dentry);
+// a file handle is what open(2) made, and lives until the last descriptor that
+// refers to it is closed.
+//
+// [FS] is the raw file system that go-fuse serves. It keeps two tables, of inodes
+// and of handles, under numbers that are never used again, so that they could be
+// written down and taken over by another server. A [Mount] is one mounted FS.
+//
+// # Decisions
+//
+//   - Every access is relative to a descriptor: an O_PATH descriptor for each
+//     inode, and one name without a slash, never followed if it is a symbolic
+//     link. Nothing beneath the mount is resolved by a path of more than one
+//     component but through openat2(2) with RESOLVE_BENEATH and
+//     RESOLVE_NO_SYMLINKS. Where a system call wants a path, it gets
+//     /proc/self/fd/N of a descriptor.
+//   - The kernel checks permissions (default_permissions, POSIX ACLs). New files are
+//     made with the caller's user and group on the thread that makes them, with
+//     CAP_DAC_OVERRIDE kept, since the caller's other groups are not known.
+//   - All branches into the locks are in locks.go.
+//   - A lock file that is held is never opened with a passthrough descriptor: writes
+//     of others must come by to be refused. The kernel wants all opens of an
+//     inode to agree (fuse_file_io_open), so the first one decides for as long as
+//     any is open.
+//   - A reap invalidates the kernel's entry from a goroutine that is in no
+//     section and holds no lock: the notification waits for the directory, which a
+//     request that waits for us may hold.
+//
+// # Caveats
+//
+// Linux only. Changes made beneath the mount, by processes that had the directory open
+// before, show after at most a second.
+package fs

@@ -1,0 +1,196 @@
+//go:build linux
+
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Open implements fuse.RawFileSystem.
+func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	if isControl(in.NodeId) {
+		return f.control.open(in, out)
+	}
+	n := f.inodes.get(in.NodeId)
+	if n == nil {
+		return status(unix.ESTALE)
+	}
+	return status(f.open(n, in, out))
+}
+
+func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
+	held, err := f.openLock(n, in)
+	if err != nil {
+		return err
+	}
+	h := &handle{node: n, flags: int(in.Flags) & openFlags, fd: -1}
+	if int(in.Flags)&unix.O_TRUNC != 0 {
+		if h.fd, err = reopen(n.fd, h.flags|unix.O_TRUNC); err != nil {
+			return err
+		}
+	}
+	if held {
+		f.openedLock(n, h, nil, out)
+	} else {
+		f.opened(n, h, out)
+	}
+	if !h.passthrough {
+		// What open(2) refuses beneath has to be known now and not at the first read.
+		if _, err := h.file(); err != nil {
+			f.files.remove(out.Fh)
+			f.closed(n, false)
+			return err
+		}
+	}
+	return nil
+}
+
+// Release implements fuse.RawFileSystem.
+func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
+	if isControl(in.NodeId) {
+		f.control.files.remove(in.Fh)
+		return
+	}
+	h := f.files.remove(in.Fh)
+	if h == nil {
+		return
+	}
+	h.close()
+	f.closed(h.node, h.passthrough)
+	f.closedLock(h)
+}
+
+// descriptor finds the descriptor of a file handle.
+func (f *FS) descriptor(fh uint64) (*handle, int, error) {
+	h := f.files.get(fh)
+	if h == nil {
+		return nil, -1, unix.EBADF
+	}
+	fd, err := h.file()
+	return h, fd, err
+}
+
+// writable does so for one whose file the caller is about to change.
+func (f *FS) writable(fh uint64, in *fuse.InHeader, attempt string) (int, error) {
+	h, fd, err := f.descriptor(fh)
+	if err != nil {
+		return -1, err
+	}
+	if h.descriptor != nil {
+		return fd, nil // its creator's, or whoever was given it
+	}
+	return fd, f.admitChange(h.node, in, attempt)
+}
+
+// Read implements fuse.RawFileSystem.
+func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+	if isControl(in.NodeId) {
+		return f.control.read(in)
+	}
+	_, fd, err := f.descriptor(in.Fh)
+	if err != nil {
+		return nil, status(err)
+	}
+	return fuse.ReadResultFd(uintptr(fd), int64(in.Offset), int(in.Size)), fuse.OK
+}
+
+// Write implements fuse.RawFileSystem.
+func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	fd, err := f.writable(in.Fh, &in.InHeader, "write")
+	if err != nil {
+		return 0, status(err)
+	}
+	var n int
+	err = retry(func() error {
+		n, err = unix.Pwrite(fd, data, int64(in.Offset))
+		return err
+	})
+	return uint32(max(n, 0)), status(err)
+}
+
+// Writev implements fuse.RawFileSystem.
+func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	fd, err := f.writable(in.Fh, &in.InHeader, "write")
+	if err != nil {
+		return 0, status(err)
+	}
+	var n int
+	err = retry(func() error {
+		n, err = unix.Pwritev(fd, data, int64(in.Offset))
+		return err
+	})
+	return uint32(max(n, 0)), status(err)
+}
+
+// Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a
+// descriptor is closed.
+func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	h := f.files.get(in.Fh)
+	if h == nil || !h.writes() {
+		return fuse.OK
+	}
+	fd, err := h.file()
+	if err != nil {
+		return status(err)
+	}
+	other, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return status(err)
+	}
+	return status(unix.Close(other))
+}
+
+// Fsync implements fuse.RawFileSystem.
+func (f *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	_, fd, err := f.descriptor(in.Fh)
+	if err != nil {
+		return status(err)
+	}
+	return status(syncFD(fd, in.FsyncFlags))
+}
+
+func syncFD(fd int, flags uint32) error {
+	if flags&1 != 0 { // FUSE_FSYNC_FDATASYNC
+		return unix.Fdatasync(fd)
+	}
+	return unix.Fsync(fd)
+}
+
+// Fallocate implements fuse.RawFileSystem.
+func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	fd, err := f.writable(in.Fh, &in.InHeader, "fallocate")
+	if err != nil {
+		return status(err)
+	}
+	return status(retry(func() error {
+		return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length))
+	}))
+}
+
+// Lseek implements fuse.RawFileSystem. The kernel asks only for SEEK_DATA and SEEK_HOLE.
+func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	_, fd, err := f.descriptor(in.Fh)
+	if err != nil {
+		return status(err)
+	}
+	offset, err := unix.Seek(fd, int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(offset)
+	return status(err)
+}
+
+// CopyFileRange implements fuse.RawFileSystem.
+func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	_, from, err := f.descriptor(in.FhIn)
+	if err != nil {
+		return 0, status(err)
+	}
+	to, err := f.writable(in.FhOut, &in.InHeader, "copy")
+	if err != nil {
+		return 0, status(err)
+	}
+	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
+	// The reply has 32 bits.
+	n, err := unix.CopyFileRange(from, &offIn, to, &offOut, int(min(in.Len, 1<<31-4096)), int(in.Flags))
+	return uint32(max(n, 0)), status(err)
+}

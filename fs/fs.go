@@ -1,0 +1,142 @@
+//go:build linux
+
+package fs
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
+	"latchfs/lockstore"
+)
+
+// firstNodeID is the first node id given out; those below are the root's and the
+// control directory's.
+const firstNodeID = 16
+
+// Options are what an FS is made of.
+type Options struct {
+	// Backing is an open descriptor of the directory to serve. The FS closes it.
+	Backing *os.File
+	// LockPatterns are matched against the last component of a path, as by path.Match.
+	LockPatterns []string
+	// Identify finds the process of a thread that waits for us.
+	Identify func(tid int) (bootid.Process, error)
+	// Status is what the control file of that name says of the daemon.
+	Status Status
+	// Log receives what the mount has to say.
+	Log logrus.FieldLogger
+}
+
+// FS is the directory as it is served. It implements fuse.RawFileSystem, a file for each
+// kind of request.
+type FS struct {
+	fuse.RawFileSystem // answers ENOSYS to what is not implemented
+
+	root        *inode
+	inodes      *inodes
+	files       handles[*handle]
+	dirs        handles[*dirHandle]
+	credentials credentials
+	patterns    []string
+	identify    func(tid int) (bootid.Process, error)
+	log         logrus.FieldLogger
+	control     control
+	local       bool // no other machine can write to the backing directory
+	acls        bool // the backing directory may have default ACLs
+
+	noPassthrough atomic.Bool // it was tried and failed
+
+	// Set before the first request.
+	locks  *lockstore.Store
+	server *fuse.Server
+}
+
+// New makes an FS of an open directory. It serves nothing until Serve.
+func New(o Options) (*FS, error) {
+	for _, pattern := range o.LockPatterns {
+		if _, err := path.Match(pattern, "x"); err != nil {
+			return nil, fmt.Errorf("lock pattern %q: %w", pattern, err)
+		}
+	}
+	fd, err := reopenPath(int(o.Backing.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Backing.Name(), err)
+	}
+	o.Backing.Close()
+	st, err := statFD(fd)
+	if err != nil {
+		return nil, err
+	}
+	f := &FS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		root:          &inode{key: keyOf(&st), fd: fd, kind: unix.S_IFDIR},
+		patterns:      o.LockPatterns,
+		identify:      o.Identify,
+		log:           o.Log,
+		local:         isLocal(fd),
+	}
+	if f.credentials, err = readCredentials(); err != nil {
+		return nil, err
+	}
+	_, err = unix.Getxattr(procPath(fd), aclDefault, nil)
+	f.acls = err == nil || err == unix.ENODATA
+	f.inodes = newInodes(f.root)
+	f.control = control{fs: f, status: o.Status}
+	return f, nil
+}
+
+func reopenPath(fd int) (int, error) {
+	return unix.Open(procPath(fd), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// isLocal says that the filesystem beneath is of this machine alone, as far as its type
+// tells (statfs(2)).
+func isLocal(fd int) bool {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return false
+	}
+	switch uint32(st.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+		unix.FUSE_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC, unix.V9FS_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC,
+		0x01161970 /* GFS2 */, 0x7461636f /* OCFS2 */, 0x0bd00bd0 /* Lustre */, 0x47504653 /* GPFS */ :
+		return false
+	}
+	return true
+}
+
+// String implements fuse.RawFileSystem.
+func (f *FS) String() string { return "latchfs" }
+
+// Init implements fuse.RawFileSystem.
+func (f *FS) Init(server *fuse.Server) { f.server = server }
+
+// OnUnmount implements fuse.RawFileSystem.
+func (f *FS) OnUnmount() {}
+
+// Close releases every descriptor once nothing is served any more.
+func (f *FS) Close() { f.inodes.close() }
+
+// StatFs implements fuse.RawFileSystem.
+func (f *FS) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	fd := f.root.fd
+	if n := f.inodes.get(in.NodeId); n != nil {
+		fd = n.fd
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return status(err)
+	}
+	*out = fuse.StatfsOut{
+		Blocks: st.Blocks, Bfree: st.Bfree, Bavail: st.Bavail, Files: st.Files, Ffree: st.Ffree,
+		Bsize: uint32(st.Bsize), NameLen: uint32(st.Namelen), Frsize: uint32(st.Frsize),
+	}
+	return fuse.OK
+}

@@ -1,0 +1,164 @@
+//go:build linux
+
+package fs
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// fileKey is what makes an inode one on this machine.
+type fileKey struct{ dev, ino uint64 }
+
+func keyOf(st *unix.Stat_t) fileKey { return fileKey{st.Dev, st.Ino} }
+
+// inode is a file or directory the kernel knows. Hard links share one. While it is in
+// the table its descriptor keeps the inode number beneath from being used again.
+type inode struct {
+	id   uint64 // node id
+	key  fileKey
+	fd   int    // O_PATH
+	kind uint32 // S_IFMT part of the mode
+
+	lookups uint64 // how often the kernel was told of it; guarded by inodes.mu
+
+	// Where it was last seen; guarded by inodes.mu. Of a directory that is where it is;
+	// of a file it is only kept if the name is a lock name.
+	parent *inode
+	name   string
+
+	// unmanaged remembers for lockstore which state of the file is no lock.
+	unmanaged atomic.Int64
+
+	opens opens
+}
+
+func (n *inode) isDir() bool { return n.kind == unix.S_IFDIR }
+
+// inodes is the table of what the kernel knows.
+type inodes struct {
+	mu    sync.RWMutex
+	byID  map[uint64]*inode
+	byKey map[fileKey]*inode
+	next  uint64
+}
+
+func newInodes(root *inode) *inodes {
+	root.id, root.lookups = fuse.FUSE_ROOT_ID, 1
+	return &inodes{
+		byID:  map[uint64]*inode{root.id: root},
+		byKey: map[fileKey]*inode{root.key: root},
+		next:  firstNodeID,
+	}
+}
+
+// get returns the inode of a node id that the kernel has not forgotten.
+func (t *inodes) get(id uint64) *inode {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.byID[id]
+}
+
+// find returns the inode of a key, counting a lookup, or nil.
+func (t *inodes) find(key fileKey) *inode {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byKey[key]
+	if n != nil {
+		n.lookups++
+	}
+	return n
+}
+
+// idOf returns the node id of a key, 0 if the kernel does not know it.
+func (t *inodes) idOf(key fileKey) uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if n := t.byKey[key]; n != nil {
+		return n.id
+	}
+	return 0
+}
+
+// add puts an inode with the descriptor fd into the table, counting a lookup. If it is
+// there already fd is closed.
+func (t *inodes) add(key fileKey, fd int, kind uint32) *inode {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := t.byKey[key]; n != nil {
+		unix.Close(fd)
+		n.lookups++
+		return n
+	}
+	n := &inode{id: t.next, key: key, fd: fd, kind: kind, lookups: 1}
+	t.next++
+	t.byID[n.id], t.byKey[key] = n, n
+	return n
+}
+
+// forget takes back count lookups.
+func (t *inodes) forget(id, count uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := t.byID[id]
+	if n == nil || id == fuse.FUSE_ROOT_ID {
+		return
+	}
+	if n.lookups -= min(count, n.lookups); n.lookups == 0 {
+		delete(t.byID, id)
+		delete(t.byKey, n.key)
+		unix.Close(n.fd)
+	}
+}
+
+// place remembers that n is the entry name of parent.
+func (t *inodes) place(n, parent *inode, name string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.parent, n.name = parent, name
+}
+
+// path is the name of the entry name of dir relative to the root.
+func (t *inodes) path(dir *inode, name string) string {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return pathLocked(dir, name)
+}
+
+func pathLocked(dir *inode, name string) string {
+	for ; dir.parent != nil; dir = dir.parent {
+		name = dir.name + "/" + name
+	}
+	return name
+}
+
+// placePath is the path n was last seen at; false if it has no place.
+func (t *inodes) placePath(n *inode) (string, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if n.parent == nil {
+		return "", false
+	}
+	return pathLocked(n.parent, n.name), true
+}
+
+// size is how many inodes the kernel knows.
+func (t *inodes) size() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.byID)
+}
+
+// close closes every descriptor.
+func (t *inodes) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for id, n := range t.byID {
+		unix.Close(n.fd)
+		delete(t.byID, id)
+		delete(t.byKey, n.key)
+	}
+}

@@ -1,0 +1,68 @@
+//go:build linux
+
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Lookup implements fuse.RawFileSystem.
+func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if isControl(in.NodeId) || in.NodeId == fuse.FUSE_ROOT_ID && name == controlName {
+		return f.control.lookup(in.NodeId, name, out)
+	}
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return status(unix.ESTALE)
+	}
+	return status(f.lookup(dir, name, out))
+}
+
+// lookup finds the entry name of dir, counts the lookup and fills out.
+func (f *FS) lookup(dir *inode, name string, out *fuse.EntryOut) error {
+	if f.isLockName(name) {
+		return f.lookupLock(dir, name, out)
+	}
+	n, st, err := f.entry(dir, name)
+	if err != nil {
+		return err
+	}
+	fillEntry(out, n, &st)
+	return nil
+}
+
+// entry finds the inode of the entry name of dir and counts a lookup of it.
+func (f *FS) entry(dir *inode, name string) (*inode, unix.Stat_t, error) {
+	st, err := statEntry(dir.fd, name)
+	if err != nil {
+		return nil, st, err
+	}
+	n := f.inodes.find(keyOf(&st))
+	if n == nil {
+		fd, err := openPath(dir.fd, name)
+		if err != nil {
+			return nil, st, err
+		}
+		if n, st, err = f.adopt(fd); err != nil {
+			return nil, st, err
+		}
+	}
+	if n.isDir() {
+		f.inodes.place(n, dir, name)
+	}
+	return n, st, nil
+}
+
+// adopt takes an O_PATH descriptor into the table and counts a lookup.
+func (f *FS) adopt(fd int) (*inode, unix.Stat_t, error) {
+	st, err := statFD(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, st, err
+	}
+	return f.inodes.add(keyOf(&st), fd, st.Mode&unix.S_IFMT), st, nil
+}
+
+// Forget implements fuse.RawFileSystem.
+func (f *FS) Forget(id, count uint64) { f.inodes.forget(id, count) }

@@ -1,0 +1,307 @@
+//go:build linux
+
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
+)
+
+// Subtype makes the mount's type "fuse.latchfs" in mountinfo (proc_pid_mountinfo(5)).
+const Subtype = "latchfs"
+
+const (
+	fuseDevice = "/dev/fuse"
+	// maxWrite is the largest request in bytes that Linux sends (since 4.20).
+	maxWrite = 1 << 20
+)
+
+var (
+	// ErrNoFUSE: the kernel offers no FUSE here.
+	ErrNoFUSE = errors.New("no FUSE here")
+	// ErrNoHelper: only root mounts without fusermount3, of the package fuse3.
+	ErrNoHelper = errors.New("fusermount3 is needed by users other than root: install fuse3")
+)
+
+// MountOptions say how an FS is mounted.
+type MountOptions struct {
+	// Dir is the absolute path of the directory, without symbolic links.
+	Dir string
+	// OverDead says that a mount whose server has died covers Dir. It is replaced.
+	OverDead bool
+	// AllowOther lets users other than the one who mounts in. The permissions of
+	// the files apply to all.
+	AllowOther bool
+	// Debug logs every request.
+	Debug bool
+}
+
+// Mount is an FS that is mounted and served.
+type Mount struct {
+	dir    string
+	fs     *FS
+	direct bool // with mount(2) rather than fusermount3
+	done   chan struct{}
+}
+
+// Probe says whether FUSE can be used: ErrNoFUSE, ErrNoHelper, or what the system says.
+func Probe() error {
+	file, err := os.OpenFile(fuseDevice, os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("%w: %w", ErrNoFUSE, err)
+	case err != nil:
+		return err
+	}
+	file.Close()
+	if os.Geteuid() != 0 {
+		if _, err := helper(); err != nil {
+			return ErrNoHelper
+		}
+	}
+	return nil
+}
+
+func helper() (string, error) { return exec.LookPath("fusermount3") }
+
+// Serve mounts f over o.Dir and serves it until it is unmounted. What is stale in locks
+// has to be reclaimed before.
+func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
+	f.locks = locks
+	options := &fuse.MountOptions{
+		AllowOther: o.AllowOther,
+		FsName:     o.Dir,
+		Name:       Subtype,
+		MaxWrite:   maxWrite,
+		EnableAcl:  true,
+		// Kept from being applied by the kernel: a default ACL replaces the umask.
+		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC,
+		Options:           []string{"default_permissions"},
+		Debug:             o.Debug,
+		Logger:            log.New(logWriter{f.log}, "", 0),
+	}
+	m := &Mount{dir: o.Dir, fs: f, direct: f.credentials.root, done: make(chan struct{})}
+	var err error
+	if m.direct {
+		err = m.mountDirectly(o, options)
+	} else {
+		err = m.mountWithHelper(o, options)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// serve answers requests until the connection ends.
+func (m *Mount) serve(server *fuse.Server) {
+	go func() {
+		defer close(m.done)
+		server.Serve()
+	}()
+}
+
+// mountDirectly makes the mount, serves it, and only then attaches it: programs find it
+// ready or not at all.
+func (m *Mount) mountDirectly(o MountOptions, options *fuse.MountOptions) error {
+	device, err := unix.Open(fuseDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("%s: %w", fuseDevice, err)
+	}
+	detached, err := m.newMount(device, o)
+	if err != nil {
+		unix.Close(device)
+		return fmt.Errorf("mount: %w", err)
+	}
+	defer unix.Close(detached)
+	server, err := fuse.NewServer(m.fs, "/dev/fd/"+strconv.Itoa(device), options)
+	if err != nil {
+		return err
+	}
+	m.serve(server)
+	if o.OverDead {
+		err = replaceDead(detached, o.Dir)
+	} else {
+		err = unix.MoveMount(detached, "", m.fs.root.fd, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	}
+	if err != nil {
+		return fmt.Errorf("attach the mount to %s: %w", o.Dir, err)
+	}
+	return nil
+}
+
+// newMount makes a mount that is attached nowhere yet, with the flags of the one beneath.
+func (m *Mount) newMount(device int, o MountOptions) (int, error) {
+	context, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fsopen: %w", err)
+	}
+	defer unix.Close(context)
+	settings := [][2]string{
+		{"source", o.Dir}, {"subtype", Subtype}, {"fd", strconv.Itoa(device)},
+		{"rootmode", strconv.FormatUint(unix.S_IFDIR, 8)},
+		{"user_id", strconv.Itoa(os.Geteuid())}, {"group_id", strconv.Itoa(os.Getegid())},
+		{"max_read", strconv.Itoa(maxWrite)},
+	}
+	for _, setting := range settings {
+		if err := unix.FsconfigSetString(context, setting[0], setting[1]); err != nil {
+			return -1, fmt.Errorf("option %s=%s: %w", setting[0], setting[1], err)
+		}
+	}
+	if err := unix.FsconfigSetFlag(context, "default_permissions"); err != nil {
+		return -1, fmt.Errorf("option default_permissions: %w", err)
+	}
+	if o.AllowOther {
+		if err := unix.FsconfigSetFlag(context, "allow_other"); err != nil {
+			return -1, fmt.Errorf("option allow_other: %w", err)
+		}
+	}
+	if err := unix.FsconfigCreate(context); err != nil {
+		return -1, err
+	}
+	return unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, mountAttributes(m.fs.root.fd))
+}
+
+// mountAttributes are those of the mount a descriptor is on.
+func mountAttributes(fd int) int {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	}
+	attributes := 0
+	for _, a := range []struct {
+		flag      int64
+		attribute int
+	}{
+		{unix.ST_RDONLY, unix.MOUNT_ATTR_RDONLY},
+		{unix.ST_NOSUID, unix.MOUNT_ATTR_NOSUID},
+		{unix.ST_NODEV, unix.MOUNT_ATTR_NODEV},
+		{unix.ST_NOEXEC, unix.MOUNT_ATTR_NOEXEC},
+		{unix.ST_NOATIME, unix.MOUNT_ATTR_NOATIME},
+		{unix.ST_NODIRATIME, unix.MOUNT_ATTR_NODIRATIME},
+	} {
+		if st.Flags&a.flag != 0 {
+			attributes |= a.attribute
+		}
+	}
+	return attributes
+}
+
+// replaceDead puts a mount in the place of one whose server has died, at no moment
+// showing what lies beneath: under it, before it is taken away (MOVE_MOUNT_BENEATH, Linux
+// 6.5), or else on top of it, where it stays until it is uncovered again.
+func replaceDead(detached int, dir string) error {
+	const flags = unix.MOVE_MOUNT_F_EMPTY_PATH
+	err := unix.MoveMount(detached, "", unix.AT_FDCWD, dir, flags|moveMountBeneath)
+	if err == nil {
+		return unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	return unix.MoveMount(detached, "", unix.AT_FDCWD, dir, flags)
+}
+
+// moveMountBeneath is MOVE_MOUNT_BENEATH of linux/mount.h.
+const moveMountBeneath = 0x200
+
+// OpenBeneathDead opens the directory that dead mounts at dir cover. For that it leaves them
+// in a mount namespace of its own, and takes a copy of what is there, mounts
+// further down included, that outlives the namespace.
+func OpenBeneathDead(dir string, dead func(dir string) bool) (*os.File, error) {
+	type result struct {
+		fd  int
+		err error
+	}
+	results := make(chan result)
+	go func() {
+		// Never unlocked: the thread, and its namespace, end with this goroutine.
+		runtime.LockOSThread()
+		fd, err := openBeneathDead(dir, dead)
+		results <- result{fd, err}
+	}()
+	r := <-results
+	if r.err != nil {
+		return nil, fmt.Errorf("reach the directory beneath the dead mount: %w", r.err)
+	}
+	return os.NewFile(uintptr(r.fd), dir), nil
+}
+
+func openBeneathDead(dir string, dead func(dir string) bool) (int, error) {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return -1, err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return -1, err
+	}
+	for dead(dir) {
+		if err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return -1, err
+		}
+	}
+	return unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+}
+
+// mountWithHelper lets fusermount3 mount. A dead mount has to go first: what is beneath
+// shows for a moment.
+func (m *Mount) mountWithHelper(o MountOptions, options *fuse.MountOptions) error {
+	if o.OverDead {
+		if err := Unmount(o.Dir, true); err != nil {
+			return err
+		}
+	}
+	server, err := fuse.NewServer(m.fs, o.Dir, options)
+	if err != nil {
+		return fmt.Errorf("fusermount3: %w", err)
+	}
+	m.serve(server)
+	return nil
+}
+
+// Unmount takes the mount away: unix.EBUSY if somebody uses it, unless lazily, when it
+// goes with its last user.
+func (m *Mount) Unmount(lazily bool) error { return Unmount(m.dir, lazily) }
+
+// Done is closed when nothing is served any more.
+func (m *Mount) Done() <-chan struct{} { return m.done }
+
+// Unmount takes the mount at dir away, as root or with fusermount3.
+func Unmount(dir string, lazily bool) error {
+	if os.Geteuid() == 0 {
+		flags := unix.UMOUNT_NOFOLLOW
+		if lazily {
+			flags |= unix.MNT_DETACH
+		}
+		return unix.Unmount(dir, flags)
+	}
+	program, err := helper()
+	if err != nil {
+		return ErrNoHelper
+	}
+	args := []string{"-u", "--", dir}
+	if lazily {
+		args = []string{"-u", "-z", "--", dir}
+	}
+	said, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		// It says what umount(2) said, in words.
+		return fmt.Errorf("%w: %s", unix.EBUSY, said)
+	}
+	return nil
+}
+
+// logWriter receives what go-fuse has to say.
+type logWriter struct{ log logrus.FieldLogger }
+
+func (w logWriter) Write(line []byte) (int, error) {
+	w.log.WithField("from", "go-fuse").Debug(string(line))
+	return len(line), nil
+}

@@ -1,0 +1,77 @@
+//go:build linux
+
+package fs
+
+import (
+	"sync"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// opens is how an inode is open now. The kernel refuses to mix opens that go through the
+// page cache with passthrough ones, and wants one backing id for all of the latter. It
+// forgets an open before it sends the RELEASE, so what is counted here is never less
+// than what it counts.
+type opens struct {
+	mu          sync.Mutex
+	cached      int
+	passthrough int
+	backingID   int32 // registered while passthrough > 0
+}
+
+// passthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
+func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
+	o := &n.opens
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if f.noPassthrough.Load() || o.cached > 0 {
+		o.cached++
+		return false
+	}
+	if o.passthrough == 0 {
+		id, errno := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(n.fd)})
+		if errno != 0 {
+			// EPERM: not root. ELOOP, EOPNOTSUPP: what lies beneath cannot.
+			if !f.noPassthrough.Swap(true) {
+				f.log.WithError(errno).Info("no passthrough descriptors here; reads and writes go through latchfs")
+			}
+			o.cached++
+			return false
+		}
+		o.backingID = id
+	}
+	o.passthrough++
+	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH | fuse.FOPEN_NOFLUSH
+	out.BackingID = o.backingID
+	return true
+}
+
+// cachedOpen opens n through the page cache, unless it is open with passthrough already:
+// then it has to be that. It says which.
+func (f *FS) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
+	o := &n.opens
+	o.mu.Lock()
+	if o.passthrough == 0 {
+		defer o.mu.Unlock()
+		o.cached++
+		return false
+	}
+	o.mu.Unlock()
+	return f.passthroughOpen(n, out)
+}
+
+// closed takes an open back.
+func (f *FS) closed(n *inode, passthrough bool) {
+	o := &n.opens
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !passthrough {
+		o.cached--
+		return
+	}
+	if o.passthrough--; o.passthrough == 0 {
+		// It can only fail on a connection that is gone, and its ids with it.
+		f.server.UnregisterBackingFd(o.backingID)
+		o.backingID = 0
+	}
+}

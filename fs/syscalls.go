@@ -1,0 +1,66 @@
+//go:build linux
+
+package fs
+
+import (
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// retry repeats a system call that a signal interrupted: the Go runtime uses signals to
+// preempt goroutines.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// procPath names what a descriptor refers to, for system calls that want a path. The
+// kernel jumps to the open file itself and resolves nothing (proc_pid_fd(5)).
+func procPath(fd int) string {
+	return "/proc/self/fd/" + strconv.Itoa(fd)
+}
+
+// reopen opens the file an O_PATH descriptor refers to.
+func reopen(fd, flags int) (opened int, err error) {
+	err = retry(func() error {
+		opened, err = unix.Open(procPath(fd), flags&^unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+		return err
+	})
+	return opened, err
+}
+
+// openPath opens an O_PATH descriptor of the entry name of dirfd, which is not
+// followed if it is a symbolic link.
+func openPath(dirfd int, name string) (int, error) {
+	return unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// openBeneath opens path, which may have several components, none of which may be a
+// symbolic link or lead out of dirfd.
+func openBeneath(dirfd int, path string, flags int) (int, error) {
+	how := unix.OpenHow{
+		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	for {
+		fd, err := unix.Openat2(dirfd, path, &how)
+		// EAGAIN: something was renamed meanwhile and nothing is known (openat2(2)).
+		if err != unix.EINTR && err != unix.EAGAIN {
+			return fd, err
+		}
+	}
+}
+
+func statEntry(dirfd int, name string) (st unix.Stat_t, err error) {
+	err = unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	return st, err
+}
+
+func statFD(fd int) (st unix.Stat_t, err error) {
+	err = unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH)
+	return st, err
+}

@@ -1,0 +1,66 @@
+//go:build linux
+
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// attributes calls do with a path by which the attributes of a node are reached.
+func (f *FS) attributes(id uint64, do func(path string) (int, error)) (uint32, fuse.Status) {
+	n := f.inodes.get(id)
+	if n == nil {
+		return 0, status(unix.ENODATA) // control files have none
+	}
+	size, err := do(procPath(n.fd))
+	return uint32(max(size, 0)), status(err)
+}
+
+// GetXAttr implements fuse.RawFileSystem.
+func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	return f.attributes(in.NodeId, func(path string) (int, error) { return unix.Getxattr(path, name, dest) })
+}
+
+// ListXAttr implements fuse.RawFileSystem.
+func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	if isControl(in.NodeId) {
+		return 0, fuse.OK
+	}
+	return f.attributes(in.NodeId, func(path string) (int, error) { return unix.Listxattr(path, dest) })
+}
+
+// SetXAttr implements fuse.RawFileSystem.
+func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
+	if isControl(in.NodeId) {
+		return f.control.refuse(in.NodeId)
+	}
+	_, code := f.attributes(in.NodeId, func(path string) (int, error) {
+		return 0, unix.Setxattr(path, name, data, int(in.Flags))
+	})
+	return code
+}
+
+// RemoveXAttr implements fuse.RawFileSystem.
+func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	_, code := f.attributes(in.NodeId, func(path string) (int, error) { return 0, unix.Removexattr(path, name) })
+	return code
+}
+
+// Readlink implements fuse.RawFileSystem.
+func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
+	n := f.inodes.get(in.NodeId)
+	if n == nil {
+		return nil, status(unix.ESTALE)
+	}
+	for size := 256; ; size *= 2 {
+		target := make([]byte, size)
+		length, err := unix.Readlinkat(n.fd, "", target)
+		if err != nil {
+			return nil, status(err)
+		}
+		if length < size {
+			return target[:length], fuse.OK
+		}
+	}
+}

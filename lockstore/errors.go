@@ -1,0 +1,17 @@
+package lockstore
+
+import "errors"
+
+// What the methods of this package return, wrapped with the name concerned.
+var (
+	// ErrHeld: the lock is live and the caller is not of its holder's family.
+	ErrHeld = errors.New("held by a live process")
+	// ErrExists: the name is taken, so it cannot be acquired.
+	ErrExists = errors.New("lock exists")
+	// ErrNoSpace: the journal cannot grow; nothing was acquired.
+	ErrNoSpace = errors.New("no space for the lock journal")
+	// ErrInUse: another latchfs owns the state directory.
+	ErrInUse = errors.New("state directory is in use")
+	// ErrNewerFormat: the journal was written by a newer latchfs. Use that one.
+	ErrNewerFormat = errors.New("journal is of a newer format")
+)

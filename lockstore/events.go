@@ -1,0 +1,88 @@
+package lockstore
+
+import (
+	"sync"
+	"time"
+)
+
+// Kind is what happened to a lock.
+type Kind string
+
+// The transitions of a lock.
+const (
+	Acquired Kind = "acquired"
+	Released Kind = "released" // by its family, or by anybody while unknown
+	Reaped   Kind = "reaped"   // it was stale
+	Dropped  Kind = "settled"  // it turned out to be no lock; the file stays
+	Passed   Kind = "passed"   // another process is its holder now
+	Moved    Kind = "moved"    // it was renamed
+)
+
+// Event is one transition.
+type Event struct {
+	Kind   Kind
+	Lock   Lock
+	Reason Reason // of a reaped one
+	Time   time.Time
+}
+
+// eventBuffer is how many events a subscriber may be behind.
+const eventBuffer = 256
+
+// Subscription is one reader of events.
+type Subscription struct {
+	// Events carries the transitions from the subscription on. A reader that
+	// is behind loses some.
+	Events <-chan Event
+
+	events chan Event
+	from   *subscribers
+	lost   uint64 // guarded by from.mu
+}
+
+// Lost is how many events the reader was too slow for.
+func (s *Subscription) Lost() uint64 {
+	s.from.mu.Lock()
+	defer s.from.mu.Unlock()
+	return s.lost
+}
+
+// Close ends the subscription and closes Events.
+func (s *Subscription) Close() {
+	s.from.mu.Lock()
+	defer s.from.mu.Unlock()
+	if s.from.all[s] {
+		delete(s.from.all, s)
+		close(s.events)
+	}
+}
+
+type subscribers struct {
+	mu  sync.Mutex
+	all map[*Subscription]bool
+}
+
+func (s *subscribers) add() *Subscription {
+	events := make(chan Event, eventBuffer)
+	sub := &Subscription{Events: events, events: events, from: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = make(map[*Subscription]bool)
+	}
+	s.all[sub] = true
+	return sub
+}
+
+// publish never waits for a reader.
+func (s *subscribers) publish(e Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sub := range s.all {
+		select {
+		case sub.events <- e:
+		default:
+			sub.lost++
+		}
+	}
+}

@@ -1,0 +1,372 @@
+package lockstore
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// The journal is one file: a header, then frames. A frame is the length of its
+// payload, the CRC-32C of the payload (both 32 bits, little-endian), and the payload:
+// one or more records (record.go).
+//
+// What it must survive is the death of latchfs. A write(2) that returned is in the
+// page cache and stays there when the writer is killed, so nothing is synced on the path of
+// a caller. When the machine dies with unsynced frames, what is lost are records of
+// locks whose holders died with it; their files are then judged like any found
+// without a record.
+const (
+	journalName    = "journal"
+	journalMagic   = "latchfs\x00"
+	journalVersion = 1
+	headerSize     = len(journalMagic) + 4 + 4 // magic, version, CRC-32C of both
+	frameHeader    = 8
+	maxFrame       = 1 << 20
+	// allocateStep is how much space is reserved ahead, in bytes.
+	allocateStep = 64 << 10
+	// compactAt is the size below which a journal is never compacted, in bytes.
+	compactAt = 1 << 20
+	// tailUnderLock is how much compaction may copy while appends wait, in bytes.
+	tailUnderLock = 64 << 10
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+type journal struct {
+	path string
+	log  logrus.FieldLogger
+
+	mu         sync.Mutex // guards the fields below
+	file       *os.File
+	size       int64 // end of the last whole frame
+	allocated  int64 // space is reserved up to here
+	noReserve  bool  // the filesystem cannot reserve space
+	reserve    int64 // bytes of frames that would delete every lock there is
+	live       int64 // bytes of frames that would put every lock there is
+	compacting bool
+	frame      []byte // scratch
+}
+
+// openJournal reads the journal in dir, or makes one. It returns the locks it
+// records and the highest generation given out. A torn or corrupt tail is cut at
+// the last whole frame and kept beside it.
+func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]Lock, uint64, error) {
+	j := &journal{path: filepath.Join(dir, journalName), log: log}
+	// A compaction that was interrupted; the journal itself is whole.
+	if err := os.Remove(j.newPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, 0, err
+	}
+	file, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	j.file = file
+	locks, generation, err := j.recover()
+	if err != nil {
+		file.Close()
+		return nil, nil, 0, fmt.Errorf("%s: %w", j.path, err)
+	}
+	for _, l := range locks {
+		j.count(&l, 1)
+	}
+	if err := j.extend(j.reserve); err != nil {
+		log.WithError(err).Warn("no space is left for new locks; those there are can still be released")
+	}
+	return j, locks, generation, nil
+}
+
+func (j *journal) newPath() string { return j.path + ".new" }
+
+// recover replays the file and leaves j.size at the end of the last whole frame.
+func (j *journal) recover() (map[string]Lock, uint64, error) {
+	text, err := io.ReadAll(j.file)
+	if err != nil {
+		return nil, 0, err
+	}
+	locks, generation, end, err := replayJournal(text)
+	if err != nil {
+		return nil, 0, err
+	}
+	if end < len(text) {
+		if err := j.cut(text, end); err != nil {
+			return nil, 0, err
+		}
+	}
+	j.size = int64(end)
+	if end == 0 {
+		if _, err := j.file.WriteAt(journalHeader(), 0); err != nil {
+			return nil, 0, noSpace(err)
+		}
+		j.size = int64(headerSize)
+	}
+	j.allocated = j.size
+	return locks, generation, nil
+}
+
+// cut keeps what follows the last whole frame in a file of its own, then removes it.
+func (j *journal) cut(text []byte, end int) error {
+	aside := fmt.Sprintf("%s.cut-%d", j.path, time.Now().UnixNano())
+	if err := os.WriteFile(aside, text[end:], 0o600); err != nil {
+		return fmt.Errorf("keep its corrupt tail: %w", err)
+	}
+	if err := j.file.Truncate(int64(end)); err != nil {
+		return err
+	}
+	j.log.WithFields(logrus.Fields{"journal": j.path, "offset": end, "bytes": len(text) - end, "kept": aside}).
+		Warn("cut a torn or corrupt tail off the journal; locks recorded only there are judged by their files")
+	return nil
+}
+
+// replayJournal applies the whole frames of a journal and returns where the last of
+// them ends: 0 if not even the header is whole. Its only error is ErrNewerFormat.
+func replayJournal(text []byte) (locks map[string]Lock, generation uint64, end int, err error) {
+	locks = make(map[string]Lock)
+	if len(text) < headerSize || string(text[:len(journalMagic)]) != journalMagic ||
+		crc32.Checksum(text[:headerSize-4], castagnoli) != binary.LittleEndian.Uint32(text[headerSize-4:]) {
+		return locks, 0, 0, nil
+	}
+	if version := binary.LittleEndian.Uint32(text[len(journalMagic):]); version > journalVersion {
+		return nil, 0, 0, fmt.Errorf("version %d, this latchfs reads up to %d: %w", version, journalVersion, ErrNewerFormat)
+	}
+	for end = headerSize; len(text)-end >= frameHeader; {
+		length := int(binary.LittleEndian.Uint32(text[end:]))
+		if length == 0 || length > maxFrame || length > len(text)-end-frameHeader {
+			break
+		}
+		payload := text[end+frameHeader:][:length]
+		if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(text[end+4:]) {
+			break
+		}
+		generation, err = replay(payload, locks, generation)
+		if errors.Is(err, ErrNewerFormat) {
+			return nil, 0, 0, err
+		} else if err != nil {
+			break
+		}
+		end += frameHeader + length
+	}
+	return locks, generation, end, nil
+}
+
+func journalHeader() []byte {
+	b := append([]byte(journalMagic), 0, 0, 0, 0)
+	binary.LittleEndian.PutUint32(b[len(journalMagic):], journalVersion)
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// put records that l is as described. Acquiring is true if there was no lock of that
+// name: then it fails with ErrNoSpace rather than take what releases need.
+func (j *journal) put(l *Lock, acquiring bool) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	frame := j.begin()
+	frame = appendPut(frame, l)
+	if acquiring {
+		j.count(l, 1)
+	}
+	if err := j.append(frame, j.reserve); err != nil {
+		if acquiring {
+			j.count(l, -1)
+		}
+		return err
+	}
+	return nil
+}
+
+// delete records that l is gone. Space for it was reserved when it was put.
+func (j *journal) delete(l *Lock) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.count(l, -1)
+	return j.append(appendDelete(j.begin(), l.Name, l.Generation), 0)
+}
+
+// move records in one frame that l has the name newName from now on.
+func (j *journal) move(l *Lock, newName string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	moved := *l
+	moved.Name = newName
+	frame := appendPut(appendDelete(j.begin(), l.Name, l.Generation), &moved)
+	j.count(l, -1)
+	j.count(&moved, 1)
+	err := j.append(frame, j.reserve)
+	if err != nil {
+		j.count(&moved, -1)
+		j.count(l, 1)
+	}
+	return err
+}
+
+// count keeps account of what the locks there are would take, in bytes.
+func (j *journal) count(l *Lock, by int64) {
+	j.reserve += by * int64(frameHeader+len(appendDelete(nil, l.Name, l.Generation)))
+	j.live += by * int64(frameHeader+len(l.Name)+200)
+}
+
+func (j *journal) begin() []byte {
+	return append(j.frame[:0], make([]byte, frameHeader)...)
+}
+
+// append completes a frame and writes it, leaving spare bytes reserved behind it.
+func (j *journal) append(frame []byte, spare int64) error {
+	j.frame = frame
+	payload := frame[frameHeader:]
+	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
+	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(payload, castagnoli))
+	if err := j.extend(int64(len(frame)) + spare); err != nil {
+		return err
+	}
+	if _, err := j.file.WriteAt(frame, j.size); err != nil {
+		return noSpace(err)
+	}
+	j.size += int64(len(frame))
+	return nil
+}
+
+// extend reserves space for n bytes behind the last frame.
+func (j *journal) extend(n int64) error {
+	if j.noReserve || j.size+n <= j.allocated {
+		return nil
+	}
+	for _, want := range []int64{n + allocateStep, n} {
+		err := reserveSpace(j.file, j.size, want)
+		switch {
+		case err == nil:
+			j.allocated = j.size + want
+			return nil
+		case errors.Is(err, errors.ErrUnsupported), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+			j.noReserve = true
+			return nil
+		case !errors.Is(noSpace(err), ErrNoSpace):
+			return err
+		}
+	}
+	return ErrNoSpace
+}
+
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
+// compactionDue says, once, that the journal is mostly history. The caller then calls
+// compact.
+func (j *journal) compactionDue() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.compacting || j.size < compactAt || j.size < 4*j.live {
+		return false
+	}
+	j.compacting = true
+	return true
+}
+
+// compact writes the locks that each yields to a new file and appends to it what was
+// journaled meanwhile, then puts it in the journal's place. Appends wait only for
+// the last piece of that. Each may yield a lock as it is at any moment since compact
+// began, since all that changed it since is replayed after it.
+func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) error) (err error) {
+	j.mu.Lock()
+	j.compacting = true
+	copied := j.size
+	old := j.file
+	j.mu.Unlock()
+	defer func() {
+		j.mu.Lock()
+		j.compacting = false
+		j.mu.Unlock()
+	}()
+
+	file, err := os.OpenFile(j.newPath(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			file.Close()
+			os.Remove(j.newPath())
+		}
+	}()
+	out := bufio.NewWriter(file)
+	size := int64(0)
+	write := func(b []byte) error {
+		n, err := out.Write(b)
+		size += int64(n)
+		return err
+	}
+	seal := func(frame []byte) []byte {
+		binary.LittleEndian.PutUint32(frame, uint32(len(frame)-frameHeader))
+		binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(frame[frameHeader:], castagnoli))
+		return frame
+	}
+	if err := write(journalHeader()); err != nil {
+		return err
+	}
+	if err := write(seal(appendGeneration(make([]byte, frameHeader), generation))); err != nil {
+		return err
+	}
+	var frame []byte
+	if err := each(func(l *Lock) error {
+		frame = appendPut(append(frame[:0], make([]byte, frameHeader)...), l)
+		return write(seal(frame))
+	}); err != nil {
+		return err
+	}
+	copyTail := func(to int64) error {
+		n, err := io.Copy(out, io.NewSectionReader(old, copied, to-copied))
+		copied, size = copied+n, size+n
+		if err == nil && copied != to {
+			err = io.ErrUnexpectedEOF
+		}
+		if err == nil {
+			err = out.Flush()
+		}
+		return err
+	}
+	for {
+		j.mu.Lock()
+		end := j.size
+		if end-copied <= tailUnderLock {
+			break
+		}
+		j.mu.Unlock()
+		if err := copyTail(end); err != nil {
+			return err
+		}
+	}
+	defer j.mu.Unlock()
+	if err := copyTail(j.size); err != nil {
+		return err
+	}
+	if !j.noReserve {
+		if err := reserveSpace(file, size, j.reserve); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(j.newPath(), j.path); err != nil {
+		return err
+	}
+	j.file, j.size, j.allocated = file, size, size+j.reserve
+	old.Close()
+	return nil
+}
+
+func (j *journal) close() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.file.Close()
+}

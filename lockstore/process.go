@@ -1,0 +1,171 @@
+package lockstore
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"latchfs/bootid"
+)
+
+// maxIdleWatches is how many processes without locks stay watched, so that one that
+// locks again and again is not looked up each time.
+const maxIdleWatches = 256
+
+// processKey is what makes a process one within a boot.
+type processKey struct {
+	pid   int
+	start uint64
+}
+
+// watched is a process some lock depends on.
+type watched struct {
+	process bootid.Process
+	watch   bootid.Watch // nil if it had ended, or could not be watched
+
+	// Guarded by processes.mu.
+	records map[*record]struct{}
+	endedAt time.Time // zero while it runs as far as is known
+}
+
+// processes are the watched ones: one watch a process and not a lock.
+type processes struct {
+	sys   bootid.System
+	now   func() time.Time
+	ended func(*watched) // called in a goroutine of its own
+
+	mu  sync.Mutex
+	all map[processKey]*watched
+}
+
+// attach makes r depend on p. If p has ended already the result says so.
+func (ps *processes) attach(p bootid.Process, r *record) *watched {
+	key := processKey{p.PID, p.StartTime}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	w := ps.all[key]
+	if w == nil {
+		w = &watched{process: p, records: make(map[*record]struct{})}
+		watch, err := ps.sys.Watch(p, func() { go ps.died(w) })
+		switch {
+		case err == nil:
+			w.watch = watch
+		case errors.Is(err, bootid.ErrNoProcess):
+			w.endedAt = ps.now()
+		}
+		// Any other error leaves a process that is asked for whenever it matters.
+		if len(ps.all) >= maxIdleWatches {
+			ps.sweep()
+		}
+		ps.all[key] = w
+	}
+	w.records[r] = struct{}{}
+	return w
+}
+
+// detach ends that dependence.
+func (ps *processes) detach(w *watched, r *record) {
+	if w == nil {
+		return
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	delete(w.records, r)
+	if len(w.records) == 0 && (!w.endedAt.IsZero() || w.watch == nil) {
+		ps.forget(w)
+	}
+}
+
+// sweep forgets the processes no lock depends on.
+func (ps *processes) sweep() {
+	for _, w := range ps.all {
+		if len(w.records) == 0 {
+			ps.forget(w)
+		}
+	}
+}
+
+func (ps *processes) forget(w *watched) {
+	delete(ps.all, processKey{w.process.PID, w.process.StartTime})
+	if w.watch != nil {
+		w.watch.Stop()
+	}
+}
+
+func (ps *processes) died(w *watched) {
+	ps.markEnded(w)
+	ps.ended(w)
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if len(w.records) == 0 {
+		ps.forget(w)
+	}
+}
+
+func (ps *processes) markEnded(w *watched) time.Time {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if w.endedAt.IsZero() {
+		w.endedAt = ps.now()
+	}
+	return w.endedAt
+}
+
+// hasEnded asks the kernel now. It returns when the end was first known.
+func (ps *processes) hasEnded(w *watched) (time.Time, bool) {
+	ps.mu.Lock()
+	at := w.endedAt
+	ps.mu.Unlock()
+	if !at.IsZero() {
+		return at, true
+	}
+	if w.watch != nil {
+		if !w.watch.Ended() {
+			return time.Time{}, false
+		}
+	} else if p, err := ps.sys.Process(w.process.PID); err == nil && p.StartTime == w.process.StartTime ||
+		err != nil && !errors.Is(err, bootid.ErrNoProcess) {
+		return time.Time{}, false
+	}
+	return ps.markEnded(w), true
+}
+
+// recordsOf returns the locks that depend on w.
+func (ps *processes) recordsOf(w *watched) []*record {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	records := make([]*record, 0, len(w.records))
+	for r := range w.records {
+		records = append(records, r)
+	}
+	return records
+}
+
+func (ps *processes) close() {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	for _, w := range ps.all {
+		ps.forget(w)
+	}
+}
+
+// related says that a and b are the same process, or one is an ancestor of the other.
+func related(sys bootid.System, a, b bootid.Process) bool {
+	return a.Known() && b.Known() && (a.Same(b) || descends(sys, a, b) || descends(sys, b, a))
+}
+
+// descends says that ancestor is among the living ancestors of p.
+func descends(sys bootid.System, p, ancestor bootid.Process) bool {
+	// A chain longer than this is not one of real processes.
+	for range 10_000 {
+		parent, err := sys.Parent(p)
+		if err != nil {
+			return false
+		}
+		if parent.Same(ancestor) {
+			return true
+		}
+		p = parent
+	}
+	return false
+}

@@ -1,0 +1,160 @@
+package lockstore
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"latchfs/bootid"
+)
+
+// What a journal record does when it is replayed. Replaying one twice, or onto a
+// state that is newer, followed by all that came after, ends in the same state:
+// compaction relies on that.
+const (
+	opPut        = 1 // a lock is as described
+	opDelete     = 2 // a lock of that name and generation is gone
+	opGeneration = 3 // generations up to this one have been given out
+)
+
+var errShortRecord = errors.New("record ends early")
+
+func appendPut(b []byte, l *Lock) []byte {
+	b = append(b, opPut)
+	b = appendString(b, l.Name)
+	b = binary.AppendUvarint(b, l.Generation)
+	b = binary.AppendVarint(b, l.Made.UnixNano())
+	b = appendString(b, l.BootID)
+	b = appendString(b, l.MachineID)
+	b = appendProcess(b, l.Creator)
+	b = appendProcess(b, l.Holder)
+	return appendString(b, string(l.Rule))
+}
+
+func appendDelete(b []byte, name string, generation uint64) []byte {
+	b = append(b, opDelete)
+	b = appendString(b, name)
+	return binary.AppendUvarint(b, generation)
+}
+
+func appendGeneration(b []byte, generation uint64) []byte {
+	return binary.AppendUvarint(append(b, opGeneration), generation)
+}
+
+func appendProcess(b []byte, p bootid.Process) []byte {
+	b = appendString(b, p.BootID)
+	b = binary.AppendVarint(b, int64(p.PID))
+	b = binary.AppendUvarint(b, p.StartTime)
+	b = binary.AppendUvarint(b, p.PIDNamespace)
+	b = binary.AppendVarint(b, int64(p.NSPID))
+	b = binary.AppendUvarint(b, uint64(p.UID))
+	return appendString(b, p.Command)
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// replay applies the records in payload to locks and returns the highest
+// generation given out so far. An operation that is not known was written by a newer
+// version: ErrNewerFormat.
+func replay(payload []byte, locks map[string]Lock, generation uint64) (uint64, error) {
+	d := decoder{rest: payload}
+	for len(d.rest) > 0 && d.err == nil {
+		switch op := d.byte(); op {
+		case opPut:
+			l := d.lock()
+			if d.err == nil {
+				locks[l.Name] = l
+				generation = max(generation, l.Generation)
+			}
+		case opDelete:
+			name, gone := d.string(), d.uvarint()
+			if l, ok := locks[name]; ok && d.err == nil && l.Generation == gone {
+				delete(locks, name)
+			}
+		case opGeneration:
+			generation = max(generation, d.uvarint())
+		default:
+			return generation, fmt.Errorf("operation %d: %w", op, ErrNewerFormat)
+		}
+	}
+	return generation, d.err
+}
+
+// decoder reads one record; the first error sticks.
+type decoder struct {
+	rest []byte
+	err  error
+}
+
+func (d *decoder) lock() Lock {
+	return Lock{
+		Name:       d.string(),
+		Generation: d.uvarint(),
+		Made:       time.Unix(0, d.varint()),
+		BootID:     d.string(),
+		MachineID:  d.string(),
+		Creator:    d.process(),
+		Holder:     d.process(),
+		Rule:       Rule(d.string()),
+	}
+}
+
+func (d *decoder) process() bootid.Process {
+	return bootid.Process{
+		BootID:       d.string(),
+		PID:          int(d.varint()),
+		StartTime:    d.uvarint(),
+		PIDNamespace: d.uvarint(),
+		NSPID:        int(d.varint()),
+		UID:          uint32(d.uvarint()),
+		Command:      d.string(),
+	}
+}
+
+func (d *decoder) byte() byte {
+	if len(d.rest) == 0 {
+		d.fail()
+		return 0
+	}
+	b := d.rest[0]
+	d.rest = d.rest[1:]
+	return b
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.rest)
+	if n <= 0 {
+		d.fail()
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.rest)
+	if n <= 0 {
+		d.fail()
+		return 0
+	}
+	d.rest = d.rest[n:]
+	return v
+}
+
+func (d *decoder) string() string {
+	n := d.uvarint()
+	if n > uint64(len(d.rest)) {
+		d.fail()
+		return ""
+	}
+	s := string(d.rest[:n])
+	d.rest = d.rest[n:]
+	return s
+}
+
+func (d *decoder) fail() {
+	d.err, d.rest = errShortRecord, nil
+}

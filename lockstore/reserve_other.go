@@ -1,0 +1,10 @@
+//go:build !linux
+
+package lockstore
+
+import (
+	"errors"
+	"os"
+)
+
+func reserveSpace(*os.File, int64, int64) error { return errors.ErrUnsupported }

@@ -1,0 +1,280 @@
+package lockstore
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"latchfs/bootid"
+)
+
+// Options are what a Store is made of.
+type Options struct {
+	// StateDir is the directory of the journal, outside the mount. It is made
+	// if it is missing.
+	StateDir string
+	// System is the machine whose processes hold locks.
+	System bootid.System
+	// Files is the directory beneath the mount.
+	Files Files
+	// StaleAfter is the age at which an unknown lock becomes stale; 0 is never.
+	StaleAfter time.Duration
+	// Log receives one entry a transition.
+	Log logrus.FieldLogger
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Store is the authority on which locks there are and who holds them. Its methods
+// may be called from many goroutines.
+type Store struct {
+	// tree is held for reading within every section, for writing while a directory
+	// is renamed. Lock order: tree, a section, processes.mu, mu, journal.mu; two
+	// sections by name.
+	tree     sync.RWMutex
+	sections sections
+
+	sys        bootid.System
+	boot       bootid.Boot
+	files      Files
+	log        logrus.FieldLogger
+	now        func() time.Time
+	staleAfter time.Duration
+	owner      *os.File
+	journal    *journal
+	reclaimed  *reclaimed
+	processes  processes
+	events     subscribers
+	generation atomic.Uint64
+	background sync.WaitGroup // compaction
+
+	// mu guards locks and the fields of every record. Journal appends are made
+	// under it, so that the journal tells the same order as memory; it is never
+	// held over anything else that does input or output.
+	mu    sync.Mutex
+	locks map[string]*record
+}
+
+// record is a lock as the running store keeps it. What is in the map under a name
+// changes only within that name's section.
+type record struct {
+	Lock
+	holder   *watched      // nil if unidentified
+	creator  *watched      // nil if unidentified
+	open     bool          // the descriptor it was made with is open
+	closedAt time.Time     // when that was closed
+	closed   chan struct{} // closed with it; nil for a lock not made by this store
+	gone     bool          // not in the map any more
+}
+
+// Descriptor stands for the open file description a lock was made with.
+type Descriptor struct{ record *record }
+
+// Entry is a lock and what is known of its holder now.
+type Entry struct {
+	Lock
+	Judgment
+	// Open says that the descriptor it was made with is open.
+	Open bool
+}
+
+// Open takes the state directory, reads its journal and judges every lock in it: the
+// holders that live are watched again, the stale ones are reclaimed. It returns
+// ErrInUse or ErrNewerFormat, or what the system says of the directory.
+func Open(o Options) (*Store, error) {
+	s := &Store{
+		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
+		staleAfter: o.StaleAfter, locks: make(map[string]*record),
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.processes = processes{sys: o.System, now: s.now, ended: s.processEnded, all: make(map[processKey]*watched)}
+	var err error
+	if s.owner, err = ownDir(o.StateDir); err != nil {
+		return nil, err
+	}
+	if s.reclaimed, err = openReclaimed(o.StateDir); err != nil {
+		s.owner.Close()
+		return nil, err
+	}
+	journal, locks, generation, err := openJournal(o.StateDir, o.Log)
+	if err != nil {
+		s.owner.Close()
+		return nil, err
+	}
+	s.journal = journal
+	s.generation.Store(generation)
+	s.recover(locks)
+	return s, nil
+}
+
+// recover takes the locks of the journal over and judges them.
+func (s *Store) recover(locks map[string]Lock) {
+	for name, l := range locks {
+		r := &record{Lock: l}
+		if !s.boot.Differs(l.BootID) && !s.boot.OnOtherMachine(l.MachineID) {
+			s.attach(r)
+		}
+		s.mu.Lock()
+		s.locks[name] = r
+		s.mu.Unlock()
+	}
+	for name := range locks {
+		section := s.Enter(name)
+		section.lookRecorded()
+		section.Leave()
+	}
+	if len(locks) > 0 {
+		s.mu.Lock()
+		held := len(s.locks)
+		s.mu.Unlock()
+		s.log.WithFields(logrus.Fields{"recorded": len(locks), "held": held}).Info("recovered locks")
+	}
+}
+
+// attach makes r depend on its creator and holder.
+func (s *Store) attach(r *record) {
+	if r.Creator.Known() {
+		r.creator = s.processes.attach(r.Creator, r)
+	}
+	if r.Holder.Known() {
+		r.holder = s.processes.attach(r.Holder, r)
+	}
+}
+
+// Close gives the state directory up. Locks stay recorded.
+func (s *Store) Close() error {
+	s.processes.close()
+	s.background.Wait()
+	err := s.journal.close()
+	s.owner.Close()
+	return err
+}
+
+// Subscribe returns the transitions from now on.
+func (s *Store) Subscribe() *Subscription { return s.events.add() }
+
+// List judges every lock, without any consequence, in the order of names.
+func (s *Store) List() []Entry {
+	s.mu.Lock()
+	records := make([]*record, 0, len(s.locks))
+	for _, r := range s.locks {
+		records = append(records, r)
+	}
+	s.mu.Unlock()
+	entries := make([]Entry, 0, len(records))
+	for _, r := range records {
+		d := s.judge(r)
+		s.mu.Lock()
+		if !r.gone {
+			entries = append(entries, Entry{r.Lock, d.Judgment, r.open})
+		}
+		s.mu.Unlock()
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	return entries
+}
+
+// Holds says whether there is a lock of that name, whatever its verdict.
+func (s *Store) Holds(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.locks[name] != nil
+}
+
+// MoveTree renames a directory with do, which returns its old and new name, and moves
+// the locks beneath it along; with exchange, those beneath the new name the other way
+// as well. Nothing else happens to any lock meanwhile.
+func (s *Store) MoveTree(exchange bool, do func() (oldDir, newDir string, err error)) error {
+	s.tree.Lock()
+	defer s.tree.Unlock()
+	oldDir, newDir, err := do()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	renames := make(map[*record]string)
+	for name, r := range s.locks {
+		if rest, ok := strings.CutPrefix(name, oldDir+"/"); ok {
+			renames[r] = newDir + "/" + rest
+		} else if rest, ok := strings.CutPrefix(name, newDir+"/"); ok && exchange {
+			renames[r] = oldDir + "/" + rest
+		}
+	}
+	for r := range renames {
+		delete(s.locks, r.Name)
+	}
+	for r, name := range renames {
+		s.rename(r, name)
+	}
+	return nil
+}
+
+// rename gives r another name; mu is held and the old name is out of the map.
+func (s *Store) rename(r *record, name string) {
+	if err := s.journal.move(&r.Lock, name); err != nil {
+		s.log.WithError(err).WithField("path", name).Error("a renamed lock could not be journaled; it will not survive a restart")
+	}
+	r.Name = name
+	s.locks[name] = r
+	s.events.publish(Event{Kind: Moved, Lock: r.Lock, Time: s.now()})
+}
+
+// compactIfDue starts a compaction in the background when one is worth it.
+func (s *Store) compactIfDue() {
+	if !s.journal.compactionDue() {
+		return
+	}
+	s.background.Add(1)
+	go func() {
+		defer s.background.Done()
+		if err := s.Compact(); err != nil {
+			s.log.WithError(err).Warn("could not compact the journal; will try again when it has grown")
+		}
+	}()
+}
+
+// Compact replaces the journal by one that holds only the locks there are. Callers
+// of other methods are not held up.
+func (s *Store) Compact() error {
+	// Locks are handed out a few at a time, so that mu is never held for long.
+	const batch = 256
+	return s.journal.compact(s.generation.Load(), func(yield func(*Lock) error) error {
+		var pending []Lock
+		flush := func() error {
+			for i := range pending {
+				if err := yield(&pending[i]); err != nil {
+					return err
+				}
+			}
+			pending = pending[:0]
+			return nil
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, r := range s.locks {
+			if pending = append(pending, r.Lock); len(pending) < batch {
+				continue
+			}
+			s.mu.Unlock()
+			err := flush()
+			s.mu.Lock()
+			if err != nil {
+				return err
+			}
+		}
+		return flush()
+	})
+}
+
+// fields describes a lock for the log.
+func fields(l Lock) logrus.Fields {
+	return logrus.Fields{"path": l.Name, "holder": l.Holder.String(), "generation": l.Generation}
+}
