@@ -35,7 +35,11 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		return f.control.refuse(in.NodeId)
 	}
 	rename := func() error {
-		return retry(func() error { return unix.Renameat2(oldDir.fd, oldName, newDir.fd, newName, uint(in.Flags)) })
+		do := func() error { return unix.Renameat2(oldDir.fd, oldName, newDir.fd, newName, uint(in.Flags)) }
+		if in.Flags&unix.RENAME_WHITEOUT != 0 {
+			return f.credentials.as(in.Caller, do) // it makes a file
+		}
+		return retry(do)
 	}
 	st, err := statEntry(oldDir.fd, oldName)
 	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || in.Flags&unix.RENAME_EXCHANGE != 0 && f.isDirectory(newDir, newName) {

@@ -60,7 +60,7 @@ func runUmount(dir string, lazy bool) error {
 	// Those that could not be taken away when they were replaced lie beneath.
 	for range at {
 		if err := latch.Unmount(dir, lazy); errors.Is(err, unix.EBUSY) {
-			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir))}
+			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir, daemon.PID))}
 		} else if errors.Is(err, os.ErrPermission) {
 			return coded{exitForbidden, fmt.Errorf("%s: %w", dir, err)}
 		} else if err != nil {
@@ -78,9 +78,12 @@ func runUmount(dir string, lazy bool) error {
 }
 
 // users names the processes that keep dir busy.
-func users(host *bootid.Host, dir string) string {
+func users(host *bootid.Host, dir string, daemon int) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
+		if p.PID == daemon {
+			continue // it has the directory beneath open
+		}
 		names = append(names, fmt.Sprintf("%d (%s)", p.PID, p.Command))
 	}
 	if len(names) == 0 {

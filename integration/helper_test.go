@@ -1,0 +1,174 @@
+//go:build linux
+
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary runs itself as the processes that lock: this variable says which one.
+const helperVariable = "LATCHFS_TEST_HELPER"
+
+// runHelper is the main function of such a process.
+func runHelper() {
+	switch helper := os.Getenv(helperVariable); helper {
+	case "locker":
+		locker()
+	case "table", "random":
+		operations(helper)
+	case "hammer":
+		hammer()
+	default:
+		fmt.Fprintln(os.Stderr, "no such helper:", helper)
+		os.Exit(2)
+	}
+	os.Exit(0)
+}
+
+// locker takes commands, a line each, and answers each with a line: "ok" or an errno.
+func locker() {
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		words := strings.SplitN(in.Text(), " ", 3)
+		var err error
+		switch words[0] {
+		case "take": // take FILE [PAYLOAD]: its own pid without
+			payload := strconv.Itoa(os.Getpid()) + "\n"
+			if len(words) == 3 {
+				payload = words[2]
+			}
+			err = take(words[1], payload)
+		case "make": // take FILE and write nothing
+			err = take(words[1], "")
+		case "remove":
+			err = unix.Unlink(words[1])
+		case "truncate":
+			err = unix.Truncate(words[1], 0)
+		case "write": // open without O_TRUNC and write
+			var fd int
+			if fd, err = unix.Open(words[1], unix.O_WRONLY, 0); err == nil {
+				_, err = unix.Write(fd, []byte(words[2]))
+				unix.Close(fd)
+			}
+		case "overwrite": // open with O_TRUNC
+			var fd int
+			if fd, err = unix.Open(words[1], unix.O_WRONLY|unix.O_TRUNC, 0); err == nil {
+				unix.Close(fd)
+			}
+		case "rename":
+			err = unix.Rename(words[1], words[2])
+		case "exit":
+			return
+		}
+		if err != nil {
+			fmt.Println(unix.ErrnoName(err.(unix.Errno)))
+		} else {
+			fmt.Println("ok")
+		}
+	}
+}
+
+// take makes an exclusive lock file and writes payload to it.
+func take(path, payload string) error {
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if payload == "" {
+		return nil
+	}
+	_, err = unix.Write(fd, []byte(payload))
+	return err
+}
+
+// process is a helper that a test talks to. It is in a session of its own and its parent is
+// the test, which is therefore an ancestor of them all: tests touch locks only through
+// helpers.
+type process struct {
+	t       *testing.T
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	answers *bufio.Scanner
+	ended   bool
+}
+
+// newLocker starts one, with prefix before its command line.
+func newLocker(t *testing.T, prefix ...string) *process {
+	t.Helper()
+	words := append(prefix, "/proc/self/exe")
+	if len(prefix) > 0 {
+		program, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		words[len(words)-1] = program
+	}
+	p := &process{t: t, cmd: exec.Command(words[0], words[1:]...)}
+	p.cmd.Env = append(os.Environ(), helperVariable+"=locker")
+	p.cmd.Stderr = os.Stderr
+	var err error
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.answers = bufio.NewScanner(out)
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.kill)
+	return p
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// do has it carry a command out and returns its answer.
+func (p *process) do(words ...string) string {
+	p.t.Helper()
+	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
+		p.t.Fatal(err)
+	}
+	if !p.answers.Scan() {
+		p.t.Fatalf("process %d did not answer to %v", p.pid(), words)
+	}
+	return p.answers.Text()
+}
+
+// must fails the test if the answer is another one.
+func (p *process) must(answer string, words ...string) {
+	p.t.Helper()
+	if got := p.do(words...); got != answer {
+		p.t.Fatalf("%v: answered %s, not %s", words, got, answer)
+	}
+}
+
+// kill ends it with SIGKILL, and waits until it has ended.
+func (p *process) kill() {
+	if !p.ended {
+		p.ended = true
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait()
+	}
+}
+
+// exit lets it end by itself.
+func (p *process) exit() {
+	p.t.Helper()
+	p.ended = true
+	p.in.Close()
+	if err := p.cmd.Wait(); err != nil {
+		p.t.Fatal(err)
+	}
+}

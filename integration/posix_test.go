@@ -1,0 +1,31 @@
+//go:build linux
+
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hanwen/go-fuse/v2/posixtest"
+)
+
+// TestPosix runs go-fuse's list of properties against the mount.
+func TestPosix(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	for name, test := range posixtest.All {
+		t.Run(name, func(t *testing.T) {
+			if name == "FcntlFlockLocksFile" {
+				// It wants a process's fcntl(2) locks to exclude itself and fails on
+				// every filesystem; go-fuse does not run it either. TestSameAsBeneath
+				// has fcntl locks between processes.
+				t.Skip("fails on a plain directory too")
+			}
+			dir := filepath.Join(m.dir, name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			test(t, dir)
+		})
+	}
+}
