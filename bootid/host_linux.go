@@ -187,11 +187,18 @@ func (h *Host) HasOpen(p Process, suffix string) bool {
 	return false
 }
 
+// Groups returns the supplementary groups of the thread tid.
+func (h *Host) Groups(tid int) ([]uint32, error) {
+	status, err := readStatus(tid)
+	return status.groups, err
+}
+
 // procStatus is what latchfs reads of proc_pid_status(5).
 type procStatus struct {
 	tgid   int
 	uid    uint32 // effective
 	nspids []int  // outermost visible namespace first
+	groups []uint32
 }
 
 func readStatus(tid int) (procStatus, error) {
@@ -234,6 +241,14 @@ func parseStatus(text []byte) (procStatus, error) {
 				return procStatus{}, fmt.Errorf("process status: Uid: %w", err)
 			}
 			s.uid = uint32(uid)
+		case "Groups":
+			for _, field := range fields {
+				gid, err := strconv.ParseUint(field, 10, 32)
+				if err != nil {
+					return procStatus{}, fmt.Errorf("process status: Groups: %w", err)
+				}
+				s.groups = append(s.groups, uint32(gid))
+			}
 		}
 	}
 	if s.tgid <= 0 {

@@ -3,6 +3,8 @@
 package fs
 
 import (
+	"slices"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -26,14 +28,35 @@ func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {
 	return mode &^ (umask & 0o777)
 }
 
+// setGroup is the set-gid bit of a file that may be run by its group.
+const setGroup = unix.S_ISGID | unix.S_IXGRP
+
+// maker is the caller as whom a file of that mode is made in dir. A set-gid bit is kept if
+// he is in the group the file gets from a set-gid directory, which the kernel beneath
+// can only tell if it is his first.
+func (f *FS) maker(in *fuse.InHeader, dir *inode, mode uint32) fuse.Caller {
+	caller := in.Caller
+	if !f.credentials.root || caller.Uid == 0 || mode&setGroup != setGroup {
+		return caller
+	}
+	st, err := statFD(dir.fd)
+	if err != nil || st.Mode&unix.S_ISGID == 0 {
+		return caller
+	}
+	if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
+		caller.Gid = st.Gid
+	}
+	return caller
+}
+
 // make calls do, which makes the entry name of the directory, as the caller, and fills
 // out with what came of it.
-func (f *FS) make(in *fuse.InHeader, name string, out *fuse.EntryOut, do func(dir *inode) error) fuse.Status {
+func (f *FS) make(in *fuse.InHeader, name string, out *fuse.EntryOut, mode uint32, do func(dir *inode) error) fuse.Status {
 	dir := f.inodes.get(in.NodeId)
 	if dir == nil {
 		return f.control.refuse(in.NodeId)
 	}
-	if err := f.credentials.as(in.Caller, func() error { return do(dir) }); err != nil {
+	if err := f.credentials.as(f.maker(in, dir, mode), func() error { return do(dir) }); err != nil {
 		return status(err)
 	}
 	return status(f.lookup(dir, name, out))
@@ -41,14 +64,14 @@ func (f *FS) make(in *fuse.InHeader, name string, out *fuse.EntryOut, do func(di
 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, out, func(dir *inode) error {
+	return f.make(&in.InHeader, name, out, in.Mode, func(dir *inode) error {
 		return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask))
 	})
 }
 
 // Mknod implements fuse.RawFileSystem.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, out, func(dir *inode) error {
+	return f.make(&in.InHeader, name, out, in.Mode, func(dir *inode) error {
 		// The inverse of the packing in fillAttr; makedev(3) has 64 bits.
 		dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
 		return unix.Mknodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask), int(dev))
@@ -57,7 +80,7 @@ func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.E
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(in, name, out, func(dir *inode) error {
+	return f.make(in, name, out, 0, func(dir *inode) error {
 		return unix.Symlinkat(target, dir.fd, name)
 	})
 }
@@ -105,7 +128,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 func (f *FS) create(dir *inode, name string, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, error) {
 	once := int(in.Flags) & (unix.O_EXCL | unix.O_TRUNC)
 	var fd int
-	err := f.credentials.as(in.Caller, func() (err error) {
+	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
 		fd, err = unix.Openat(dir.fd, name, int(in.Flags)&openFlags|once|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
 			f.mode(dir, in.Mode, in.Umask))
 		return err
@@ -153,7 +176,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return f.control.refuse(in.NodeId)
 	}
 	var fd int
-	err := f.credentials.as(in.Caller, func() (err error) {
+	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
 		fd, err = unix.Open(procPath(dir.fd), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
 			f.mode(dir, in.Mode, in.Umask))
 		return err

@@ -26,12 +26,18 @@ type Options struct {
 	Backing *os.File
 	// LockPatterns are matched against the last component of a path, as by path.Match.
 	LockPatterns []string
-	// Identify finds the process of a thread that waits for us.
-	Identify func(tid int) (bootid.Process, error)
+	// Callers knows the threads that wait for us.
+	Callers Callers
 	// Status is what the control file of that name says of the daemon.
 	Status Status
 	// Log receives what the mount has to say.
 	Log logrus.FieldLogger
+}
+
+// Callers tells who a thread is while it waits in a system call; bootid.Host does.
+type Callers interface {
+	Identify(tid int) (bootid.Process, error)
+	Groups(tid int) ([]uint32, error)
 }
 
 // FS is the directory as it is served. It implements fuse.RawFileSystem, a file for each
@@ -45,7 +51,7 @@ type FS struct {
 	dirs        handles[*dirHandle]
 	credentials credentials
 	patterns    []string
-	identify    func(tid int) (bootid.Process, error)
+	callers     Callers
 	log         logrus.FieldLogger
 	control     control
 	local       bool // no other machine can write to the backing directory
@@ -78,7 +84,7 @@ func New(o Options) (*FS, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		root:          &inode{key: keyOf(&st), fd: fd, kind: unix.S_IFDIR},
 		patterns:      o.LockPatterns,
-		identify:      o.Identify,
+		callers:       o.Callers,
 		log:           o.Log,
 		local:         isLocal(fd),
 	}

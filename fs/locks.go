@@ -58,7 +58,7 @@ func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.
 func (f *FS) caller(in *fuse.InHeader) func() bootid.Process {
 	return func() bootid.Process {
 		// A caller out of sight is the zero Process.
-		p, _ := f.identify(int(in.Pid))
+		p, _ := f.callers.Identify(int(in.Pid))
 		p.UID = in.Uid
 		return p
 	}

@@ -138,7 +138,7 @@ func openMount(dir string, flags mountFlags, log *logrus.Logger) (m *mounted, er
 	}
 	unix.Umask(0)
 	m.fs, err = latch.New(latch.Options{
-		Backing: backing, LockPatterns: flags.lockPatterns, Identify: m.host.Identify, Log: log,
+		Backing: backing, LockPatterns: flags.lockPatterns, Callers: m.host, Log: log,
 		Status: latch.Status{
 			Version: version, PID: os.Getpid(), StateDir: flags.stateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.lockPatterns,
