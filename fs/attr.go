@@ -102,6 +102,11 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 		if err := f.admitChange(n, &in.InHeader, "truncate"); err != nil {
 			return err
 		}
+		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
+			if err := killPrivileges(n.fd); err != nil {
+				return err
+			}
+		}
 		if err := f.truncate(n, in, int64(size)); err != nil {
 			return err
 		}

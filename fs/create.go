@@ -119,7 +119,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if err != nil {
 		return status(err)
 	}
-	f.opened(n, h, &out.OpenOut)
+	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
 	return fuse.OK
 }
@@ -154,18 +154,30 @@ func (f *FS) newFile(fd int, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, e
 	return n, &handle{node: n, flags: int(in.Flags) & openFlags, fd: fd}, st, nil
 }
 
-// opened gives a file that is open its handle, with a passthrough descriptor if that
-// can be.
-func (f *FS) opened(n *inode, h *handle, out *fuse.OpenOut) {
-	h.passthrough = f.passthroughOpen(n, out)
+// opened gives a file of that mode that is open its handle, with a passthrough
+// descriptor if that can be. Writes that take privileges away have to come by here: a
+// passthrough write is made with our capabilities and would not.
+func (f *FS) opened(n *inode, h *handle, mode uint32, out *fuse.OpenOut) {
+	if h.writes() && hasPrivileges(mode) {
+		h.passthrough = f.cachedOpen(n, out)
+	} else {
+		h.passthrough = f.passthroughOpen(n, out)
+	}
 	out.Fh = f.files.add(h)
 }
 
-// openedLock does the same for a file whose writes are to come by here.
+// openedLock does the same for a file whose writes are to come by here, one request
+// each: without the page cache the kernel also does not ask for security.capability
+// before a write. Such opens get along with any other.
 func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, out *fuse.OpenOut) {
 	h.descriptor = descriptor
-	h.passthrough = f.cachedOpen(n, out)
 	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	if f.directMmap {
+		h.direct = true
+		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
+	} else {
+		h.passthrough = f.cachedOpen(n, out)
+	}
 	out.Fh = f.files.add(h)
 }
 
@@ -188,7 +200,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if err != nil {
 		return status(err)
 	}
-	f.opened(n, h, &out.OpenOut)
+	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
 	return fuse.OK
 }

@@ -60,3 +60,27 @@ func (c *credentials) as(caller fuse.Caller, make func() error) error {
 	}
 	return retry(make)
 }
+
+// With HANDLE_KILLPRIV_V2 it is ours to take set-user-id and set-group-id away when
+// somebody without CAP_FSETID changes a file; the kernel then says so in the request. The
+// file's capabilities go with the write beneath, whoever makes it.
+//
+// Without that flag the kernel asks for security.capability before every single
+// write, passthrough or not (file_remove_privs, SB_NOSEC).
+
+// killPrivileges takes them away.
+func killPrivileges(fd int) error {
+	st, err := statFD(fd)
+	if err != nil || !hasPrivileges(st.Mode) {
+		return err
+	}
+	mode := st.Mode & 0o7777 &^ unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0)
+}
+
+func hasPrivileges(mode uint32) bool {
+	return mode&unix.S_ISUID != 0 || mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP
+}

@@ -62,8 +62,8 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 	if isControl(in.NodeId) {
 		return f.control.readDir(in, out.AddDirEntry)
 	}
-	return status(f.readDir(in, func(_ *inode, entry fuse.DirEntry) bool {
-		return out.AddDirEntry(entry)
+	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
+		return f.isLockName(entry.Name) && f.hiddenLock(dir, entry.Name) || out.AddDirEntry(entry)
 	}))
 }
 
@@ -74,15 +74,23 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		return f.control.readDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
 	}
 	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
+		var found fuse.EntryOut
+		if entry.Name != "." && entry.Name != ".." {
+			if err := f.lookup(dir, entry.Name, &found); err != nil && f.isLockName(entry.Name) {
+				// It was stale and is gone, but the kernel may have it cached. It holds
+				// the directory while it reads it.
+				go f.LockFiles().Invalidate(f.inodes.path(dir, entry.Name))
+				return true
+			}
+			// Any other that has gone meanwhile keeps node id 0: the kernel will look
+			// it up if anybody asks.
+		}
 		into := out.AddDirLookupEntry(entry)
 		if into == nil {
+			f.inodes.forget(found.NodeId, 1)
 			return false
 		}
-		if entry.Name != "." && entry.Name != ".." {
-			// An entry that has gone meanwhile keeps node id 0: the kernel will look it
-			// up if anybody asks.
-			_ = f.lookup(dir, entry.Name, into)
-		}
+		*into = found
 		return true
 	}))
 }
@@ -123,15 +131,10 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) bool) erro
 		}
 		var entry fuse.DirEntry
 		size := entry.Parse(d.pending)
-		if !f.hidden(d.node, entry.Name) && !add(d.node, entry) {
+		covered := d.node == f.root && entry.Name == controlName
+		if !covered && !add(d.node, entry) {
 			return nil
 		}
 		d.pending, d.next = d.pending[size:], entry.Off
 	}
-}
-
-// hidden says that an entry is not to be listed: a stale lock, or what the control
-// directory covers.
-func (f *FS) hidden(dir *inode, name string) bool {
-	return dir == f.root && name == controlName || f.isLockName(name) && f.hiddenLock(dir, name)
 }

@@ -30,16 +30,31 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 			return err
 		}
 	}
+	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
+		if err := killPrivileges(n.fd); err != nil {
+			h.close()
+			return err
+		}
+	}
 	if held {
 		f.openedLock(n, h, nil, out)
 	} else {
-		f.opened(n, h, out)
+		mode := uint32(0)
+		if h.writes() {
+			st, err := statFD(n.fd)
+			if err != nil {
+				h.close()
+				return err
+			}
+			mode = st.Mode
+		}
+		f.opened(n, h, mode, out)
 	}
 	if !h.passthrough {
 		// What open(2) refuses beneath has to be known now and not at the first read.
 		if _, err := h.file(); err != nil {
 			f.files.remove(out.Fh)
-			f.closed(n, false)
+			f.closed(h)
 			return err
 		}
 	}
@@ -57,7 +72,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		return
 	}
 	h.close()
-	f.closed(h.node, h.passthrough)
+	f.closed(h)
 	f.closedLock(h)
 }
 
@@ -95,25 +110,16 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult
 	return fuse.ReadResultFd(uintptr(fd), int64(in.Offset), int(in.Size)), fuse.OK
 }
 
-// Write implements fuse.RawFileSystem.
-func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	fd, err := f.writable(in.Fh, &in.InHeader, "write")
-	if err != nil {
-		return 0, status(err)
-	}
-	var n int
-	err = retry(func() error {
-		n, err = unix.Pwrite(fd, data, int64(in.Offset))
-		return err
-	})
-	return uint32(max(n, 0)), status(err)
-}
-
 // Writev implements fuse.RawFileSystem.
 func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	fd, err := f.writable(in.Fh, &in.InHeader, "write")
 	if err != nil {
 		return 0, status(err)
+	}
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		if err := killPrivileges(fd); err != nil {
+			return 0, status(err)
+		}
 	}
 	var n int
 	err = retry(func() error {

@@ -58,6 +58,7 @@ type FS struct {
 	acls        bool // the backing directory may have default ACLs
 
 	noPassthrough atomic.Bool // it was tried and failed
+	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
 
 	// Set before the first request.
 	locks  *lockstore.Store
@@ -122,7 +123,20 @@ func isLocal(fd int) bool {
 func (f *FS) String() string { return "latchfs" }
 
 // Init implements fuse.RawFileSystem.
-func (f *FS) Init(server *fuse.Server) { f.server = server }
+func (f *FS) Init(server *fuse.Server) {
+	f.server = server
+	offered := server.KernelSettings().Flags64()
+	f.directMmap = offered&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
+	if offered&fuse.CAP_PASSTHROUGH == 0 {
+		f.noPassthrough.Store(true)
+	}
+	f.log.WithFields(logrus.Fields{
+		"passthrough": offered&fuse.CAP_PASSTHROUGH != 0,
+		"direct_mmap": f.directMmap,
+		"posix_acl":   offered&fuse.CAP_POSIX_ACL != 0,
+		"killpriv_v2": offered&fuse.CAP_HANDLE_KILLPRIV_V2 != 0,
+	}).Info("what the kernel's FUSE offers")
+}
 
 // OnUnmount implements fuse.RawFileSystem.
 func (f *FS) OnUnmount() {}

@@ -15,6 +15,7 @@ type handle struct {
 	node        *inode
 	flags       int // of open(2), without those that act only once
 	passthrough bool
+	direct      bool // not by the page cache
 	// descriptor is what a lock was made with, nil otherwise.
 	descriptor *lockstore.Descriptor
 

@@ -159,7 +159,7 @@ func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.Cr
 	if exclusive {
 		f.openedLock(n, h, descriptor, &out.OpenOut)
 	} else {
-		f.opened(n, h, &out.OpenOut)
+		f.opened(n, h, st.Mode, &out.OpenOut)
 	}
 	fillEntry(&out.EntryOut, n, &st)
 	return nil

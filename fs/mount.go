@@ -86,7 +86,7 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 		MaxWrite:   maxWrite,
 		EnableAcl:  true,
 		// Kept from being applied by the kernel: a default ACL replaces the umask.
-		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC,
+		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_HANDLE_KILLPRIV_V2,
 		Options:           []string{"default_permissions"},
 		Debug:             o.Debug,
 		Logger:            log.New(logWriter{f.log}, "", 0),

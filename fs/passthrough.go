@@ -60,12 +60,15 @@ func (f *FS) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 	return f.passthroughOpen(n, out)
 }
 
-// closed takes an open back.
-func (f *FS) closed(n *inode, passthrough bool) {
-	o := &n.opens
+// closed takes the open of a handle back.
+func (f *FS) closed(h *handle) {
+	if h.direct {
+		return
+	}
+	o := &h.node.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !passthrough {
+	if !h.passthrough {
 		o.cached--
 		return
 	}

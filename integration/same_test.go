@@ -340,6 +340,16 @@ func (o *operator) table() {
 		// Holes and positions.
 		o.holes(in("holes"))
 
+		// Writing takes set-user-id and set-group-id away.
+		for i, flags := range []int{unix.O_WRONLY, unix.O_WRONLY | unix.O_APPEND, unix.O_WRONLY | unix.O_TRUNC, unix.O_RDWR} {
+			name := in(fmt.Sprintf("privileged-%d", i))
+			o.open(name, unix.O_CREAT|unix.O_WRONLY, 0o777, "content")
+			o.say("privileged", unix.Chmod(name, 0o6777), describe(name))
+			o.open(name, flags, 0, "changed")
+			o.say("written", nil, describe(name))
+			o.say("privileged", unix.Chmod(name, 0o6777), unix.Truncate(name, 2), describe(name))
+		}
+
 		// Removing.
 		o.say("unlink directory", unix.Unlink(in("dir-777")))
 		o.say("rmdir file", unix.Rmdir(in("file-777")))

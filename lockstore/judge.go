@@ -153,6 +153,13 @@ func (s *Store) judgeFound(file File, payload Payload) decision {
 		return decision{Judgment: stale(BeforeBoot, RuleNamed, "last changed %v, before this boot at %v",
 			file.Changed.Format(time.RFC3339), s.boot.Time.Format(time.RFC3339))}
 	}
+	if payload.PID == 0 {
+		j := s.aged(file.Changed, RuleNobody, "it has no record and names no process")
+		if j.Verdict == Stale {
+			j.Reason = MissingPID
+		}
+		return decision{Judgment: j}
+	}
 	p, err := s.sys.Process(payload.PID)
 	switch {
 	case errors.Is(err, bootid.ErrNoProcess) && s.sys.InOtherNamespace(payload.PID):

@@ -36,7 +36,8 @@ func (c Class) String() string {
 // proof of anything.
 type Payload struct {
 	Class Class
-	// PID is the number named, in the pid namespace of the writer.
+	// PID is the number named, in the pid namespace of the writer; 0 if a pid is given
+	// that no process can have.
 	PID int
 	// BootID is the boot named with it, empty if none is.
 	BootID string
@@ -45,8 +46,8 @@ type Payload struct {
 }
 
 // ParsePayload reads the bytes of a lock file, of which the first maxPayload+1
-// suffice. A pid that is malformed, 0, negative or larger than any the kernel
-// gives names nobody, and such bytes are data.
+// suffice. A pid of 0, negative, or larger than any the kernel gives names nobody: in an object
+// it is still the lock of somebody, a bare number is data.
 func ParsePayload(text []byte) Payload {
 	data := Payload{Class: Data}
 	if len(text) > maxPayload || !isText(text) {
@@ -89,10 +90,11 @@ func parseObject(text []byte) (Payload, bool) {
 	if err := json.Unmarshal(text, &object); err != nil {
 		return Payload{}, false
 	}
-	pid, ok := parsePID(string(object["pid"]))
-	if !ok {
+	var number json.Number
+	if text := object["pid"]; len(text) == 0 || text[0] == '"' || json.Unmarshal(text, &number) != nil || number == "" {
 		return Payload{}, false
 	}
+	pid, _ := parsePID(number.String())
 	p := Payload{Class: Naming, PID: pid}
 	// What does not parse stays unknown.
 	_ = json.Unmarshal(object["bootId"], &p.BootID)

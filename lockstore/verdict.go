@@ -29,6 +29,7 @@ const (
 	DeadPID        Reason = "dead-pid"         // the holder has ended
 	RecycledPID    Reason = "recycled-pid"     // another process has the holder's number
 	BeforeBoot     Reason = "before-boot"      // a file without a record, last changed before this boot
+	MissingPID     Reason = "missing-pid"      // unknown and too old, and nobody is named
 	TooOld         Reason = "too-old"          // unknown, and older than the limit
 )
 

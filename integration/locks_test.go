@@ -1,0 +1,290 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestShell takes a lock as shells do, contends for it, and is killed.
+func TestShell(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	// Each shell is a child of a shell of its own, as in two terminals.
+	holder := exec.Command("sh", "-c", `set -C; echo $$ > s.jsonl.lock && echo taken && exec sleep 1000`)
+	holder.Dir = m.dir
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Process.Kill()
+	answer := make([]byte, 6)
+	if _, err := out.Read(answer); err != nil || string(answer) != "taken\n" {
+		t.Fatalf("%q %v", answer, err)
+	}
+
+	for _, shell := range []struct{ program, says string }{{"bash", "cannot overwrite existing file"}, {"sh", "File exists"}} {
+		contender := exec.Command(shell.program, "-c", `set -C; echo $$ > s.jsonl.lock`)
+		contender.Dir = m.dir
+		said, err := contender.CombinedOutput()
+		if err == nil || !strings.Contains(string(said), shell.says) {
+			t.Errorf("%s: %v: %s", shell.program, err, said)
+		}
+	}
+	payload, err := os.ReadFile(m.path("s.jsonl.lock"))
+	if want := fmt.Sprintln(holder.Process.Pid); err != nil || string(payload) != want {
+		t.Errorf("payload %q %v, want %q", payload, err, want)
+	}
+	listed := m.locks()["s.jsonl.lock"]
+	if listed.Verdict != "live" || listed.Holder.PID != holder.Process.Pid {
+		t.Errorf("listed as %+v", listed)
+	}
+
+	if err := holder.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = holder.Wait()
+	eventually(t, "the lock is gone with its holder", func() bool { return !exists(m.path("s.jsonl.lock")) })
+	if listing, err := os.ReadDir(m.dir); err != nil || len(listing) != 0 {
+		t.Errorf("still listed: %v %v", listing, err)
+	}
+	if kept, err := os.ReadDir(filepath.Join(m.stateDir, "reclaimed")); err != nil || len(kept) != 1 {
+		t.Errorf("reclaimed: %v %v", kept, err)
+	}
+}
+
+// TestFreeAtOnce kills holders and takes their lock with the very next system call.
+func TestFreeAtOnce(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	next := newLocker(t)
+	for range 50 {
+		p := newLocker(t)
+		p.must("ok", "take", m.path("x.lock"))
+		next.must("EEXIST", "take", m.path("x.lock"))
+		p.kill()
+		next.must("ok", "take", m.path("x.lock"))
+		next.must("ok", "remove", m.path("x.lock"))
+	}
+}
+
+// TestLiveLockCannotBeTakenAway tries all that would.
+func TestLiveLockCannotBeTakenAway(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	holder, other := newLocker(t), newLocker(t)
+	lock, data := m.path("x.lock"), m.path("data")
+	if err := os.WriteFile(data, []byte("data"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	holder.must("ok", "take", lock)
+	for _, attempt := range [][]string{
+		{"remove", lock}, {"truncate", lock}, {"overwrite", lock}, {"write", lock, "mine"},
+		{"rename", lock, m.path("away")}, {"rename", lock, m.path("away.lock")}, {"rename", data, lock},
+	} {
+		other.must("EBUSY", attempt...)
+	}
+	other.must("EEXIST", "take", lock)
+	if payload, err := os.ReadFile(lock); err != nil || string(payload) != fmt.Sprintln(holder.pid()) {
+		t.Errorf("payload %q %v", payload, err)
+	}
+	refused := m.logged("refused")
+	if len(refused) != 7 || !strings.HasPrefix(fmt.Sprint(refused[0]["caller"]), strconv.Itoa(other.pid())+"(") ||
+		!strings.HasPrefix(fmt.Sprint(refused[0]["holder"]), strconv.Itoa(holder.pid())+"(") {
+		t.Errorf("logged %v", refused)
+	}
+	holder.must("ok", "remove", lock)
+	other.must("ok", "take", lock)
+}
+
+// TestFamilyMay: a child may remove its parent's lock, and a parent its child's.
+func TestFamilyMay(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	for _, script := range []string{
+		`set -C; echo $$ > x.lock && rm x.lock && test ! -e x.lock`,
+		`sh -c 'set -C; echo $$ > x.lock; exec sleep 1000' >/dev/null & child=$!
+		 until test -s x.lock; do sleep 0.01; done
+		 if rm x.lock 2>/dev/null; then echo "a sibling removed it"; kill -9 $child; exit 1; fi
+		 perl -e 'unlink "x.lock" and die "so did another"'
+		 : > x.lock || echo "the parent may not write"
+		 kill -9 $child; wait`,
+	} {
+		shell := exec.Command("sh", "-c", script)
+		shell.Dir = m.dir
+		if said, err := shell.CombinedOutput(); err != nil || len(said) > 0 {
+			t.Errorf("%v: %s", err, said)
+		}
+	}
+}
+
+// TestPayloadIsNoProof: what a holder writes does not cost it the lock.
+func TestPayloadIsNoProof(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	stranger := exec.Command("setpriv", "--reuid=1002", "--regid=1002", "--clear-groups", "sleep", "1000")
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Process.Kill(); _ = stranger.Wait() }()
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for name, payload := range map[string]string{
+		"another user's process": strconv.Itoa(stranger.Process.Pid),
+		"a dead process":         fmt.Sprintf(`{"pid":%d,"createdAt":"2020-01-01T00:00:00Z"}`, dead.Process.Pid),
+		"nobody":                 `{"pid":0}`,
+		"another boot":           fmt.Sprintf(`{"pid":%d,"bootId":"11111111-2222-4333-8444-555555555555"}`, os.Getpid()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			holder, other := newLocker(t), newLocker(t)
+			lock := m.path("x.lock")
+			holder.must("ok", "take", lock, payload)
+			for range 3 {
+				other.must("EEXIST", "take", lock)
+				other.must("EBUSY", "remove", lock)
+			}
+			if l := m.locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.pid() {
+				t.Errorf("%+v", l)
+			}
+			holder.must("ok", "remove", lock)
+		})
+	}
+}
+
+// TestHolderNamedByLauncher: a launcher writes its daemon's pid and ends; the daemon holds.
+func TestHolderNamedByLauncher(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	daemon, other := newLocker(t), newLocker(t)
+	launcher := newLocker(t)
+	launcher.must("ok", "take", m.path("d.lock"), strconv.Itoa(daemon.pid()))
+	launcher.exit()
+	other.must("EEXIST", "take", m.path("d.lock"))
+	eventually(t, "the daemon is the holder", func() bool { return m.locks()["d.lock"].Holder.PID == daemon.pid() })
+	daemon.must("ok", "truncate", m.path("d.lock"))
+	daemon.must("ok", "write", m.path("d.lock"), strconv.Itoa(daemon.pid()))
+	daemon.kill()
+	other.must("ok", "take", m.path("d.lock"))
+}
+
+// TestEmptyLock: killed between making the lock and writing into it, a holder leaves
+// nothing; one that ends by itself leaves an ordinary file.
+func TestEmptyLock(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	other := newLocker(t)
+	killed := newLocker(t)
+	killed.must("ok", "make", m.path("k.lock"))
+	other.must("EEXIST", "take", m.path("k.lock"))
+	other.must("EBUSY", "remove", m.path("k.lock"))
+	killed.kill()
+	other.must("ok", "take", m.path("k.lock"))
+
+	ended := newLocker(t)
+	ended.must("ok", "make", m.path("e.lock"))
+	ended.exit()
+	other.must("EEXIST", "take", m.path("e.lock"))
+	eventually(t, "it is no lock any more", func() bool { _, held := m.locks()["e.lock"]; return !held })
+	other.must("ok", "remove", m.path("e.lock"))
+}
+
+// TestInheritedDescriptor: the creator is killed while a child has the descriptor.
+func TestInheritedDescriptor(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	other := newLocker(t)
+	shell := exec.Command("sh", "-c", `set -C; exec 3> x.lock; echo $$ >&3; sleep 1000 & echo $!; wait`)
+	shell.Dir = m.dir
+	out, err := shell.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var child int
+	if _, err := fmt.Fscan(out, &child); err != nil {
+		t.Fatal(err)
+	}
+	if err := shell.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = shell.Process.Wait()
+	for range 20 {
+		other.must("EEXIST", "take", m.path("x.lock"))
+		time.Sleep(time.Millisecond)
+	}
+	if err := unix.Kill(child, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the lock is free", func() bool { return other.do("take", m.path("x.lock")) == "ok" })
+}
+
+// TestStoppedHolderIsLive: a holder that does not run is still there.
+func TestStoppedHolderIsLive(t *testing.T) {
+	m := mountOver(t, t.TempDir(), "--stale-after", "1ms")
+	holder, other := newLocker(t), newLocker(t)
+	holder.must("ok", "take", m.path("x.lock"))
+	if err := unix.Kill(holder.pid(), unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	other.must("EEXIST", "take", m.path("x.lock"))
+	other.must("EBUSY", "remove", m.path("x.lock"))
+}
+
+// TestDirectoryRename carries the locks beneath along, over a restart too.
+func TestDirectoryRename(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	holder, other := newLocker(t), newLocker(t)
+	if err := os.MkdirAll(m.path("a/b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	holder.must("ok", "take", m.path("a/b/x.lock"))
+	if err := os.Rename(m.path("a"), m.path("c")); err != nil {
+		t.Fatal(err)
+	}
+	other.must("EEXIST", "take", m.path("c/b/x.lock"))
+	other.must("EBUSY", "remove", m.path("c/b/x.lock"))
+	m.kill()
+	m.start()
+	other.must("EBUSY", "remove", m.path("c/b/x.lock"))
+	if l := m.locks()["c/b/x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.pid() {
+		t.Errorf("%+v", m.locks())
+	}
+	holder.must("ok", "remove", m.path("c/b/x.lock"))
+	other.must("ok", "take", m.path("c/b/x.lock"))
+}
+
+// TestLockCycleRequests counts what the kernel asks for in a lock cycle: LOOKUP, CREATE,
+// WRITE and UNLINK while the caller waits. With default_permissions it also asks for
+// the directory's attributes after each change of it (fuse_permission).
+func TestLockCycleRequests(t *testing.T) {
+	m := mountOver(t, t.TempDir(), "--log-level", "trace")
+	holder := newLocker(t)
+	holder.must("ok", "take", m.path("warm.lock"))
+	holder.must("ok", "remove", m.path("warm.lock"))
+	before := len(m.allLog())
+	holder.must("ok", "take", m.path("x.lock"))
+	holder.must("ok", "remove", m.path("x.lock"))
+	var requests []string
+	eventually(t, "the UNLINK is logged", func() bool {
+		requests = nil
+		for line := range strings.Lines(m.allLog()[before:]) {
+			if _, rest, ok := strings.Cut(line, `"msg":"rx `); ok {
+				if words := strings.Fields(rest); len(words) > 1 && words[1] != "RELEASE" && words[1] != "FORGET" && words[1] != "GETATTR" {
+					requests = append(requests, words[1])
+				}
+			}
+		}
+		return strings.Contains(strings.Join(requests, " "), "UNLINK")
+	})
+	if got := strings.Join(requests, " "); got != "LOOKUP CREATE WRITE UNLINK" {
+		t.Errorf("the kernel asked %s", got)
+	}
+}
