@@ -200,7 +200,7 @@ func TestOpenClawCannotStealALiveLock(t *testing.T) {
 				t.Error("a contender took the lock of a live holder")
 			}
 			if !strings.Contains(answer, "file_lock_stale") {
-				t.Logf("the contender was told %s", answer)
+				t.Errorf("the contender was told %s", answer)
 			}
 		})
 		t.Run(c.name+"/plain directory", func(t *testing.T) {

@@ -101,7 +101,7 @@ type mounted struct {
 }
 
 // openMount checks the place, takes the state directory, recovers the locks and mounts.
-func openMount(dir string, flags mountFlags, log *logrus.Logger) (m *mounted, err error) {
+func openMount(dir string, flags mountFlags, log *logrus.Logger) (_ *mounted, err error) {
 	at, inside, err := mountsAt(dir)
 	if err != nil {
 		return nil, err
@@ -125,7 +125,7 @@ func openMount(dir string, flags mountFlags, log *logrus.Logger) (m *mounted, er
 	if err != nil {
 		return nil, err
 	}
-	m = &mounted{dir: dir, log: log, host: bootid.NewHost()}
+	m := &mounted{dir: dir, log: log, host: bootid.NewHost()}
 	defer func() {
 		if err != nil {
 			m.close()
@@ -173,6 +173,12 @@ func orUnknown(id string) string {
 
 // openBacking opens the directory that will be beneath the mount.
 func openBacking(dir string, overDead bool) (*os.File, error) {
+	if os.Geteuid() != 0 {
+		// What fusermount3 would say too, but not as clearly.
+		if err := unix.Access(dir, unix.W_OK); err != nil && !isDead(err) {
+			return nil, fmt.Errorf("mount over %s: %w", dir, err)
+		}
+	}
 	if !overDead {
 		return os.Open(dir)
 	}
