@@ -10,7 +10,9 @@ import (
 )
 
 // cacheLifetime is how long the kernel may answer for entries and attributes itself. All
-// changes but those made beneath the mount pass through it.
+// changes but those made beneath the mount pass through it. Attributes of a lock are not
+// cached: a program that looks with stat(2) before it creates must not see a lock
+// between its holder's death and its reap.
 const cacheLifetime = time.Second
 
 func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
@@ -47,11 +49,17 @@ func (f *FS) getAttr(id uint64, out *fuse.AttrOut) error {
 	if n == nil {
 		return unix.ESTALE
 	}
+	held, err := f.lookAgain(n)
+	if err != nil {
+		return err
+	}
 	st, err := statFD(n.fd)
 	if err != nil {
 		return err
 	}
-	out.SetTimeout(cacheLifetime)
+	if !held {
+		out.SetTimeout(cacheLifetime)
+	}
 	fillAttr(&out.Attr, &st)
 	return nil
 }
@@ -62,12 +70,18 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	if n == nil {
 		return fuse.ENOSYS // the control files: the kernel asks with GETATTR then
 	}
+	held, err := f.lookAgain(n)
+	if err != nil {
+		return status(err)
+	}
 	var st unix.Statx_t
 	flags := unix.AT_EMPTY_PATH | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
 	if err := unix.Statx(n.fd, "", flags, int(in.SxMask), &st); err != nil {
 		return status(err)
 	}
-	out.SetTimeout(cacheLifetime)
+	if !held {
+		out.SetTimeout(cacheLifetime)
+	}
 	out.FromStatx(&st)
 	return fuse.OK
 }

@@ -174,7 +174,7 @@ func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, o
 	out.OpenFlags |= fuse.FOPEN_NOFLUSH
 	if f.directMmap {
 		h.direct = true
-		out.OpenFlags |= fuse.FOPEN_DIRECT_IO
+		f.directOpen(n, out)
 	} else {
 		h.passthrough = f.cachedOpen(n, out)
 	}

@@ -96,7 +96,30 @@ func (f *FS) lookupLock(dir *inode, name string, out *fuse.EntryOut) error {
 		return unix.ENOENT
 	}
 	fillEntry(out, n, &st)
+	if section.Held() {
+		out.SetAttrTimeout(0)
+	}
 	return nil
+}
+
+// lookAgain is asked before the attributes of n are answered. It says whether n is a
+// lock. One that is stale is reclaimed, and ESTALE makes the kernel look the name up
+// again, unless the attributes may be those of an open file.
+func (f *FS) lookAgain(n *inode) (held bool, err error) {
+	section, ok := f.lockOf(n)
+	if !ok {
+		return false, nil
+	}
+	defer section.Leave()
+	st, err := statFD(n.fd)
+	if err != nil {
+		return false, err
+	}
+	file := fileOf(&st)
+	if !section.Look(&file, &n.unmanaged) && !n.opens.any() {
+		return false, unix.ESTALE
+	}
+	return true, nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.
@@ -162,6 +185,9 @@ func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.Cr
 		f.opened(n, h, st.Mode, &out.OpenOut)
 	}
 	fillEntry(&out.EntryOut, n, &st)
+	if exclusive {
+		out.SetAttrTimeout(0)
+	}
 	return nil
 }
 

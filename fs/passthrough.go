@@ -14,9 +14,25 @@ import (
 // than what it counts.
 type opens struct {
 	mu          sync.Mutex
+	direct      int // not by the page cache; these get along with any other
 	cached      int
 	passthrough int
 	backingID   int32 // registered while passthrough > 0
+}
+
+// any says whether there are any.
+func (o *opens) any() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.direct+o.cached+o.passthrough > 0
+}
+
+// directOpen opens n without the page cache.
+func (f *FS) directOpen(n *inode, out *fuse.OpenOut) {
+	n.opens.mu.Lock()
+	defer n.opens.mu.Unlock()
+	n.opens.direct++
+	out.OpenFlags |= fuse.FOPEN_DIRECT_IO
 }
 
 // passthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
@@ -62,12 +78,13 @@ func (f *FS) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 
 // closed takes the open of a handle back.
 func (f *FS) closed(h *handle) {
-	if h.direct {
-		return
-	}
 	o := &h.node.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if h.direct {
+		o.direct--
+		return
+	}
 	if !h.passthrough {
 		o.cached--
 		return

@@ -288,3 +288,20 @@ func TestLockCycleRequests(t *testing.T) {
 		t.Errorf("the kernel asked %s", got)
 	}
 }
+
+// TestGoneForStat kills holders and looks with stat(2), as shells do before they create,
+// with the very next system call, while the kernel has the entry cached.
+func TestGoneForStat(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	for i := range 100 {
+		p := newLocker(t)
+		p.must("ok", "take", m.path("x.lock"))
+		if !exists(m.path("x.lock")) {
+			t.Fatal("a live lock is not there")
+		}
+		p.kill()
+		if exists(m.path("x.lock")) {
+			t.Fatalf("the lock was there after its holder's death, round %d", i)
+		}
+	}
+}

@@ -34,8 +34,10 @@ type processes struct {
 	now   func() time.Time
 	ended func(*watched) // called in a goroutine of its own
 
-	mu  sync.Mutex
-	all map[processKey]*watched
+	mu     sync.Mutex
+	all    map[processKey]*watched
+	closed bool
+	dying  sync.WaitGroup // calls of ended
 }
 
 // attach makes r depend on p. If p has ended already the result says so.
@@ -93,6 +95,14 @@ func (ps *processes) forget(w *watched) {
 }
 
 func (ps *processes) died(w *watched) {
+	ps.mu.Lock()
+	if ps.closed {
+		ps.mu.Unlock()
+		return
+	}
+	ps.dying.Add(1)
+	ps.mu.Unlock()
+	defer ps.dying.Done()
 	ps.markEnded(w)
 	ps.ended(w)
 	ps.mu.Lock()
@@ -141,7 +151,12 @@ func (ps *processes) recordsOf(w *watched) []*record {
 	return records
 }
 
+// close ends all watches and waits for what follows from deaths that were told of.
 func (ps *processes) close() {
+	ps.mu.Lock()
+	ps.closed = true
+	ps.mu.Unlock()
+	ps.dying.Wait()
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	for _, w := range ps.all {

@@ -103,6 +103,9 @@ func (c Section) record() *record {
 	return c.store.locks[c.name]
 }
 
+// Held says whether there is a lock of the name, whatever its verdict.
+func (c Section) Held() bool { return c.record() != nil }
+
 // Look decides whether the file at the name may be seen; nil is that there is none.
 // What is stale is reclaimed first. Unmanaged is kept by the caller for each file and
 // remembers that a file without a record, as it was last changed, is no lock.
