@@ -117,7 +117,7 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 			return err
 		}
 		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
-			if err := killPrivileges(n.fd); err != nil {
+			if err := f.killPrivileges(n); err != nil {
 				return err
 			}
 		}

@@ -68,9 +68,10 @@ func (c *credentials) as(caller fuse.Caller, make func() error) error {
 // Without that flag the kernel asks for security.capability before every single
 // write, passthrough or not (file_remove_privs, SB_NOSEC).
 
-// killPrivileges takes them away.
-func killPrivileges(fd int) error {
-	st, err := statFD(fd)
+// killPrivileges takes them away. The kernel has the mode cached and is told; that waits
+// for nothing, as no pages are concerned.
+func (f *FS) killPrivileges(n *inode) error {
+	st, err := statFD(n.fd)
 	if err != nil || !hasPrivileges(st.Mode) {
 		return err
 	}
@@ -78,7 +79,9 @@ func killPrivileges(fd int) error {
 	if mode&unix.S_IXGRP != 0 {
 		mode &^= unix.S_ISGID
 	}
-	return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0)
+	err = unix.Fchmodat(unix.AT_FDCWD, procPath(n.fd), mode, 0)
+	f.server.InodeNotify(n.id, -1, 0)
+	return err
 }
 
 func hasPrivileges(mode uint32) bool {

@@ -31,7 +31,7 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 		}
 	}
 	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
-		if err := killPrivileges(n.fd); err != nil {
+		if err := f.killPrivileges(n); err != nil {
 			h.close()
 			return err
 		}
@@ -87,15 +87,15 @@ func (f *FS) descriptor(fh uint64) (*handle, int, error) {
 }
 
 // writable does so for one whose file the caller is about to change.
-func (f *FS) writable(fh uint64, in *fuse.InHeader, attempt string) (int, error) {
+func (f *FS) writable(fh uint64, in *fuse.InHeader, attempt string) (*handle, int, error) {
 	h, fd, err := f.descriptor(fh)
 	if err != nil {
-		return -1, err
+		return nil, -1, err
 	}
 	if h.descriptor != nil {
-		return fd, nil // its creator's, or whoever was given it
+		return h, fd, nil // its creator's, or whoever was given it
 	}
-	return fd, f.admitChange(h.node, in, attempt)
+	return h, fd, f.admitChange(h.node, in, attempt)
 }
 
 // Read implements fuse.RawFileSystem.
@@ -112,12 +112,12 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult
 
 // Writev implements fuse.RawFileSystem.
 func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
-	fd, err := f.writable(in.Fh, &in.InHeader, "write")
+	h, fd, err := f.writable(in.Fh, &in.InHeader, "write")
 	if err != nil {
 		return 0, status(err)
 	}
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
-		if err := killPrivileges(fd); err != nil {
+		if err := f.killPrivileges(h.node); err != nil {
 			return 0, status(err)
 		}
 	}
@@ -165,7 +165,7 @@ func syncFD(fd int, flags uint32) error {
 
 // Fallocate implements fuse.RawFileSystem.
 func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	fd, err := f.writable(in.Fh, &in.InHeader, "fallocate")
+	_, fd, err := f.writable(in.Fh, &in.InHeader, "fallocate")
 	if err != nil {
 		return status(err)
 	}
@@ -191,7 +191,7 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	if err != nil {
 		return 0, status(err)
 	}
-	to, err := f.writable(in.FhOut, &in.InHeader, "copy")
+	_, to, err := f.writable(in.FhOut, &in.InHeader, "copy")
 	if err != nil {
 		return 0, status(err)
 	}

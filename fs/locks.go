@@ -106,20 +106,28 @@ func (f *FS) lookupLock(dir *inode, name string, out *fuse.EntryOut) error {
 // lock. One that is stale is reclaimed, and ESTALE makes the kernel look the name up
 // again, unless the attributes may be those of an open file.
 func (f *FS) lookAgain(n *inode) (held bool, err error) {
-	section, ok := f.lockOf(n)
-	if !ok {
+	path, ok := f.inodes.placePath(n)
+	if !ok || n.isDir() {
 		return false, nil
 	}
-	defer section.Leave()
 	st, err := statFD(n.fd)
 	if err != nil {
 		return false, err
 	}
-	file := fileOf(&st)
-	if !section.Look(&file, &n.unmanaged) && !n.opens.any() {
-		return false, unix.ESTALE
+	if f.locks.Holds(path) {
+		section, ok := f.lockOf(n)
+		if held = ok; ok {
+			file := fileOf(&st)
+			if !section.Look(&file, &n.unmanaged) {
+				st.Nlink = 0
+			}
+			section.Leave()
+		}
 	}
-	return true, nil
+	if st.Nlink == 0 && !n.opens.any() {
+		return false, unix.ESTALE // also one that was reaped since the kernel looked
+	}
+	return held, nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.

@@ -38,7 +38,8 @@ var (
 type MountOptions struct {
 	// Dir is the absolute path of the directory, without symbolic links.
 	Dir string
-	// OverDead says that a mount whose server has died covers Dir. It is replaced.
+	// OverDead says that a mount whose server has died covers Dir. It is replaced,
+	// which takes root.
 	OverDead bool
 	// AllowOther lets users other than the one who mounts in. The permissions of
 	// the files apply to all.
@@ -250,14 +251,8 @@ func openBeneathDead(dir string, dead func(dir string) bool) (int, error) {
 	return unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 }
 
-// mountWithHelper lets fusermount3 mount. A dead mount has to go first: what is beneath
-// shows for a moment.
+// mountWithHelper lets fusermount3 mount.
 func (m *Mount) mountWithHelper(o MountOptions, options *fuse.MountOptions) error {
-	if o.OverDead {
-		if err := Unmount(o.Dir, true); err != nil {
-			return err
-		}
-	}
 	server, err := fuse.NewServer(m.fs, o.Dir, options)
 	if err != nil {
 		return fmt.Errorf("fusermount3: %w", err)

@@ -179,16 +179,16 @@ func openBacking(dir string, overDead bool) (*os.File, error) {
 			return nil, fmt.Errorf("mount over %s: %w", dir, err)
 		}
 	}
-	if !overDead {
-		return os.Open(dir)
+	if overDead && os.Geteuid() == 0 {
+		return latch.OpenBeneathDead(dir, deadMount)
 	}
-	if os.Geteuid() != 0 {
+	for overDead && deadMount(dir) {
+		// fusermount3 can only take it away: for a moment the directory beneath shows.
 		if err := latch.Unmount(dir, true); err != nil {
 			return nil, err
 		}
-		return os.Open(dir)
 	}
-	return latch.OpenBeneathDead(dir, deadMount)
+	return os.Open(dir)
 }
 
 // checkStateDir makes the state directory and refuses one that the mount would cover.
