@@ -117,7 +117,8 @@ func (s *Store) named(creator bootid.Process, payload Payload, written time.Time
 		return bootid.Process{}, false
 	}
 	p, err := s.sys.InNamespace(payload.PID, creator)
-	if err != nil || p.UID != creator.UID || s.startedAfter(p, written) {
+	recycled := p.PID == creator.PID && !p.Same(creator)
+	if err != nil || recycled || p.UID != creator.UID || s.startedAfter(p, written) {
 		return bootid.Process{}, false
 	}
 	return p, true

@@ -108,5 +108,8 @@ func parsePID(digits string) (int, bool) {
 		return 0, false
 	}
 	pid, err := strconv.Atoi(digits)
-	return pid, err == nil && pid <= maxPID
+	if err != nil || pid > maxPID {
+		return 0, false
+	}
+	return pid, true
 }

@@ -1,0 +1,275 @@
+package lockstore
+
+import (
+	"io/fs"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"latchfs/bootid"
+)
+
+// machine is a made-up bootid.System: a boot, a process table, a clock.
+type machine struct {
+	mu        sync.Mutex
+	boot      bootid.Boot
+	clock     time.Time
+	processes map[int]bootid.Process
+	parents   map[int]int
+	started   map[int]time.Time
+	exits     map[processKey]bootid.Exit
+	watches   map[processKey][]func()
+	elsewhere map[int]bool // pids of other namespaces
+}
+
+const bootOne, bootTwo = "11111111-2222-4333-8444-555555555555", "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
+
+func newMachine() *machine {
+	return &machine{
+		boot:      bootid.Boot{ID: bootOne, MachineID: "m1", Time: time.Unix(1_000_000, 0)},
+		clock:     time.Unix(2_000_000, 0),
+		processes: make(map[int]bootid.Process), parents: make(map[int]int), started: make(map[int]time.Time),
+		exits: make(map[processKey]bootid.Exit), watches: make(map[processKey][]func()), elsewhere: make(map[int]bool),
+	}
+}
+
+// run starts a process of a user.
+func (m *machine) run(pid int, start uint64, uid uint32) bootid.Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := bootid.Process{BootID: m.boot.ID, PID: pid, StartTime: start, PIDNamespace: 1, NSPID: pid, UID: uid, Command: "p"}
+	m.processes[pid], m.started[pid] = p, m.clock.Add(-time.Second)
+	return p
+}
+
+// end ends one; told says whether those who watch are told.
+func (m *machine) end(p bootid.Process, how bootid.Exit, told bool) {
+	m.mu.Lock()
+	key := processKey{p.PID, p.StartTime}
+	delete(m.processes, p.PID)
+	m.exits[key] = how
+	watches := m.watches[key]
+	m.mu.Unlock()
+	if told {
+		for _, ended := range watches {
+			ended()
+		}
+	}
+}
+
+func (m *machine) now() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.clock
+}
+
+func (m *machine) Boot() bootid.Boot { return m.boot }
+
+func (m *machine) Process(pid int) (bootid.Process, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if p, ok := m.processes[pid]; ok {
+		return p, nil
+	}
+	return bootid.Process{}, bootid.ErrNoProcess
+}
+
+func (m *machine) InNamespace(pid int, of bootid.Process) (bootid.Process, error) {
+	return m.Process(pid)
+}
+
+func (m *machine) InOtherNamespace(pid int) bool { return m.elsewhere[pid] }
+
+func (m *machine) Parent(p bootid.Process) (bootid.Process, error) {
+	m.mu.Lock()
+	parent, ok := m.parents[p.PID]
+	m.mu.Unlock()
+	if !ok {
+		return bootid.Process{}, bootid.ErrNoProcess
+	}
+	return m.Process(parent)
+}
+
+func (m *machine) StartedAt(p bootid.Process) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.started[p.PID]
+}
+
+func (m *machine) HasOpen(bootid.Process, string) bool { return false }
+
+func (m *machine) Watch(p bootid.Process, ended func()) (bootid.Watch, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if now, ok := m.processes[p.PID]; !ok || now.StartTime != p.StartTime {
+		return nil, bootid.ErrNoProcess
+	}
+	key := processKey{p.PID, p.StartTime}
+	m.watches[key] = append(m.watches[key], ended)
+	return &machineWatch{m, key}, nil
+}
+
+type machineWatch struct {
+	machine *machine
+	key     processKey
+}
+
+func (w *machineWatch) Ended() bool {
+	w.machine.mu.Lock()
+	defer w.machine.mu.Unlock()
+	p, ok := w.machine.processes[w.key.pid]
+	return !ok || p.StartTime != w.key.start
+}
+
+func (w *machineWatch) Exit() bootid.Exit {
+	w.machine.mu.Lock()
+	defer w.machine.mu.Unlock()
+	return w.machine.exits[w.key]
+}
+
+func (w *machineWatch) Stop() {}
+
+// directory is a made-up Files.
+type directory struct {
+	mu     sync.Mutex
+	files  map[string]*madeFile
+	inode  uint64
+	shared bool
+}
+
+type madeFile struct {
+	text    string
+	id      uint64
+	written time.Time
+	uid     uint32
+}
+
+func (d *directory) put(name, text string, written time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inode++
+	if d.files == nil {
+		d.files = make(map[string]*madeFile)
+	}
+	d.files[name] = &madeFile{text: text, id: d.inode, written: written}
+}
+
+func (d *directory) has(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.files[name] != nil
+}
+
+func (d *directory) Stat(name string) (File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[name]
+	if f == nil {
+		return File{}, fs.ErrNotExist
+	}
+	return File{ID: FileID{1, f.id}, Regular: true, Size: int64(len(f.text)), UID: f.uid, Written: f.written, Changed: f.written}, nil
+}
+
+func (d *directory) Read(name string, limit int) ([]byte, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[name]
+	if f == nil {
+		return nil, fs.ErrNotExist
+	}
+	return []byte(f.text)[:min(limit, len(f.text))], nil
+}
+
+func (d *directory) Remove(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.files, name)
+	return nil
+}
+
+func (d *directory) Invalidate(string) {}
+func (d *directory) Local() bool       { return !d.shared }
+
+// world is a store on a made-up machine and directory.
+type world struct {
+	t *testing.T
+	*machine
+	files *directory
+	state string
+	store *Store
+	log   *logrus.Logger
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, machine: newMachine(), files: &directory{}, state: t.TempDir(), log: logrus.New()}
+	w.log.SetOutput(t.Output())
+	w.open()
+	t.Cleanup(func() { w.store.Close() })
+	return w
+}
+
+func (w *world) open() {
+	w.t.Helper()
+	store, err := Open(Options{StateDir: w.state, System: w.machine, Files: w.files, StaleAfter: time.Hour, Log: w.log, Now: w.now})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.store = store
+}
+
+// restart closes the store and opens it again, as another latchfs would.
+func (w *world) restart() {
+	w.t.Helper()
+	if err := w.store.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.machine.mu.Lock()
+	w.machine.watches = make(map[processKey][]func())
+	w.machine.mu.Unlock()
+	w.open()
+}
+
+// take makes a lock with a payload and closes it.
+func (w *world) take(name string, creator bootid.Process, payload string) {
+	w.t.Helper()
+	section := w.store.Enter(name)
+	d, err := section.Acquire(creator)
+	if err != nil {
+		section.Leave()
+		w.t.Fatal(err)
+	}
+	w.files.put(name, payload, w.now())
+	section.Leave()
+	w.store.Closed(d)
+}
+
+// visible looks at a name as a LOOKUP does.
+func (w *world) visible(name string) bool {
+	w.t.Helper()
+	section := w.store.Enter(name)
+	defer section.Leave()
+	file, err := w.files.Stat(name)
+	if err != nil {
+		return section.Look(nil, nil)
+	}
+	return section.Look(&file, newStamp())
+}
+
+// admitted asks whether p may remove the lock.
+func (w *world) admitted(name string, p bootid.Process) bool {
+	section := w.store.Enter(name)
+	defer section.Leave()
+	return section.Admit(func() bootid.Process { return p }, "remove") == nil
+}
+
+// entry is what is listed of a name.
+func (w *world) entry(name string) (Entry, bool) {
+	for _, e := range w.store.List() {
+		if e.Name == name {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}

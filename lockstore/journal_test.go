@@ -1,0 +1,208 @@
+package lockstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+)
+
+func quiet(t *testing.T) *logrus.Logger {
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	return log
+}
+
+// writeJournal makes a journal of n locks, every third of which is deleted again, and
+// returns its bytes and the state after each frame by its end.
+func writeJournal(t *testing.T, n int) (text []byte, states map[int]map[string]Lock) {
+	t.Helper()
+	dir := t.TempDir()
+	j, _, _, err := openJournal(dir, quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.close()
+	state := make(map[string]Lock)
+	states = map[int]map[string]Lock{int(j.size): maps.Clone(state)}
+	for i := range n {
+		l := benchLock()
+		l.Name, l.Generation = fmt.Sprintf("%d.lock", i), uint64(i+1)
+		if err := j.put(&l, true); err != nil {
+			t.Fatal(err)
+		}
+		state[l.Name] = l
+		states[int(j.size)] = maps.Clone(state)
+		if i%3 == 0 {
+			if err := j.delete(&l); err != nil {
+				t.Fatal(err)
+			}
+			delete(state, l.Name)
+			states[int(j.size)] = maps.Clone(state)
+		}
+	}
+	if text, err = os.ReadFile(j.path); err != nil {
+		t.Fatal(err)
+	}
+	return text, states
+}
+
+// TestJournalCutAnywhere: whatever the length it is cut to, exactly the whole frames count.
+func TestJournalCutAnywhere(t *testing.T) {
+	text, states := writeJournal(t, 9)
+	want := map[string]Lock{}
+	for length := range len(text) + 1 {
+		if state, ok := states[length]; ok {
+			want = state
+		}
+		locks, _, end, err := replayJournal(text[:length])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(names(locks), names(want)) {
+			t.Fatalf("cut to %d bytes: %v, want %v", length, names(locks), names(want))
+		}
+		if _, ok := states[end]; !ok && end != 0 {
+			t.Fatalf("cut to %d bytes: ends in the middle of a frame, at %d", length, end)
+		}
+	}
+}
+
+// TestJournalFlippedBit: what a broken frame says is never believed.
+func TestJournalFlippedBit(t *testing.T) {
+	text, states := writeJournal(t, 5)
+	for at := range text {
+		broken := append([]byte(nil), text...)
+		broken[at] ^= 0x10
+		locks, _, end, err := replayJournal(broken)
+		if errors.Is(err, ErrNewerFormat) {
+			t.Fatalf("byte %d: a broken journal was taken for a newer one", at)
+		}
+		state, ok := states[end]
+		if end > at || end != 0 && !ok || end != 0 && !maps.Equal(names(locks), names(state)) {
+			t.Fatalf("byte %d: %v up to %d", at, names(locks), end)
+		}
+	}
+}
+
+func names(locks map[string]Lock) map[string]uint64 {
+	generations := make(map[string]uint64)
+	for name, l := range locks {
+		generations[name] = l.Generation
+	}
+	return generations
+}
+
+// TestTornTailIsKeptAside: appending goes on behind the last whole frame.
+func TestTornTailIsKeptAside(t *testing.T) {
+	text, _ := writeJournal(t, 4)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, journalName), append(text, "torn"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j, locks, generation, err := openJournal(dir, quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(locks) != 2 || generation != 4 {
+		t.Errorf("%v, generation %d", names(locks), generation)
+	}
+	l := benchLock()
+	if err := j.put(&l, true); err != nil {
+		t.Fatal(err)
+	}
+	j.close()
+	if _, locks, _, err = openJournal(dir, quiet(t)); err != nil || len(locks) != 3 {
+		t.Errorf("%v %v", names(locks), err)
+	}
+	if aside, _ := filepath.Glob(filepath.Join(dir, "journal.cut-*")); len(aside) != 1 {
+		t.Errorf("kept %v", aside)
+	}
+}
+
+// TestCompactionLosesNothing compacts again and again while locks come and go.
+func TestCompactionLosesNothing(t *testing.T) {
+	w := newWorld(t)
+	var workers sync.WaitGroup
+	for i := range 4 {
+		p := w.run(100+i, 100, 0)
+		workers.Go(func() {
+			for round := range 300 {
+				lock := fmt.Sprintf("%d-%d.lock", i, round%20)
+				section := w.store.Enter(lock)
+				if section.Held() {
+					_ = w.files.Remove(lock)
+					section.Release()
+				} else if _, err := section.Acquire(p); err != nil {
+					t.Error(err)
+				} else {
+					w.files.put(lock, "", w.now())
+				}
+				section.Leave()
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { workers.Wait(); close(done) }()
+	for compactions := 0; ; compactions++ {
+		if err := w.store.Compact(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-done:
+		default:
+			continue
+		}
+		t.Logf("%d compactions", compactions)
+		break
+	}
+	before, generation := w.store.List(), w.store.generation.Load()
+	w.restart()
+	after := w.store.List()
+	if len(before) == 0 || len(after) != len(before) || w.store.generation.Load() != generation {
+		t.Fatalf("%d locks and generation %d before, %d and %d after", len(before), generation, len(after), w.store.generation.Load())
+	}
+	for i := range after {
+		if after[i].Name != before[i].Name || after[i].Generation != before[i].Generation {
+			t.Errorf("was %+v, is %+v", before[i].Lock, after[i].Lock)
+		}
+	}
+}
+
+// TestGenerationsAreNotReusedAfterCompaction: they outlive the locks they were given to.
+func TestGenerationsAreNotReusedAfterCompaction(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	for range 5 {
+		w.take(name, p, "10\n")
+		section := w.store.Enter(name)
+		_ = w.files.Remove(name)
+		section.Release()
+		section.Leave()
+	}
+	if err := w.store.Compact(); err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	w.take(name, p, "10\n")
+	if e, _ := w.entry(name); e.Generation != 6 {
+		t.Errorf("generation %d", e.Generation)
+	}
+}
+
+func FuzzReplay(f *testing.F) {
+	f.Add(journalHeader())
+	l := benchLock()
+	f.Add(appendPut(nil, &l))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if _, _, end, err := replayJournal(text); err == nil && end > len(text) {
+			t.Errorf("ends at %d of %d", end, len(text))
+		}
+		_, _ = replay(text, make(map[string]Lock), 0)
+	})
+}

@@ -1,0 +1,317 @@
+package lockstore
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"latchfs/bootid"
+)
+
+func newStamp() *atomic.Int64 { return new(atomic.Int64) }
+
+const name = "s/x.lock"
+
+func TestLiveHolderIsNotTooOld(t *testing.T) {
+	w := newWorld(t)
+	p, other := w.run(10, 100, 0), w.run(11, 100, 0)
+	w.take(name, p, "10\n")
+	w.clock = w.clock.Add(1000 * time.Hour)
+	if !w.visible(name) || w.admitted(name, other) || !w.admitted(name, p) {
+		t.Error("age took a live lock away")
+	}
+}
+
+func TestDeathFreesAtTheNextLook(t *testing.T) {
+	for _, told := range []bool{true, false} {
+		w := newWorld(t)
+		p := w.run(10, 100, 0)
+		w.take(name, p, "10\n")
+		w.end(p, bootid.ExitSignal, told)
+		if w.visible(name) || w.files.has(name) {
+			t.Errorf("told %v: the lock of a dead holder is there", told)
+		}
+	}
+}
+
+func TestDeathIsReapedWithoutALook(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	w.take(name, p, "10\n")
+	events := w.store.Subscribe()
+	defer events.Close()
+	w.end(p, bootid.ExitSignal, true)
+	for e := range events.Events {
+		if e.Kind == Reaped {
+			if e.Reason != DeadPID || e.Lock.Name != name || w.files.has(name) {
+				t.Errorf("%+v", e)
+			}
+			break
+		}
+	}
+}
+
+func TestVerdictsAfterARestart(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		happen func(*world, bootid.Process)
+		reason Reason // empty: it is held
+	}{
+		{"the holder lives", func(*world, bootid.Process) {}, ""},
+		{"the holder is dead", func(w *world, p bootid.Process) { w.end(p, bootid.ExitUnknown, false) }, DeadPID},
+		{"its pid is another's", func(w *world, p bootid.Process) { w.end(p, bootid.ExitUnknown, false); w.run(p.PID, 200, 0) }, RecycledPID},
+		{"another boot", func(w *world, _ bootid.Process) { w.boot.ID = bootTwo }, BootIDMismatch},
+		{"boot id unknown now", func(w *world, _ bootid.Process) { w.boot.ID = "" }, ""},
+		{"boot id unknown now and the holder is dead", func(w *world, p bootid.Process) { w.boot.ID = ""; w.end(p, bootid.ExitUnknown, false) }, DeadPID},
+		{"another machine", func(w *world, _ bootid.Process) { w.boot.MachineID, w.boot.ID = "m2", bootTwo }, ""},
+		{"another machine, and old", func(w *world, _ bootid.Process) {
+			w.boot.MachineID, w.clock = "m2", w.clock.Add(2*time.Hour)
+		}, TooOld},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.run(10, 100, 0)
+			w.take(name, p, "10\n")
+			generation := w.store.generation.Load()
+			if err := w.store.Close(); err != nil {
+				t.Fatal(err)
+			}
+			c.happen(w, p)
+			w.open()
+			e, held := w.entry(name)
+			if held != (c.reason == "") || w.files.has(name) != held {
+				t.Fatalf("held %v as %+v", held, e)
+			}
+			if held && e.Generation != generation {
+				t.Errorf("its generation was %d, is %d", generation, e.Generation)
+			}
+			kept, err := os.ReadDir(filepath.Join(w.state, reclaimedName))
+			if err != nil || (len(kept) == 1) == held {
+				t.Errorf("kept %v %v", kept, err)
+			}
+		})
+	}
+}
+
+func TestDataIsNeverRemoved(t *testing.T) {
+	data := strings.Repeat("data ", 100)
+	for _, end := range []string{"exit", "kill", "reboot"} {
+		w := newWorld(t)
+		p := w.run(10, 100, 0)
+		section := w.store.Enter(name)
+		d, err := section.Acquire(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.files.put(name, data, w.now())
+		section.Leave()
+		switch end {
+		case "exit":
+			w.store.Closed(d)
+			w.end(p, bootid.ExitNormal, true)
+		case "kill":
+			w.end(p, bootid.ExitSignal, true)
+			w.store.Closed(d)
+		case "reboot":
+			if err := w.store.Close(); err != nil {
+				t.Fatal(err)
+			}
+			w.end(p, bootid.ExitUnknown, false)
+			w.boot.ID = bootTwo
+			w.open()
+		}
+		if !w.visible(name) || w.files.files[name].text != data {
+			t.Errorf("%s: the data is gone", end)
+		}
+		if _, held := w.entry(name); held {
+			t.Errorf("%s: it is still a lock", end)
+		}
+	}
+}
+
+func TestEmptyLockOfTheKilledIsStale(t *testing.T) {
+	for how, stays := range map[bootid.Exit]bool{bootid.ExitSignal: false, bootid.ExitNormal: true} {
+		w := newWorld(t)
+		p, other := w.run(10, 100, 0), w.run(11, 100, 0)
+		w.take(name, p, "")
+		if w.admitted(name, other) {
+			t.Error("an empty lock of a living creator is not protected")
+		}
+		w.end(p, how, true)
+		if w.visible(name) != stays {
+			t.Errorf("exit %v: visible %v", how, !stays)
+		}
+	}
+}
+
+func TestPayloadOfAnotherUserNamesNobody(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 1000)
+	w.run(20, 100, 1001)
+	w.take(name, p, "20\n")
+	if e, _ := w.entry(name); e.Holder.PID != 10 || e.Verdict != Live {
+		t.Errorf("%+v", e)
+	}
+	w.end(p, bootid.ExitNormal, true)
+	if w.visible(name) {
+		t.Error("held by a process of another user")
+	}
+}
+
+func TestNamedProcessHoldsAfterTheCreator(t *testing.T) {
+	w := newWorld(t)
+	launcher, daemon := w.run(10, 100, 0), w.run(20, 100, 0)
+	w.take(name, launcher, "20\n")
+	w.end(launcher, bootid.ExitNormal, true)
+	if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != 20 {
+		t.Errorf("%+v", e)
+	}
+	w.restart()
+	if e, _ := w.entry(name); e.Holder.PID != 20 || e.Verdict != Live {
+		t.Errorf("after a restart %+v", e)
+	}
+	w.end(daemon, bootid.ExitNormal, true)
+	if w.visible(name) {
+		t.Error("its holder has ended")
+	}
+}
+
+func TestUnidentifiedIsUnknownUntilOld(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	w.take(name, bootid.Process{}, "7\n")
+	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown || !w.admitted(name, p) {
+		t.Errorf("%+v", e)
+	}
+	w.clock = w.clock.Add(2 * time.Hour)
+	if w.visible(name) {
+		t.Error("it is too old")
+	}
+}
+
+func TestFamilyIsAncestorsAndDescendants(t *testing.T) {
+	w := newWorld(t)
+	for pid := 1; pid <= 6; pid++ {
+		w.run(pid, 100, 0)
+	}
+	w.parents = map[int]int{2: 1, 3: 2, 4: 3, 5: 2, 6: 5}
+	w.take(name, w.processes[3], "3\n")
+	for pid, may := range map[int]bool{1: true, 2: true, 3: true, 4: true, 5: false, 6: false} {
+		if w.admitted(name, w.processes[pid]) != may {
+			t.Errorf("process %d: may %v", pid, !may)
+		}
+	}
+}
+
+func TestFoundWithoutARecord(t *testing.T) {
+	for _, c := range []struct {
+		payload string
+		age     time.Duration
+		visible bool
+		held    bool
+	}{
+		{"10\n", 0, true, true},
+		{"99\n", 0, false, false},
+		{"77\n", 0, true, false}, // runs in another namespace
+		{`{"pid":10,"bootId":"` + bootTwo + `"}`, 0, false, false},
+		{`{"pid":10,"bootId":"` + bootOne + `"}`, 0, true, true},
+		{`{"pid":10,"starttime":101}`, 0, false, false},
+		{`{"pid":0}`, 0, true, false},
+		{`{"pid":0}`, 2 * time.Hour, false, false},
+		{"10\n", 1_500_000 * time.Second, false, false}, // before this boot
+		{"10\n", time.Minute, false, false},             // before 10 was started
+		{"data\n", 1_500_000 * time.Second, true, false},
+		{"", 1_500_000 * time.Second, true, false},
+	} {
+		w := newWorld(t)
+		w.run(10, 100, 0)
+		w.elsewhere[77] = true
+		w.files.put(name, c.payload, w.clock.Add(-c.age))
+		visible := w.visible(name)
+		if _, held := w.entry(name); visible != c.visible || held != c.held {
+			t.Errorf("%q, %v old: visible %v, held %v", c.payload, c.age, visible, held)
+		}
+	}
+	w := newWorld(t)
+	w.files.shared = true
+	w.files.put(name, "99\n", w.clock)
+	if !w.visible(name) {
+		t.Error("a lock that may be another machine's was judged by this one's pids")
+	}
+}
+
+func TestMoveTreeCarriesLocksAlong(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	for _, lock := range []string{"a/x.lock", "a/b/y.lock", "ab/z.lock"} {
+		w.take(lock, p, "10\n")
+	}
+	err := w.store.MoveTree(false, func() (string, string, error) {
+		for _, lock := range []string{"x.lock", "b/y.lock"} {
+			w.files.files["c/"+lock] = w.files.files["a/"+lock]
+			delete(w.files.files, "a/"+lock)
+		}
+		return "a", "c", nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.restart()
+	for lock, held := range map[string]bool{"c/x.lock": true, "c/b/y.lock": true, "ab/z.lock": true, "a/x.lock": false} {
+		if _, ok := w.entry(lock); ok != held {
+			t.Errorf("%s: held %v", lock, ok)
+		}
+	}
+}
+
+func TestStateDirectoryHasOneOwner(t *testing.T) {
+	w := newWorld(t)
+	_, err := Open(Options{StateDir: w.state, System: w.machine, Files: w.files, Log: w.log})
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprint(os.Getpid())) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestOneAcquires: many contend for one name, and one at a time has it.
+func TestOneAcquires(t *testing.T) {
+	w := newWorld(t)
+	w.log.SetOutput(t.Output())
+	var inside, turns atomic.Int32
+	var all sync.WaitGroup
+	for i := range 16 {
+		p := w.run(100+i, 100, 0)
+		all.Go(func() {
+			for range 200 {
+				section := w.store.Enter(name)
+				d, err := section.Acquire(p)
+				if err == nil {
+					w.files.put(name, "", w.now())
+				}
+				section.Leave()
+				if errors.Is(err, ErrExists) {
+					continue
+				}
+				if inside.Add(1) != 1 {
+					t.Error("two hold one lock")
+				}
+				turns.Add(1)
+				inside.Add(-1)
+				w.store.Closed(d)
+				section = w.store.Enter(name)
+				_ = w.files.Remove(name)
+				section.Release()
+				section.Leave()
+			}
+		})
+	}
+	all.Wait()
+	if turns.Load() == 0 || len(w.store.List()) != 0 {
+		t.Errorf("%d turns, left %v", turns.Load(), w.store.List())
+	}
+}
