@@ -15,6 +15,10 @@ import (
 // between its holder's death and its reap.
 const cacheLifetime = time.Second
 
+// createLifetime is for the attributes of a lock that was just made: the kernel would
+// ask for them again before open(2) returns (may_open).
+const createLifetime = 20 * time.Millisecond
+
 func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 	*out = fuse.Attr{
 		Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks),
@@ -57,6 +61,9 @@ func (f *FS) getAttr(id uint64, out *fuse.AttrOut) error {
 	if err != nil {
 		return err
 	}
+	if f.reaped(n, uint32(st.Nlink)) {
+		return unix.ESTALE // makes the kernel look the name up again
+	}
 	if !held {
 		out.SetTimeout(cacheLifetime)
 	}
@@ -78,6 +85,9 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	flags := unix.AT_EMPTY_PATH | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
 	if err := unix.Statx(n.fd, "", flags, int(in.SxMask), &st); err != nil {
 		return status(err)
+	}
+	if f.reaped(n, st.Nlink) {
+		return status(unix.ESTALE)
 	}
 	if !held {
 		out.SetTimeout(cacheLifetime)

@@ -159,26 +159,31 @@ func (f *FS) newFile(fd int, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, e
 // passthrough write is made with our capabilities and would not.
 func (f *FS) opened(n *inode, h *handle, mode uint32, out *fuse.OpenOut) {
 	if h.writes() && hasPrivileges(mode) {
-		h.passthrough = f.cachedOpen(n, out)
+		f.openWatched(n, h, out)
 	} else {
 		h.passthrough = f.passthroughOpen(n, out)
 	}
 	out.Fh = f.files.add(h)
 }
 
-// openedLock does the same for a file whose writes are to come by here, one request
-// each: without the page cache the kernel also does not ask for security.capability
-// before a write. Such opens get along with any other.
+// openedLock does the same for the file of a lock.
 func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, out *fuse.OpenOut) {
 	h.descriptor = descriptor
 	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	f.openWatched(n, h, out)
+	out.Fh = f.files.add(h)
+}
+
+// openWatched opens a file whose writes are to come by here, one request each: without
+// the page cache the kernel also does not ask for security.capability before a write.
+// Such opens get along with any other.
+func (f *FS) openWatched(n *inode, h *handle, out *fuse.OpenOut) {
 	if f.directMmap {
 		h.direct = true
 		f.directOpen(n, out)
 	} else {
 		h.passthrough = f.cachedOpen(n, out)
 	}
-	out.Fh = f.files.add(h)
 }
 
 // Tmpfile implements fuse.RawFileSystem.

@@ -102,32 +102,30 @@ func (f *FS) lookupLock(dir *inode, name string, out *fuse.EntryOut) error {
 	return nil
 }
 
-// lookAgain is asked before the attributes of n are answered. It says whether n is a
-// lock. One that is stale is reclaimed, and ESTALE makes the kernel look the name up
-// again, unless the attributes may be those of an open file.
+// lookAgain is asked before the attributes of n are answered: if n is a stale lock it is
+// reclaimed. It says whether n is a lock that is not.
 func (f *FS) lookAgain(n *inode) (held bool, err error) {
-	path, ok := f.inodes.placePath(n)
-	if !ok || n.isDir() {
+	section, ok := f.lockOf(n)
+	if !ok {
 		return false, nil
 	}
+	defer section.Leave()
 	st, err := statFD(n.fd)
 	if err != nil {
 		return false, err
 	}
-	if f.locks.Holds(path) {
-		section, ok := f.lockOf(n)
-		if held = ok; ok {
-			file := fileOf(&st)
-			if !section.Look(&file, &n.unmanaged) {
-				st.Nlink = 0
-			}
-			section.Leave()
-		}
+	file := fileOf(&st)
+	return section.Look(&file, &n.unmanaged) && section.Held(), nil
+}
+
+// reaped says that n, with so many links, was a lock and is gone, and that the kernel
+// asks because it has the name cached and not because it has the file open.
+func (f *FS) reaped(n *inode, links uint32) bool {
+	if links > 0 || n.isDir() || n.opens.any() {
+		return false
 	}
-	if st.Nlink == 0 && !n.opens.any() {
-		return false, unix.ESTALE // also one that was reaped since the kernel looked
-	}
-	return held, nil
+	_, ok := f.inodes.placePath(n)
+	return ok
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.
@@ -194,7 +192,7 @@ func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.Cr
 	}
 	fillEntry(&out.EntryOut, n, &st)
 	if exclusive {
-		out.SetAttrTimeout(0)
+		out.SetAttrTimeout(createLifetime)
 	}
 	return nil
 }

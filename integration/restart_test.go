@@ -49,7 +49,7 @@ func TestKilledDaemon(t *testing.T) {
 	}
 
 	// The looker tells the mount from what is beneath by the type of filesystem.
-	stop, seen := make(chan struct{}), make(chan error, 2)
+	stop, seen, looking := make(chan struct{}), make(chan error, 2), make(chan struct{}, 1)
 	go func() {
 		looks := 0
 		for {
@@ -65,6 +65,10 @@ func TestKilledDaemon(t *testing.T) {
 			var fs unix.Statfs_t
 			if err := unix.Statfs(m.dir, &fs); err == nil {
 				looks++
+				select {
+				case looking <- struct{}{}:
+				default:
+				}
 				if fs.Type != unix.FUSE_SUPER_MAGIC {
 					seen <- fmt.Errorf("look %d saw the directory beneath", looks)
 					close(seen)
@@ -73,11 +77,13 @@ func TestKilledDaemon(t *testing.T) {
 			}
 		}
 	}()
+	<-looking
 	m.kill()
 	for _, h := range dead {
 		h.process.kill()
 	}
 	m.start()
+	<-looking // at the new mount too
 	close(stop)
 	for err := range seen {
 		t.Error(err)
