@@ -110,12 +110,18 @@ func (f *FS) lookAgain(n *inode) (held bool, err error) {
 		return false, nil
 	}
 	defer section.Leave()
+	visible, err := look(section, n)
+	return visible && section.Held(), err
+}
+
+// look judges the lock whose section that is and whose file n is.
+func look(section lockstore.Section, n *inode) (visible bool, err error) {
 	st, err := statFD(n.fd)
 	if err != nil {
 		return false, err
 	}
 	file := fileOf(&st)
-	return section.Look(&file, &n.unmanaged) && section.Held(), nil
+	return section.Look(&file, &n.unmanaged), nil
 }
 
 // reaped says that n, with so many links, was a lock and is gone, and that the kernel
@@ -320,12 +326,11 @@ func (f *FS) openLock(n *inode, in *fuse.OpenIn) (held bool, err error) {
 		return false, nil
 	}
 	defer section.Leave()
-	st, err := statFD(n.fd)
+	visible, err := look(section, n)
 	if err != nil {
 		return false, err
 	}
-	file := fileOf(&st)
-	if !section.Look(&file, &n.unmanaged) {
+	if !visible {
 		return false, unix.ESTALE
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {

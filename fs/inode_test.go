@@ -1,0 +1,155 @@
+//go:build linux
+
+package fs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
+)
+
+// testFS is an FS of a directory that is served by nobody.
+func testFS(t *testing.T, patterns ...string) (*FS, string) {
+	t.Helper()
+	dir := t.TempDir()
+	backing, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := New(Options{Backing: backing, LockPatterns: patterns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	return f, dir
+}
+
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
+}
+
+func TestHardLinksAreOneInode(t *testing.T) {
+	f, dir := testFS(t)
+	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
+		t.Fatal(err)
+	}
+	a, _, err := f.entry(f.root, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _, err := f.entry(f.root, "b")
+	if err != nil || a != b || a.lookups != 2 {
+		t.Errorf("%+v %+v %v", a, b, err)
+	}
+}
+
+func TestForgetClosesAtTheLastLookup(t *testing.T) {
+	f, dir := testFS(t)
+	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n, _, err := f.entry(f.root, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := f.entry(f.root, "a"); err != nil {
+		t.Fatal(err)
+	}
+	f.Forget(n.id, 1)
+	if f.inodes.get(n.id) != n || !isOpen(n.fd) {
+		t.Error("forgotten while the kernel knows it")
+	}
+	f.Forget(n.id, 1)
+	if f.inodes.get(n.id) != nil || isOpen(n.fd) || f.inodes.size() != 1 {
+		t.Error("not forgotten")
+	}
+	again, _, err := f.entry(f.root, "a")
+	if err != nil || again.id == n.id {
+		t.Errorf("a node id was used again: %v", err)
+	}
+	f.Forget(1, 1)
+	if f.inodes.get(1) != f.root {
+		t.Error("the root was forgotten")
+	}
+}
+
+func TestPathFollowsMovedDirectories(t *testing.T) {
+	f, dir := testFS(t)
+	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	a, _, err := f.entry(f.root, "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _, err := f.entry(a, "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if path := f.inodes.path(b, "x.lock"); path != "a/b/x.lock" {
+		t.Error(path)
+	}
+	if err := os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "c")); err != nil {
+		t.Fatal(err)
+	}
+	f.moved(f.root, "c")
+	if path := f.inodes.path(b, "x.lock"); path != "c/b/x.lock" {
+		t.Error(path)
+	}
+}
+
+// TestNoLinkLeadsOut: the store's access to files beneath follows no symbolic link, be it the
+// last component or a directory on the way.
+func TestNoLinkLeadsOut(t *testing.T) {
+	f, dir := testFS(t)
+	outside := t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "x.lock"), []byte("1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for link, target := range map[string]string{"x.lock": filepath.Join(outside, "x.lock"), "sub": outside} {
+		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := f.LockFiles()
+	for _, name := range []string{"x.lock", "sub/x.lock", "../" + filepath.Base(outside) + "/x.lock"} {
+		if text, err := files.Read(name, 100); err == nil {
+			t.Errorf("%s: read %q", name, text)
+		}
+	}
+	for _, name := range []string{"sub/x.lock", "../" + filepath.Base(outside) + "/x.lock"} {
+		_ = files.Remove(name)
+	}
+	if _, err := os.Stat(filepath.Join(outside, "x.lock")); err != nil {
+		t.Error("removed through a link")
+	}
+}
+
+func TestLockPatterns(t *testing.T) {
+	f, _ := testFS(t, "*.lock", "Singleton*")
+	for name, want := range map[string]bool{"x.lock": true, ".lock": true, "x.lock.bak": false, "lock": false, "SingletonLock": true, "x.LOCK": false} {
+		if f.isLockName(name) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}
+
+// TestStatusOfEveryError: what the store says becomes the errno programs expect.
+func TestStatusOfEveryError(t *testing.T) {
+	for err, want := range map[error]unix.Errno{
+		lockstore.ErrHeld: unix.EBUSY, lockstore.ErrExists: unix.EEXIST, lockstore.ErrNoSpace: unix.ENOSPC,
+		os.ErrNotExist: unix.ENOENT, unix.EXDEV: unix.EXDEV, os.ErrClosed: unix.EIO,
+	} {
+		if got := unix.Errno(status(err)); got != want {
+			t.Errorf("%v: %v, want %v", err, got, want)
+		}
+	}
+}
