@@ -1,5 +1,12 @@
 package lockstore
 
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/sirupsen/logrus"
+)
+
 // processEnded looks again at every lock that depended on a process that has ended.
 func (s *Store) processEnded(w *watched) {
 	for _, r := range s.processes.recordsOf(w) {
@@ -89,3 +96,53 @@ func (s *Store) written(r *record) {
 	section.Leave()
 	s.reap(r)
 }
+
+// reclaim removes a stale lock and its file; what the file holds is kept first. It
+// returns an error if all stays as it was.
+func (c Section) reclaim(r *record, j Judgment) error {
+	s := c.store
+	log := s.log.WithFields(fields(r.Lock)).WithFields(logrus.Fields{"reason": j.Reason, "evidence": j.Evidence})
+	file, err := s.files.Stat(c.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		s.drop(r, Reaped, j.Reason)
+		return nil
+	}
+	if err == nil {
+		err = c.keep(r, file)
+	}
+	if errors.Is(err, errIsData) {
+		s.drop(r, Dropped, "")
+		return err
+	}
+	if err == nil {
+		err = s.files.Remove(c.name)
+	}
+	if err != nil {
+		log.WithError(err).Error("a stale lock could not be removed")
+		return err
+	}
+	log.Info("reclaimed a stale lock")
+	s.drop(r, Reaped, j.Reason)
+	return nil
+}
+
+var errIsData = errors.New("it holds data")
+
+// keep saves what is to be removed.
+func (c Section) keep(r *record, file File) error {
+	if !file.Regular || file.Size > maxPayload {
+		return errIsData
+	}
+	text, err := c.store.files.Read(c.name, maxPayloadRead)
+	if err != nil {
+		return err
+	}
+	if ParsePayload(text).Class == Data {
+		return errIsData
+	}
+	if len(text) == 0 {
+		return nil
+	}
+	return c.store.reclaimed.keep(r.Generation, c.name, text)
+}
+

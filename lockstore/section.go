@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,85 +16,6 @@ import (
 // word that its descriptor is closed. The kernel sends that word before it tells of the
 // death, but it may still be on its way through another thread.
 const releaseGrace = 5 * time.Millisecond
-
-// sections are the critical sections of the names somebody is in.
-type sections struct {
-	mu   sync.Mutex
-	used map[string]*sectionLock
-	pool sync.Pool
-}
-
-type sectionLock struct {
-	sync.Mutex
-	users int // guarded by sections.mu
-}
-
-func (ss *sections) enter(name string) *sectionLock {
-	ss.mu.Lock()
-	if ss.used == nil {
-		ss.used = make(map[string]*sectionLock)
-	}
-	lock := ss.used[name]
-	if lock == nil {
-		lock, _ = ss.pool.Get().(*sectionLock)
-		if lock == nil {
-			lock = &sectionLock{}
-		}
-		ss.used[name] = lock
-	}
-	lock.users++
-	ss.mu.Unlock()
-	lock.Lock()
-	return lock
-}
-
-func (ss *sections) leave(name string, lock *sectionLock) {
-	lock.Unlock()
-	ss.mu.Lock()
-	defer ss.mu.Unlock()
-	if lock.users--; lock.users == 0 {
-		delete(ss.used, name)
-		ss.pool.Put(lock)
-	}
-}
-
-// Section is the critical section of one name: whoever is in it decides alone about
-// the lock and the file of that name. It is for one goroutine and ends with Leave.
-type Section struct {
-	store  *Store
-	name   string
-	lock   *sectionLock
-	second bool // of EnterBoth: the first one holds the tree
-}
-
-// Enter waits for the section of name and takes it.
-func (s *Store) Enter(name string) Section {
-	s.tree.RLock()
-	return Section{store: s, name: name, lock: s.sections.enter(name)}
-}
-
-// EnterBoth takes the sections of two different names, in an order that cannot
-// deadlock. Both are to be left before anything else is entered.
-func (s *Store) EnterBoth(a, b string) (Section, Section) {
-	s.tree.RLock()
-	first, second := Section{store: s, name: a}, Section{store: s, name: b, second: true}
-	if a < b {
-		first.lock = s.sections.enter(a)
-		second.lock = s.sections.enter(b)
-	} else {
-		second.lock = s.sections.enter(b)
-		first.lock = s.sections.enter(a)
-	}
-	return first, second
-}
-
-// Leave ends the section.
-func (c Section) Leave() {
-	c.store.sections.leave(c.name, c.lock)
-	if !c.second {
-		c.store.tree.RUnlock()
-	}
-}
 
 func (c Section) record() *record {
 	c.store.mu.Lock()
@@ -307,55 +227,6 @@ func (c Section) Admit(who func() bootid.Process, attempt string) error {
 	s.log.WithFields(fields(l)).WithFields(logrus.Fields{"caller": caller.String(), "attempt": attempt}).
 		Warn("refused: the lock is held")
 	return fmt.Errorf("%s: %w by %v", c.name, ErrHeld, l.Holder)
-}
-
-// reclaim removes a stale lock and its file; what the file holds is kept first. It
-// returns an error if all stays as it was.
-func (c Section) reclaim(r *record, j Judgment) error {
-	s := c.store
-	log := s.log.WithFields(fields(r.Lock)).WithFields(logrus.Fields{"reason": j.Reason, "evidence": j.Evidence})
-	file, err := s.files.Stat(c.name)
-	if errors.Is(err, fs.ErrNotExist) {
-		s.drop(r, Reaped, j.Reason)
-		return nil
-	}
-	if err == nil {
-		err = c.keep(r, file)
-	}
-	if errors.Is(err, errIsData) {
-		s.drop(r, Dropped, "")
-		return err
-	}
-	if err == nil {
-		err = s.files.Remove(c.name)
-	}
-	if err != nil {
-		log.WithError(err).Error("a stale lock could not be removed")
-		return err
-	}
-	log.Info("reclaimed a stale lock")
-	s.drop(r, Reaped, j.Reason)
-	return nil
-}
-
-var errIsData = errors.New("it holds data")
-
-// keep saves what is to be removed.
-func (c Section) keep(r *record, file File) error {
-	if !file.Regular || file.Size > maxPayload {
-		return errIsData
-	}
-	text, err := c.store.files.Read(c.name, maxPayloadRead)
-	if err != nil {
-		return err
-	}
-	if ParsePayload(text).Class == Data {
-		return errIsData
-	}
-	if len(text) == 0 {
-		return nil
-	}
-	return c.store.reclaimed.keep(r.Generation, c.name, text)
 }
 
 // drop takes r out of the store. A journal that cannot be written does not keep it: its
