@@ -145,4 +145,3 @@ func (c Section) keep(r *record, file File) error {
 	}
 	return c.store.reclaimed.keep(r.Generation, c.name, text)
 }
-

@@ -80,4 +80,3 @@ func (c Section) Leave() {
 		c.store.tree.RUnlock()
 	}
 }
-

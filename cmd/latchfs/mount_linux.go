@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -137,6 +139,7 @@ func openMount(dir string, flags mountFlags, log *logrus.Logger) (_ *mounted, er
 		return nil, err
 	}
 	unix.Umask(0)
+	raiseFileLimit()
 	m.fs, err = latch.New(latch.Options{
 		Backing: backing, LockPatterns: flags.lockPatterns, Callers: m.host, Log: log,
 		Status: latch.Status{
@@ -162,6 +165,22 @@ func openMount(dir string, flags mountFlags, log *logrus.Logger) (_ *mounted, er
 		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
 	}).Info("mounted")
 	return m, nil
+}
+
+// raiseFileLimit allows as many descriptors as the system does: there is one for each
+// inode the kernel knows. The Go runtime has raised the soft limit to the hard one;
+// root may raise that too.
+func raiseFileLimit() {
+	text, err := os.ReadFile("/proc/sys/fs/nr_open")
+	if err != nil {
+		return
+	}
+	most, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	if err != nil {
+		return
+	}
+	// Others keep the limit they have.
+	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most})
 }
 
 func orUnknown(id string) string {
