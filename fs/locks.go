@@ -124,6 +124,19 @@ func look(section lockstore.Section, n *inode) (visible bool, err error) {
 	return section.Look(&file, &n.unmanaged), nil
 }
 
+// lookEntry judges what lies at the entry name of dir, whose section that is.
+func lookEntry(section lockstore.Section, dir *inode, name string) (visible bool, err error) {
+	st, err := statEntry(dir.fd, name)
+	if errors.Is(err, unix.ENOENT) {
+		return section.Look(nil, nil), nil
+	} else if err != nil {
+		return false, err
+	}
+	file := fileOf(&st)
+	var unmanaged atomic.Int64
+	return section.Look(&file, &unmanaged), nil
+}
+
 // reaped says that n, with so many links, was a lock and is gone, and that the kernel
 // asks because it has the name cached and not because it has the file open.
 func (f *FS) reaped(n *inode, links uint32) bool {
@@ -142,13 +155,7 @@ func (f *FS) hiddenLock(dir *inode, name string) bool {
 	}
 	section := f.enter(dir, name)
 	defer section.Leave()
-	st, err := statEntry(dir.fd, name)
-	if err != nil {
-		return false
-	}
-	file := fileOf(&st)
-	var unmanaged atomic.Int64
-	if section.Look(&file, &unmanaged) {
+	if visible, err := lookEntry(section, dir, name); visible || err != nil {
 		return false
 	}
 	// The kernel may have the entry cached. It holds the directory while it reads it.
@@ -163,24 +170,17 @@ func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.Cr
 	defer section.Leave()
 	var descriptor *lockstore.Descriptor
 	exclusive := in.Flags&unix.O_EXCL != 0
-	st, err := statEntry(dir.fd, name)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		section.Look(nil, nil)
+	switch visible, err := lookEntry(section, dir, name); {
 	case err != nil:
 		return err
-	default:
-		// Somebody made it since the kernel looked.
-		file := fileOf(&st)
-		var unmanaged atomic.Int64
-		if section.Look(&file, &unmanaged) {
-			if exclusive {
-				return unix.EEXIST
-			}
-			return unix.ESTALE // the kernel looks again and opens what it finds
-		}
+	// Somebody made it since the kernel looked.
+	case visible && exclusive:
+		return unix.EEXIST
+	case visible:
+		return unix.ESTALE // the kernel looks again and opens what it finds
 	}
 	if exclusive {
+		var err error
 		if descriptor, err = section.Acquire(f.caller(&in.InHeader)()); err != nil {
 			return err
 		}
@@ -268,21 +268,11 @@ func (f *FS) renameLock(oldDir *inode, oldName string, newDir *inode, newName st
 			from.Move(to)
 		}
 	}
-	f.replaced(newDir, newName)
+	f.moved(newDir, newName)
+	if exchange {
+		f.moved(oldDir, oldName)
+	}
 	return nil
-}
-
-// replaced records that the file at a lock name is another one now.
-func (f *FS) replaced(dir *inode, name string) {
-	st, err := statEntry(dir.fd, name)
-	if err != nil {
-		return
-	}
-	f.inodes.mu.Lock()
-	defer f.inodes.mu.Unlock()
-	if n := f.inodes.byKey[keyOf(&st)]; n != nil && f.isLockName(name) {
-		n.parent, n.name = dir, name
-	}
 }
 
 // lockOf enters the section of the lock whose file n is. It is false if n is no lock

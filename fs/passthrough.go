@@ -40,7 +40,7 @@ func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 	o := &n.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if f.noPassthrough.Load() || o.cached > 0 {
+	if o.passthrough == 0 && (o.cached > 0 || f.noPassthrough.Load()) {
 		o.cached++
 		return false
 	}

@@ -73,15 +73,16 @@ func (f *FS) renameTree(oldDir *inode, oldName string, newDir *inode, newName st
 	})
 }
 
-// moved records where a directory is now.
+// moved records where the file at an entry is now, if that has to be known: of a
+// directory, and at a lock name.
 func (f *FS) moved(dir *inode, name string) {
 	st, err := statEntry(dir.fd, name)
-	if err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR {
+	if err != nil {
 		return
 	}
 	f.inodes.mu.Lock()
 	defer f.inodes.mu.Unlock()
-	if n := f.inodes.byKey[keyOf(&st)]; n != nil && n != f.root {
+	if n := f.inodes.byKey[keyOf(&st)]; n != nil && n != f.root && (n.isDir() || f.isLockName(name)) {
 		n.parent, n.name = dir, name
 	}
 }

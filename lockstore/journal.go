@@ -170,8 +170,7 @@ func journalHeader() []byte {
 func (j *journal) put(l *Lock, acquiring bool) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	frame := j.begin()
-	frame = appendPut(frame, l)
+	frame := appendPut(newFrame(j.frame), l)
 	if acquiring {
 		j.count(l, 1)
 	}
@@ -189,7 +188,7 @@ func (j *journal) delete(l *Lock) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.count(l, -1)
-	return j.append(appendDelete(j.begin(), l.Name, l.Generation), 0)
+	return j.append(appendDelete(newFrame(j.frame), l.Name, l.Generation), 0)
 }
 
 // move records in one frame that l has the name newName from now on.
@@ -198,7 +197,7 @@ func (j *journal) move(l *Lock, newName string) error {
 	defer j.mu.Unlock()
 	moved := *l
 	moved.Name = newName
-	frame := appendPut(appendDelete(j.begin(), l.Name, l.Generation), &moved)
+	frame := appendPut(appendDelete(newFrame(j.frame), l.Name, l.Generation), &moved)
 	j.count(l, -1)
 	j.count(&moved, 1)
 	err := j.append(frame, j.reserve)
@@ -211,20 +210,26 @@ func (j *journal) move(l *Lock, newName string) error {
 
 // count keeps account of what the locks there are would take, in bytes.
 func (j *journal) count(l *Lock, by int64) {
-	j.reserve += by * int64(frameHeader+len(appendDelete(nil, l.Name, l.Generation)))
+	// An operation, a length, the name, a generation: at most this many.
+	j.reserve += by * int64(frameHeader+1+2*binary.MaxVarintLen64+len(l.Name))
 	j.live += by * int64(frameHeader+len(l.Name)+200)
 }
 
-func (j *journal) begin() []byte {
-	return append(j.frame[:0], make([]byte, frameHeader)...)
+// newFrame begins a frame in the space of buffer; records are appended to it.
+func newFrame(buffer []byte) []byte {
+	return append(buffer[:0], make([]byte, frameHeader)...)
+}
+
+// seal completes a frame.
+func seal(frame []byte) []byte {
+	binary.LittleEndian.PutUint32(frame, uint32(len(frame)-frameHeader))
+	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(frame[frameHeader:], castagnoli))
+	return frame
 }
 
 // append completes a frame and writes it, leaving spare bytes reserved behind it.
 func (j *journal) append(frame []byte, spare int64) error {
-	j.frame = frame
-	payload := frame[frameHeader:]
-	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
-	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(payload, castagnoli))
+	j.frame = seal(frame)
 	if err := j.extend(int64(len(frame)) + spare); err != nil {
 		return err
 	}
@@ -308,20 +313,15 @@ func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) 
 		size += int64(n)
 		return err
 	}
-	seal := func(frame []byte) []byte {
-		binary.LittleEndian.PutUint32(frame, uint32(len(frame)-frameHeader))
-		binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(frame[frameHeader:], castagnoli))
-		return frame
-	}
 	if err := write(journalHeader()); err != nil {
 		return err
 	}
-	if err := write(seal(appendGeneration(make([]byte, frameHeader), generation))); err != nil {
+	if err := write(seal(appendGeneration(newFrame(nil), generation))); err != nil {
 		return err
 	}
 	var frame []byte
 	if err := each(func(l *Lock) error {
-		frame = appendPut(append(frame[:0], make([]byte, frameHeader)...), l)
+		frame = appendPut(newFrame(frame), l)
 		return write(seal(frame))
 	}); err != nil {
 		return err

@@ -10,20 +10,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-)
 
-// lockInfo is one lock in locks.json, as far as ls shows it.
-type lockInfo struct {
-	Name    string    `json:"name"`
-	Made    time.Time `json:"made"`
-	Verdict string    `json:"verdict"`
-	Reason  string    `json:"reason"`
-	Holder  struct {
-		PID     int    `json:"pid"`
-		UID     uint32 `json:"uid"`
-		Command string `json:"command"`
-	} `json:"holder"`
-}
+	latch "latchfs/fs"
+)
 
 func lsCommand() *cobra.Command {
 	var asJSON bool
@@ -40,7 +29,7 @@ func lsCommand() *cobra.Command {
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s\n", locks)
 				return err
 			}
-			var locks []lockInfo
+			var locks []latch.LockInfo
 			if err := readControl(args[0], "locks.json", &locks); err != nil {
 				return err
 			}
@@ -51,7 +40,7 @@ func lsCommand() *cobra.Command {
 	return cmd
 }
 
-func printLocks(out io.Writer, locks []lockInfo, now time.Time) error {
+func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time) error {
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "LOCK\tPID\tCOMMAND\tUSER\tVERDICT\tAGE")
 	for _, l := range locks {

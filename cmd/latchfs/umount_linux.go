@@ -41,9 +41,7 @@ func runUmount(dir string, lazy bool) error {
 	if len(at) == 0 {
 		return coded{exitMounted, fmt.Errorf("%s is not a latchfs mount", dir)}
 	}
-	var daemon struct {
-		PID int `json:"pid"`
-	}
+	var daemon latch.Status
 	if err := readControl(dir, "status", &daemon); err != nil && !deadMount(dir) {
 		return err
 	}
