@@ -19,9 +19,12 @@ const ticksPerSecond = 100
 
 // Host is the System of the running kernel. It is safe for concurrent use.
 type Host struct {
-	boot    Boot
-	threads threadCache
-	watcher watcher
+	boot      Boot
+	namespace uint64 // pid namespace of this process, 0 if unknown
+	blind     bool   // /proc is not of that namespace
+	threads   threadCache
+	watcher   watcher
+	others    otherNamespaces
 }
 
 var _ System = (*Host)(nil)
@@ -29,8 +32,16 @@ var _ System = (*Host)(nil)
 // NewHost reads the boot identity and returns a Host. Nothing is started until
 // the first Watch.
 func NewHost() *Host {
-	return &Host{boot: ReadBoot()}
+	self, err := os.Readlink("/proc/self")
+	return &Host{
+		boot: ReadBoot(), namespace: pidNamespace(os.Getpid()),
+		blind: err != nil || self != strconv.Itoa(os.Getpid()),
+	}
 }
+
+// Blind says that /proc is missing or belongs to another pid namespace, so that no process
+// can be identified.
+func (h *Host) Blind() bool { return h.blind }
 
 // Close ends all watches and releases every descriptor.
 func (h *Host) Close() {
@@ -41,10 +52,25 @@ func (h *Host) Close() {
 // Boot implements [System].
 func (h *Host) Boot() Boot { return h.boot }
 
+// PIDNamespace implements [System].
+func (h *Host) PIDNamespace() uint64 { return h.namespace }
+
+// Hostname implements [System].
+func (h *Host) Hostname() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
+}
+
 // Process implements [System].
 func (h *Host) Process(pid int) (Process, error) {
-	if pid <= 0 {
+	switch {
+	case pid <= 0:
 		return Process{}, ErrNoProcess
+	case h.blind:
+		return Process{}, ErrHidden
 	}
 	status, err := readStatus(pid)
 	if err != nil {
@@ -84,7 +110,7 @@ func (h *Host) InNamespace(pid int, of Process) (Process, error) {
 	if pid <= 0 || !of.Known() {
 		return Process{}, ErrNoProcess
 	}
-	if of.PIDNamespace == 0 || of.PIDNamespace == pidNamespace(os.Getpid()) {
+	if of.PIDNamespace == 0 || of.PIDNamespace == h.namespace {
 		if of.PIDNamespace == 0 && of.NSPID != of.PID {
 			return Process{}, ErrNoProcess // in a namespace that cannot be told from others
 		}
@@ -107,20 +133,6 @@ func (h *Host) InNamespace(pid int, of Process) (Process, error) {
 	return found, err
 }
 
-// InOtherNamespace implements [System].
-func (h *Host) InOtherNamespace(pid int) bool {
-	own, found := pidNamespace(os.Getpid()), false
-	// What cannot be listed is not seen.
-	_ = h.eachProcess(func(candidate int) bool {
-		if pidNamespace(candidate) != own {
-			p, err := h.Process(candidate)
-			found = err == nil && p.NSPID == pid && p.PID != pid
-		}
-		return !found
-	})
-	return found
-}
-
 // eachProcess calls visit with the number of every process until it returns false.
 func (h *Host) eachProcess(visit func(pid int) bool) error {
 	dir, err := os.Open("/proc")
@@ -138,22 +150,6 @@ func (h *Host) eachProcess(visit func(pid int) bool) error {
 		}
 	}
 	return nil
-}
-
-// Parent implements [System].
-func (h *Host) Parent(p Process) (Process, error) {
-	stat, err := readStat(p.PID)
-	if err != nil {
-		return Process{}, err
-	}
-	if stat.startTime != p.StartTime || stat.ppid <= 0 {
-		return Process{}, ErrNoProcess
-	}
-	parent, err := readStat(stat.ppid)
-	if err != nil {
-		return Process{}, err
-	}
-	return Process{BootID: h.boot.ID, PID: stat.ppid, StartTime: parent.startTime, Command: parent.command}, nil
 }
 
 // StartedAt implements [System].
@@ -269,11 +265,20 @@ func readStat(pid int) (procStat, error) {
 }
 
 // readProc reads /proc/PID/name; a process that is not there, or goes while it
-// is read, is ErrNoProcess.
+// is read, is ErrNoProcess; one that is there but not shown (hidepid, proc(5)) is
+// ErrHidden.
 func readProc(pid int, name string) ([]byte, error) {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + name)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	switch {
+	case errors.Is(err, unix.ESRCH):
 		return nil, ErrNoProcess
+	case errors.Is(err, fs.ErrNotExist):
+		if err := unix.Kill(pid, 0); err == nil || errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("process %d: %w", pid, ErrHidden)
+		}
+		return nil, ErrNoProcess
+	case errors.Is(err, fs.ErrPermission): // hidepid=noaccess
+		return nil, fmt.Errorf("process %d: %w", pid, ErrHidden)
 	}
 	return text, err
 }

@@ -190,7 +190,7 @@ func TestNamespacePID(t *testing.T) {
 	if found, err := h.InNamespace(1, inner); err != nil || found.Command != "sh" {
 		t.Errorf("found %+v %v", found, err)
 	}
-	if !h.InOtherNamespace(2) {
+	if !h.InOtherNamespace(2, time.Now()) {
 		t.Error("2 is a number in another namespace")
 	}
 	_ = outer

@@ -10,6 +10,10 @@ import (
 // or it has ended and only waits to be reaped by its parent.
 var ErrNoProcess = errors.New("no such process")
 
+// ErrHidden means that the process exists, or may, and cannot be looked at: /proc is
+// mounted with hidepid or belongs to another pid namespace.
+var ErrHidden = errors.New("the process cannot be looked at")
+
 // Process identifies one process of one boot. The zero Process is nobody: an
 // unidentified caller.
 type Process struct {
@@ -53,18 +57,31 @@ func (p Process) String() string {
 type System interface {
 	// Boot is the boot that processes of this System run under.
 	Boot() Boot
+	// PIDNamespace is the inode number of the pid namespace in which the numbers of
+	// processes are meant, 0 if unknown.
+	PIDNamespace() uint64
 	// Process describes the process pid of the caller's own pid namespace, or
-	// returns ErrNoProcess.
+	// returns ErrNoProcess or ErrHidden.
 	Process(pid int) (Process, error)
 	// InNamespace finds the process that has the number pid in the pid namespace
-	// that of lives or lived in, or returns ErrNoProcess.
+	// that of lives or lived in, or returns ErrNoProcess or ErrHidden.
 	InNamespace(pid int, of Process) (Process, error)
 	// InOtherNamespace says that a process in a pid namespace other than the
-	// caller's own has the number pid there.
-	InOtherNamespace(pid int) bool
+	// caller's own that may have run at the time at has the number pid there, or that
+	// it cannot be known.
+	InOtherNamespace(pid int, at time.Time) bool
 	// Parent identifies the parent of p: boot, pid and start time only. It
 	// returns ErrNoProcess if p has ended or has no parent that can be seen.
 	Parent(p Process) (Process, error)
+	// Ancestors are those of p that may stand in for it, the parent first: up to
+	// pid 1 of a pid namespace, a subreaper or a session manager, none of which is among
+	// them. What cannot be seen is left out.
+	Ancestors(p Process) []Process
+	// Exiting says that all threads of p have begun to exit. The kernel closes a
+	// process's descriptors after that and before its end is told.
+	Exiting(p Process) bool
+	// Hostname is the name of this machine, empty if unknown.
+	Hostname() string
 	// StartedAt is the wall-clock time at which p started, as the clock is set
 	// now; good to a clock tick (10 ms).
 	StartedAt(p Process) time.Time

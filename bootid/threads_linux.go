@@ -32,7 +32,7 @@ type threadEntry struct {
 // meanwhile. A tid of 0 (a caller out of sight) or a thread that has gone all the same is
 // ErrNoProcess.
 func (h *Host) Identify(tid int) (Process, error) {
-	if tid <= 0 {
+	if tid <= 0 || h.blind {
 		return Process{}, ErrNoProcess
 	}
 	if entry := h.threads.get(tid); entry != nil {

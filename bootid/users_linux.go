@@ -4,6 +4,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // UsersOf returns the processes other than this one that have their working
@@ -38,4 +40,29 @@ func uses(pid int, dir string) bool {
 		}
 	}
 	return false
+}
+
+// OpenFile is a file on a device, by the numbers stat(2) gives.
+type OpenFile struct{ Device, Inode uint64 }
+
+// OpenFiles returns the files that processes have open, as far as /proc shows it to the
+// caller. No filesystem is asked anything.
+func (h *Host) OpenFiles() map[OpenFile]bool {
+	files := make(map[OpenFile]bool)
+	// What cannot be listed is not seen.
+	_ = h.eachProcess(func(pid int) bool {
+		dir := "/proc/" + strconv.Itoa(pid) + "/fd/"
+		open, err := os.ReadDir(dir)
+		if err != nil {
+			return true
+		}
+		for _, fd := range open {
+			var st unix.Statx_t
+			if unix.Statx(unix.AT_FDCWD, dir+fd.Name(), unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &st) == nil {
+				files[OpenFile{unix.Mkdev(st.Dev_major, st.Dev_minor), st.Ino}] = true
+			}
+		}
+		return true
+	})
+	return files
 }

@@ -5,6 +5,8 @@ package fs
 import (
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path"
 	"time"
 
@@ -50,36 +52,120 @@ func (l lockFiles) Stat(name string) (file lockstore.File, err error) {
 	return file, err
 }
 
-// Read implements lockstore.Files.
-func (l lockFiles) Read(name string, limit int) (text []byte, err error) {
+// Open implements lockstore.Files.
+func (l lockFiles) Open(name string) (file io.ReadCloser, err error) {
 	err = l.beneath(name, func(dirfd int, base string) error {
 		// O_NONBLOCK: should it have become a FIFO, nothing is to wait here.
 		fd, err := openBeneath(dirfd, base, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
-		if err != nil {
-			return err
+		if err == nil {
+			file = os.NewFile(uintptr(fd), name)
 		}
-		defer unix.Close(fd)
-		text = make([]byte, limit)
-		var n int
-		err = retry(func() error {
-			n, err = unix.Pread(fd, text, 0)
-			return err
-		})
-		text = text[:max(n, 0)]
+		return err
+	})
+	return file, err
+}
+
+// Readlink implements lockstore.Files.
+func (l lockFiles) Readlink(name string) (text string, err error) {
+	err = l.beneath(name, func(dirfd int, base string) error {
+		target, err := readlink(dirfd, base)
+		text = string(target)
 		return err
 	})
 	return text, err
 }
 
+// Entries implements lockstore.Files.
+func (l lockFiles) Entries(name string, limit int) (names []string, err error) {
+	err = l.directory(name, func(dir *os.File) error {
+		names, err = dir.Readdirnames(limit + 1)
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return err
+	})
+	return names, err
+}
+
+// directory calls do with the directory at name.
+func (l lockFiles) directory(name string, do func(*os.File) error) error {
+	return l.beneath(name, func(dirfd int, base string) error {
+		fd, err := openBeneath(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY)
+		if err != nil {
+			return err
+		}
+		dir := os.NewFile(uintptr(fd), name)
+		defer dir.Close()
+		return do(dir)
+	})
+}
+
 // Remove implements lockstore.Files.
 func (l lockFiles) Remove(name string) error {
-	err := l.beneath(name, func(dirfd int, base string) error {
-		return retry(func() error { return unix.Unlinkat(dirfd, base, 0) })
-	})
+	err := l.unlink(name, 0)
+	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) && l.isDirectory(name) {
+		err = l.removeDirectory(name)
+	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	return err
+}
+
+func (l lockFiles) isDirectory(name string) bool {
+	file, err := l.Stat(name)
+	return err == nil && file.Type == lockstore.Directory
+}
+
+func (l lockFiles) unlink(name string, flags int) error {
+	return l.beneath(name, func(dirfd int, base string) error {
+		return retry(func() error { return unix.Unlinkat(dirfd, base, flags) })
+	})
+}
+
+func (l lockFiles) removeDirectory(name string) error {
+	err := l.directory(name, func(dir *os.File) error {
+		names, err := dir.Readdirnames(-1)
+		for _, entry := range names {
+			if err == nil {
+				err = retry(func() error { return unix.Unlinkat(int(dir.Fd()), entry, 0) })
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return l.unlink(name, unix.AT_REMOVEDIR)
+}
+
+// Move implements lockstore.Files.
+func (l lockFiles) Move(name, path string) error {
+	n := l.inode(name)
+	err := l.beneath(name, func(dirfd int, base string) error {
+		return retry(func() error {
+			return unix.Renameat2(dirfd, base, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+		})
+	})
+	if err == nil && n != nil {
+		n.takenAway.Store(true)
+	}
+	return err
+}
+
+// Opened implements lockstore.Files.
+func (l lockFiles) Opened(name string) bool {
+	n := l.inode(name)
+	return n != nil && n.opens.any()
+}
+
+// inode is that of the file at name, nil if the kernel does not know it.
+func (l lockFiles) inode(name string) *inode {
+	file, err := l.Stat(name)
+	if err != nil {
+		return nil
+	}
+	return l.fs.inodes.peek(fileKey{file.ID.Device, file.ID.Inode})
 }
 
 // Invalidate implements lockstore.Files.
@@ -91,8 +177,8 @@ func (l lockFiles) Invalidate(name string) {
 		}
 		// A directory the kernel does not know has no entries cached. ENOENT is
 		// answered when it has not cached this one.
-		if id := l.fs.inodes.idOf(keyOf(&st)); id != 0 && l.fs.server != nil {
-			l.fs.server.EntryNotify(id, base)
+		if n := l.fs.inodes.peek(keyOf(&st)); n != nil && l.fs.server != nil {
+			l.fs.server.EntryNotify(n.id, base)
 		}
 		return nil
 	})

@@ -3,13 +3,16 @@
 package fs
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
+	"path"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
-	"latchfs/bootid"
+	"latchfs/lockstore"
 )
 
 // controlName is a directory at the root of the mount that is not listed: what latchfs
@@ -21,18 +24,25 @@ const (
 	controlDir = 2 + iota
 	controlLocks
 	controlStatus
+	controlReclaimed
+	controlCtl
 )
 
 func isControl(id uint64) bool { return id >= controlDir && id < firstNodeID }
 
-// controlFiles are the files in it and how their content is made when one is opened.
+// controlFiles are the files in it, their modes, and how their content is made when one is
+// opened.
 var controlFiles = []struct {
 	name    string
 	id      uint64
+	mode    uint32
 	content func(*control) any
 }{
-	{"locks.json", controlLocks, (*control).locks},
-	{"status", controlStatus, func(c *control) any { return c.current() }},
+	{"locks.json", controlLocks, 0o444, (*control).locks},
+	{"status", controlStatus, 0o444, func(c *control) any { return c.current() }},
+	{"reclaimed", controlReclaimed, 0o444, (*control).reclaimed},
+	// Who may do what is asked here: all may write.
+	{"ctl", controlCtl, 0o222, nil},
 }
 
 // control serves the control directory.
@@ -42,22 +52,45 @@ type control struct {
 	files  handles[[]byte] // what a reader sees is what was so when it opened
 }
 
+// locks are those there are, after the last ones that were reaped.
 func (c *control) locks() any {
 	infos := []LockInfo{}
+	for _, r := range c.fs.locks.Recent() {
+		info := lockInfo(r.Lock, r.Judgment)
+		info.ReclaimedAt = &r.Time
+		infos = append(infos, info)
+	}
 	for _, e := range c.fs.locks.List() {
-		infos = append(infos, LockInfo{
-			Name: e.Name, Generation: e.Generation, Made: e.Made,
-			Verdict: e.Verdict.String(), Reason: string(e.Reason), Rule: string(e.Judgment.Rule),
-			Evidence: e.Evidence, Open: e.Open,
-			Holder: processInfo(e.Holder), Creator: processInfo(e.Creator),
-			BootID: e.BootID, MachineID: e.MachineID,
-		})
+		info := lockInfo(e.Lock, e.Judgment)
+		info.Open = e.Open
+		infos = append(infos, info)
 	}
 	return infos
 }
 
-func processInfo(p bootid.Process) ProcessInfo {
-	return ProcessInfo{p.PID, p.StartTime, p.PIDNamespace, p.NSPID, p.UID, p.Command}
+func (c *control) reclaimed() any {
+	infos := []ReclaimedInfo{}
+	for _, r := range c.fs.locks.Reclaimed() {
+		infos = append(infos, ReclaimedInfo{r.Name, r.Generation, r.Time, string(r.Reason), r.Size, r.File})
+	}
+	return infos
+}
+
+// write carries out a command: release PATH or force-release PATH, the path being that in
+// the mount.
+func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
+	text := string(bytes.Join(data, nil))
+	command, name, _ := strings.Cut(strings.TrimSuffix(text, "\n"), " ")
+	if in.NodeId != controlCtl || command != "release" && command != "force-release" || name == "" {
+		return 0, fuse.EINVAL
+	}
+	err := c.fs.locks.ReleaseFor(path.Clean(name), lockstore.Operator{
+		Process: c.fs.caller(&in.InHeader)(), UID: in.Uid, Owner: uint32(os.Geteuid()), Force: command == "force-release",
+	})
+	if err != nil {
+		return 0, status(err)
+	}
+	return uint32(len(text)), fuse.OK
 }
 
 func (c *control) current() Status {
@@ -77,9 +110,14 @@ func (c *control) refuse(id uint64) fuse.Status {
 }
 
 func (c *control) attr(id uint64, out *fuse.Attr) {
-	*out = fuse.Attr{Ino: ^uint64(0) - id, Mode: unix.S_IFREG | 0o444, Nlink: 1, Owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}}
+	*out = fuse.Attr{Ino: ^uint64(0) - id, Nlink: 1, Owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}}
 	if id == controlDir {
 		out.Mode, out.Nlink = unix.S_IFDIR|0o555, 2
+	}
+	for _, file := range controlFiles {
+		if file.id == id {
+			out.Mode = unix.S_IFREG | file.mode
+		}
 	}
 }
 
@@ -109,12 +147,15 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 		if file.id != in.NodeId {
 			continue
 		}
+		out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+		if file.content == nil {
+			return fuse.OK
+		}
 		text, err := json.MarshalIndent(file.content(c), "", "  ")
 		if err != nil {
 			return status(err)
 		}
 		out.Fh = c.files.add(append(text, '\n'))
-		out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 		return fuse.OK
 	}
 	return fuse.ENOENT

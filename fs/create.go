@@ -50,28 +50,44 @@ func (f *FS) maker(in *fuse.InHeader, dir *inode, mode uint32) fuse.Caller {
 }
 
 // make calls do, which makes the entry name of the directory, as the caller, and fills
-// out with what came of it.
-func (f *FS) make(in *fuse.InHeader, name string, out *fuse.EntryOut, mode uint32, do func(dir *inode) error) fuse.Status {
+// out with what came of it. Kind is that of the lock it makes at a lock name.
+func (f *FS) make(in *fuse.InHeader, name string, out *fuse.EntryOut, mode uint32, kind lockstore.Kind, do func(dir *inode) error) fuse.Status {
+	return f.makeIn(in, name, out, kind, func(dir *inode) error {
+		return f.credentials.as(f.maker(in, dir, mode), func() error { return do(dir) })
+	})
+}
+
+func (f *FS) makeIn(in *fuse.InHeader, name string, out *fuse.EntryOut, kind lockstore.Kind, do func(dir *inode) error) fuse.Status {
 	dir := f.inodes.get(in.NodeId)
 	if dir == nil {
 		return f.control.refuse(in.NodeId)
 	}
-	if err := f.credentials.as(f.maker(in, dir, mode), func() error { return do(dir) }); err != nil {
-		return status(err)
+	err := f.admitWithin(dir, in)
+	switch {
+	case err != nil:
+	case kind != "" && f.isLockName(name):
+		err = f.makeLock(dir, name, kind, in, out, func() error { return do(dir) })
+	default:
+		if err = do(dir); err == nil {
+			err = f.lookup(dir, name, in, out)
+		}
 	}
-	return status(f.lookup(dir, name, out))
+	if err == nil {
+		f.changedWithin(dir)
+	}
+	return status(err)
 }
 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, out, in.Mode, func(dir *inode) error {
+	return f.make(&in.InHeader, name, out, in.Mode, lockstore.KindMkdir, func(dir *inode) error {
 		return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask))
 	})
 }
 
-// Mknod implements fuse.RawFileSystem.
+// Mknod implements fuse.RawFileSystem. What it makes is no lock.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, out, in.Mode, func(dir *inode) error {
+	return f.make(&in.InHeader, name, out, in.Mode, "", func(dir *inode) error {
 		// The inverse of the packing in fillAttr; makedev(3) has 64 bits.
 		dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
 		return unix.Mknodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask), int(dev))
@@ -80,7 +96,7 @@ func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.E
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(in, name, out, 0, func(dir *inode) error {
+	return f.make(in, name, out, 0, lockstore.KindSymlink, func(dir *inode) error {
 		return unix.Symlinkat(target, dir.fd, name)
 	})
 }
@@ -91,19 +107,13 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if n == nil {
 		return f.control.refuse(in.Oldnodeid)
 	}
-	dir := f.inodes.get(in.NodeId)
-	if dir == nil {
-		return f.control.refuse(in.NodeId)
-	}
 	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
 	// ask again without knowing the caller's groups.
-	err := retry(func() error {
-		return unix.Linkat(unix.AT_FDCWD, procPath(n.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+	return f.makeIn(&in.InHeader, name, out, lockstore.KindLink, func(dir *inode) error {
+		return retry(func() error {
+			return unix.Linkat(unix.AT_FDCWD, procPath(n.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+		})
 	})
-	if err != nil {
-		return status(err)
-	}
-	return status(f.lookup(dir, name, out))
 }
 
 // Create implements fuse.RawFileSystem.
@@ -112,6 +122,9 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if dir == nil {
 		return f.control.refuse(in.NodeId)
 	}
+	if err := f.admitWithin(dir, &in.InHeader); err != nil {
+		return status(err)
+	}
 	if f.isLockName(name) {
 		return status(f.createLock(dir, name, in, out))
 	}
@@ -119,6 +132,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if err != nil {
 		return status(err)
 	}
+	f.place(n, dir, name)
 	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
 	return fuse.OK

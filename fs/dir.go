@@ -76,7 +76,7 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {
-			if err := f.lookup(dir, entry.Name, &found); err != nil && f.isLockName(entry.Name) {
+			if err := f.lookup(dir, entry.Name, &in.InHeader, &found); err != nil && f.isLockName(entry.Name) {
 				// It was stale and is gone, but the kernel may have it cached. It holds
 				// the directory while it reads it.
 				go f.LockFiles().Invalidate(f.inodes.path(dir, entry.Name))

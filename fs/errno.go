@@ -23,6 +23,10 @@ func status(err error) fuse.Status {
 		return fuse.EBUSY
 	case errors.Is(err, lockstore.ErrExists):
 		return fuse.Status(syscall.EEXIST)
+	case errors.Is(err, lockstore.ErrNoLock):
+		return fuse.ENOENT
+	case errors.Is(err, lockstore.ErrNotOperator):
+		return fuse.EACCES
 	case errors.Is(err, lockstore.ErrNoSpace):
 		return fuse.Status(syscall.ENOSPC)
 	case errors.As(err, &errno):

@@ -5,6 +5,8 @@ package fs
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
 )
 
 // Open implements fuse.RawFileSystem.
@@ -19,11 +21,8 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	return status(f.open(n, in, out))
 }
 
-func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
-	held, err := f.openLock(n, in)
-	if err != nil {
-		return err
-	}
+// openFile opens n. Watched are those whose writes are to come by here.
+func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
 	h := &handle{node: n, flags: int(in.Flags) & openFlags, fd: -1}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
 		if h.fd, err = reopen(n.fd, h.flags|unix.O_TRUNC); err != nil {
@@ -36,7 +35,7 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 			return err
 		}
 	}
-	if held {
+	if watched {
 		f.openedLock(n, h, nil, out)
 	} else {
 		mode := uint32(0)
@@ -87,7 +86,7 @@ func (f *FS) descriptor(fh uint64) (*handle, int, error) {
 }
 
 // writable does so for one whose file the caller is about to change.
-func (f *FS) writable(fh uint64, in *fuse.InHeader, attempt string) (*handle, int, error) {
+func (f *FS) writable(fh uint64, in *fuse.InHeader) (*handle, int, error) {
 	h, fd, err := f.descriptor(fh)
 	if err != nil {
 		return nil, -1, err
@@ -95,7 +94,7 @@ func (f *FS) writable(fh uint64, in *fuse.InHeader, attempt string) (*handle, in
 	if h.descriptor != nil {
 		return h, fd, nil // its creator's, or whoever was given it
 	}
-	return h, fd, f.admitChange(h.node, in, attempt)
+	return h, fd, f.admitChange(h.node, in, lockstore.Writing)
 }
 
 // Read implements fuse.RawFileSystem.
@@ -112,7 +111,10 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult
 
 // Writev implements fuse.RawFileSystem.
 func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
-	h, fd, err := f.writable(in.Fh, &in.InHeader, "write")
+	if isControl(in.NodeId) {
+		return f.control.write(in, data)
+	}
+	h, fd, err := f.writable(in.Fh, &in.InHeader)
 	if err != nil {
 		return 0, status(err)
 	}
@@ -165,7 +167,7 @@ func syncFD(fd int, flags uint32) error {
 
 // Fallocate implements fuse.RawFileSystem.
 func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	_, fd, err := f.writable(in.Fh, &in.InHeader, "fallocate")
+	_, fd, err := f.writable(in.Fh, &in.InHeader)
 	if err != nil {
 		return status(err)
 	}
@@ -191,7 +193,7 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	if err != nil {
 		return 0, status(err)
 	}
-	_, to, err := f.writable(in.FhOut, &in.InHeader, "copy")
+	_, to, err := f.writable(in.FhOut, &in.InHeader)
 	if err != nil {
 		return 0, status(err)
 	}

@@ -5,7 +5,6 @@ package fs
 import (
 	"fmt"
 	"os"
-	"path"
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -24,8 +23,10 @@ const firstNodeID = 16
 type Options struct {
 	// Backing is an open descriptor of the directory to serve. The FS closes it.
 	Backing *os.File
-	// LockPatterns are matched against the last component of a path, as by path.Match.
-	LockPatterns []string
+	// LockPatterns are the names of locks.
+	LockPatterns Patterns
+	// NoHeartbeat leaves the times of live locks as they are to everybody.
+	NoHeartbeat bool
 	// Callers knows the threads that wait for us.
 	Callers Callers
 	// Status is what the control file of that name says of the daemon.
@@ -50,7 +51,8 @@ type FS struct {
 	files       handles[*handle]
 	dirs        handles[*dirHandle]
 	credentials credentials
-	patterns    []string
+	patterns    Patterns
+	heartbeat   bool
 	callers     Callers
 	log         logrus.FieldLogger
 	control     control
@@ -67,10 +69,8 @@ type FS struct {
 
 // New makes an FS of an open directory. It serves nothing until Serve.
 func New(o Options) (*FS, error) {
-	for _, pattern := range o.LockPatterns {
-		if _, err := path.Match(pattern, "x"); err != nil {
-			return nil, fmt.Errorf("lock pattern %q: %w", pattern, err)
-		}
+	if err := o.LockPatterns.Check(); err != nil {
+		return nil, err
 	}
 	fd, err := reopenPath(int(o.Backing.Fd()))
 	if err != nil {
@@ -85,6 +85,7 @@ func New(o Options) (*FS, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		root:          &inode{key: keyOf(&st), fd: fd, kind: unix.S_IFDIR},
 		patterns:      o.LockPatterns,
+		heartbeat:     !o.NoHeartbeat,
 		callers:       o.Callers,
 		log:           o.Log,
 		local:         isLocal(fd),

@@ -1,6 +1,11 @@
 package fs
 
-import "time"
+import (
+	"time"
+
+	"latchfs/bootid"
+	"latchfs/lockstore"
+)
 
 // Status is what latchfs says of itself, in .latchfs/status.
 type Status struct {
@@ -15,20 +20,46 @@ type Status struct {
 	Handles      int       `json:"handles"`
 }
 
-// LockInfo is one lock in .latchfs/locks.json.
+// LockInfo is one lock in .latchfs/locks.json, in latchfs ls and latchfs scan.
 type LockInfo struct {
 	Name       string      `json:"name"`
-	Generation uint64      `json:"generation"`
+	Kind       string      `json:"kind"`
+	Generation uint64      `json:"generation"` // 0 without a record
 	Made       time.Time   `json:"made"`
-	Verdict    string      `json:"verdict"`
+	Verdict    string      `json:"verdict"` // live, stale, unknown or unmanaged
 	Reason     string      `json:"reason,omitempty"`
 	Rule       string      `json:"rule"`
 	Evidence   string      `json:"evidence"`
-	Open       bool        `json:"open"`
+	Open       bool        `json:"open"` // the descriptor it was made with
 	Holder     ProcessInfo `json:"holder"`
 	Creator    ProcessInfo `json:"creator"`
 	BootID     string      `json:"boot_id"`
 	MachineID  string      `json:"machine_id"`
+	// Payload is what the file holds: empty, naming or data. Only of files without a record.
+	Payload string `json:"payload,omitempty"`
+	// ReclaimedAt is when a stale lock was removed; nil for one that is there.
+	ReclaimedAt *time.Time `json:"reclaimed_at,omitempty"`
+	// LockedBy are the processes that hold flock(2) or fcntl(2) locks on the file.
+	LockedBy []KernelLock `json:"locked_by,omitempty"`
+}
+
+// KernelLock is a lock on the content of a file, as proc_locks(5) shows it.
+type KernelLock struct {
+	Type    string `json:"type"`   // FLOCK, POSIX or OFDLCK
+	Access  string `json:"access"` // READ or WRITE
+	PID     int    `json:"pid"`    // -1 for an open file description (OFDLCK)
+	Command string `json:"command,omitempty"`
+	Waiting bool   `json:"waiting,omitempty"`
+}
+
+// ReclaimedInfo is one file in .latchfs/reclaimed.
+type ReclaimedInfo struct {
+	Name       string    `json:"name"`
+	Generation uint64    `json:"generation"`
+	Time       time.Time `json:"time"`
+	Reason     string    `json:"reason,omitempty"`
+	Size       int64     `json:"size"` // bytes
+	File       string    `json:"file"` // where it is kept
 }
 
 // ProcessInfo is a process in .latchfs/locks.json; a pid of 0 is nobody.
@@ -39,4 +70,18 @@ type ProcessInfo struct {
 	NSPID        int    `json:"ns_pid"`
 	UID          uint32 `json:"uid"`
 	Command      string `json:"command"`
+}
+
+// ProcessInfoOf describes p.
+func ProcessInfoOf(p bootid.Process) ProcessInfo {
+	return ProcessInfo{p.PID, p.StartTime, p.PIDNamespace, p.NSPID, p.UID, p.Command}
+}
+
+func lockInfo(l lockstore.Lock, j lockstore.Judgment) LockInfo {
+	return LockInfo{
+		Name: l.Name, Kind: string(l.Kind), Generation: l.Generation, Made: l.Made,
+		Verdict: j.Verdict.String(), Reason: string(j.Reason), Rule: string(j.Rule), Evidence: j.Evidence,
+		Holder: ProcessInfoOf(l.Holder), Creator: ProcessInfoOf(l.Creator),
+		BootID: l.BootID, MachineID: l.MachineID,
+	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
 )
 
 // fileKey is what makes an inode one on this machine.
@@ -26,12 +28,18 @@ type inode struct {
 	lookups uint64 // how often the kernel was told of it; guarded by inodes.mu
 
 	// Where it was last seen; guarded by inodes.mu. Of a directory that is where it is;
-	// of a file it is only kept if the name is a lock name.
+	// of any other file it is only kept if the name is a lock name, or parent's is.
 	parent *inode
 	name   string
+	// lockNamed says that name is a lock name.
+	lockNamed atomic.Bool
 
-	// unmanaged remembers for lockstore which state of the file is no lock.
-	unmanaged atomic.Int64
+	// takenAway says that the store moved the file out of the directory since it was last
+	// looked up.
+	takenAway atomic.Bool
+
+	// seen is what lockstore remembers of the file.
+	seen lockstore.Sighting
 
 	opens opens
 }
@@ -73,14 +81,12 @@ func (t *inodes) find(key fileKey) *inode {
 	return n
 }
 
-// idOf returns the node id of a key, 0 if the kernel does not know it.
-func (t *inodes) idOf(key fileKey) uint64 {
+// peek returns the inode of a key without counting a lookup, nil if the kernel does not know
+// it.
+func (t *inodes) peek(key fileKey) *inode {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	if n := t.byKey[key]; n != nil {
-		return n.id
-	}
-	return 0
+	return t.byKey[key]
 }
 
 // add puts an inode with the descriptor fd into the table, counting a lookup. If it is
@@ -114,11 +120,19 @@ func (t *inodes) forget(id, count uint64) {
 	}
 }
 
-// place remembers that n is the entry name of parent.
-func (t *inodes) place(n, parent *inode, name string) {
+// place remembers that n is the entry name of parent, which is a lock name or not.
+func (t *inodes) place(n, parent *inode, name string, lockNamed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n.parent, n.name = parent, name
+	n.lockNamed.Store(lockNamed)
+}
+
+// parentOf is the directory n was last seen in, nil if it has no place.
+func (t *inodes) parentOf(n *inode) *inode {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return n.parent
 }
 
 // path is the name of the entry name of dir relative to the root.

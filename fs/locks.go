@@ -4,8 +4,7 @@ package fs
 
 import (
 	"errors"
-	"path"
-	"sync/atomic"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -14,19 +13,11 @@ import (
 	"latchfs/lockstore"
 )
 
-// This file is where requests branch into the lock store: everything that is
-// different at a lock name is here.
+// This file, lock_acquire.go and lock_protect.go are where requests branch into the lock
+// store: everything that is different at a lock name is there. Here is how the section of
+// a name is found, and what looks at locks see.
 
-// isLockName says that name, the last component of a path, is that of locks.
-func (f *FS) isLockName(name string) bool {
-	for _, pattern := range f.patterns {
-		// The patterns were checked when the FS was made.
-		if match, _ := path.Match(pattern, name); match {
-			return true
-		}
-	}
-	return false
-}
+func (f *FS) isLockName(name string) bool { return f.patterns.Match(name) }
 
 // enter takes the section of the entry name of dir. Directories are renamed outside of all
 // sections, so that once inside the path stays true.
@@ -54,6 +45,60 @@ func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.
 	}
 }
 
+// enterPlace takes the section of the lock name that the file n was last seen at; false if
+// it is not there any more.
+func (f *FS) enterPlace(n *inode) (lockstore.Section, bool) {
+	if !n.lockNamed.Load() {
+		return lockstore.Section{}, false
+	}
+	for {
+		path, ok := f.inodes.placePath(n)
+		if !ok {
+			return lockstore.Section{}, false
+		}
+		section := f.locks.Enter(path)
+		if f.isAt(n, path) {
+			return section, true
+		}
+		section.Leave()
+		if again, _ := f.inodes.placePath(n); again == path {
+			return lockstore.Section{}, false // another file is at that name
+		}
+	}
+}
+
+// isAt says that n is the file at path.
+func (f *FS) isAt(n *inode, path string) bool {
+	file, err := f.LockFiles().Stat(path)
+	return err == nil && file.ID == lockstore.FileID{Device: n.key.dev, Inode: n.key.ino}
+}
+
+// lockOf does the same if there is a record of a lock of that name.
+func (f *FS) lockOf(n *inode) (lockstore.Section, bool) {
+	if !n.lockNamed.Load() {
+		return lockstore.Section{}, false
+	}
+	if path, ok := f.inodes.placePath(n); !ok || !f.locks.Holds(path) {
+		return lockstore.Section{}, false
+	}
+	return f.enterPlace(n)
+}
+
+// place remembers that n is the entry name of dir, if that matters: of a directory, at a lock
+// name, and in a directory at one. A file with several names keeps that of a lock.
+func (f *FS) place(n, dir *inode, name string) {
+	lockNamed := f.isLockName(name)
+	if !n.isDir() {
+		if !lockNamed && !dir.lockNamed.Load() {
+			return
+		}
+		if at, ok := f.inodes.placePath(n); ok && at != f.inodes.path(dir, name) && f.locks.Holds(at) && f.isAt(n, at) {
+			return
+		}
+	}
+	f.inodes.place(n, dir, name, lockNamed)
+}
+
 // caller returns a function that identifies who made a request, while he waits for it.
 func (f *FS) caller(in *fuse.InHeader) func() bootid.Process {
 	return func() bootid.Process {
@@ -69,19 +114,32 @@ func fileOf(st *unix.Stat_t) lockstore.File {
 	if written.After(changed) {
 		changed = written
 	}
-	return lockstore.File{
-		ID:      lockstore.FileID{Device: st.Dev, Inode: st.Ino},
-		Regular: st.Mode&unix.S_IFMT == unix.S_IFREG,
-		Size:    st.Size, UID: st.Uid,
+	file := lockstore.File{
+		ID:   lockstore.FileID{Device: st.Dev, Inode: st.Ino},
+		Size: st.Size, UID: st.Uid,
 		Written: written, Changed: changed,
 	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		file.Type = lockstore.Regular
+	case unix.S_IFDIR:
+		file.Type = lockstore.Directory
+	case unix.S_IFLNK:
+		file.Type = lockstore.Symlink
+	}
+	return file
 }
 
 // lookupLock finds the entry at a lock name, unless it is stale: then it is reclaimed and
 // there is none.
-func (f *FS) lookupLock(dir *inode, name string, out *fuse.EntryOut) error {
+func (f *FS) lookupLock(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	section := f.enter(dir, name)
 	defer section.Leave()
+	return f.lookupIn(section, dir, name, in, out)
+}
+
+// lookupIn does so within the section.
+func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	n, st, err := f.entry(dir, name)
 	if errors.Is(err, unix.ENOENT) {
 		section.Look(nil, nil)
@@ -89,29 +147,44 @@ func (f *FS) lookupLock(dir *inode, name string, out *fuse.EntryOut) error {
 	if err != nil {
 		return err
 	}
-	f.inodes.place(n, dir, name)
 	file := fileOf(&st)
-	if !section.Look(&file, &n.unmanaged) {
+	if !section.Look(&file, &n.seen) {
 		f.inodes.forget(n.id, 1)
 		return unix.ENOENT
 	}
 	fillEntry(out, n, &st)
 	if section.Held() {
 		out.SetAttrTimeout(0)
+		if f.seesFresh(section, in) {
+			freshen(&out.Attr)
+		}
 	}
 	return nil
 }
 
+// seesFresh says that who made a request is to see the lock, whose section that is, as if it
+// had just been taken: programs that judge by age would break it otherwise.
+func (f *FS) seesFresh(section lockstore.Section, in *fuse.InHeader) bool {
+	return f.heartbeat && section.Stranger(f.caller(in))
+}
+
+func freshen(attr *fuse.Attr) {
+	now := time.Now()
+	attr.SetTimes(nil, &now, &now)
+}
+
 // lookAgain is asked before the attributes of n are answered: if n is a stale lock it is
-// reclaimed. It says whether n is a lock that is not.
-func (f *FS) lookAgain(n *inode) (held bool, err error) {
+// reclaimed. It says whether n is a lock that is not, and whether its times are to be
+// the present.
+func (f *FS) lookAgain(n *inode, in *fuse.InHeader) (held, fresh bool, err error) {
 	section, ok := f.lockOf(n)
 	if !ok {
-		return false, nil
+		return false, false, nil
 	}
 	defer section.Leave()
 	visible, err := look(section, n)
-	return visible && section.Held(), err
+	held = visible && section.Held()
+	return held, held && f.seesFresh(section, in), err
 }
 
 // look judges the lock whose section that is and whose file n is.
@@ -121,11 +194,11 @@ func look(section lockstore.Section, n *inode) (visible bool, err error) {
 		return false, err
 	}
 	file := fileOf(&st)
-	return section.Look(&file, &n.unmanaged), nil
+	return section.Look(&file, &n.seen), nil
 }
 
 // lookEntry judges what lies at the entry name of dir, whose section that is.
-func lookEntry(section lockstore.Section, dir *inode, name string) (visible bool, err error) {
+func (f *FS) lookEntry(section lockstore.Section, dir *inode, name string) (visible bool, err error) {
 	st, err := statEntry(dir.fd, name)
 	if errors.Is(err, unix.ENOENT) {
 		return section.Look(nil, nil), nil
@@ -133,18 +206,17 @@ func lookEntry(section lockstore.Section, dir *inode, name string) (visible bool
 		return false, err
 	}
 	file := fileOf(&st)
-	var unmanaged atomic.Int64
-	return section.Look(&file, &unmanaged), nil
+	seen := &lockstore.Sighting{}
+	if n := f.inodes.peek(keyOf(&st)); n != nil {
+		seen = &n.seen
+	}
+	return section.Look(&file, seen), nil
 }
 
 // reaped says that n, with so many links, was a lock and is gone, and that the kernel
 // asks because it has the name cached and not because it has the file open.
 func (f *FS) reaped(n *inode, links uint32) bool {
-	if links > 0 || n.isDir() || n.opens.any() {
-		return false
-	}
-	_, ok := f.inodes.placePath(n)
-	return ok
+	return (links == 0 || n.takenAway.Load()) && n.lockNamed.Load() && !n.opens.any()
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.
@@ -155,188 +227,10 @@ func (f *FS) hiddenLock(dir *inode, name string) bool {
 	}
 	section := f.enter(dir, name)
 	defer section.Leave()
-	if visible, err := lookEntry(section, dir, name); visible || err != nil {
+	if visible, err := f.lookEntry(section, dir, name); visible || err != nil {
 		return false
 	}
 	// The kernel may have the entry cached. It holds the directory while it reads it.
 	go f.LockFiles().Invalidate(path)
 	return true
-}
-
-// createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
-// record comes first, then the file, then the reply.
-func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
-	section := f.enter(dir, name)
-	defer section.Leave()
-	var descriptor *lockstore.Descriptor
-	exclusive := in.Flags&unix.O_EXCL != 0
-	switch visible, err := lookEntry(section, dir, name); {
-	case err != nil:
-		return err
-	// Somebody made it since the kernel looked.
-	case visible && exclusive:
-		return unix.EEXIST
-	case visible:
-		return unix.ESTALE // the kernel looks again and opens what it finds
-	}
-	if exclusive {
-		var err error
-		if descriptor, err = section.Acquire(f.caller(&in.InHeader)()); err != nil {
-			return err
-		}
-	}
-	n, h, st, err := f.create(dir, name, in)
-	if err != nil {
-		section.Release()
-		return err
-	}
-	f.inodes.place(n, dir, name)
-	if exclusive {
-		f.openedLock(n, h, descriptor, &out.OpenOut)
-	} else {
-		f.opened(n, h, st.Mode, &out.OpenOut)
-	}
-	fillEntry(&out.EntryOut, n, &st)
-	if exclusive {
-		out.SetAttrTimeout(createLifetime)
-	}
-	return nil
-}
-
-// removeLock removes the entry at a lock name: first the file, then the record.
-func (f *FS) removeLock(dir *inode, name string, flags int, in *fuse.InHeader) error {
-	section := f.enter(dir, name)
-	defer section.Leave()
-	if err := section.Admit(f.caller(in), "remove"); err != nil {
-		return err
-	}
-	err := retry(func() error { return unix.Unlinkat(dir.fd, name, flags) })
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		section.Release()
-	}
-	return err
-}
-
-// renameLock renames a file from or onto a lock name, or both.
-func (f *FS) renameLock(oldDir *inode, oldName string, newDir *inode, newName string, in *fuse.RenameIn, rename func() error) error {
-	who := f.caller(&in.InHeader)
-	exchange := in.Flags&unix.RENAME_EXCHANGE != 0
-	switch {
-	case oldDir == newDir && oldName == newName:
-		return rename()
-	case !f.isLockName(newName):
-		section := f.enter(oldDir, oldName)
-		defer section.Leave()
-		if err := section.Admit(who, "rename"); err != nil {
-			return err
-		}
-		if err := rename(); err != nil {
-			return err
-		}
-		if exchange {
-			section.Replaced()
-		} else {
-			section.Release()
-		}
-	case !f.isLockName(oldName):
-		section := f.enter(newDir, newName)
-		defer section.Leave()
-		if err := section.Admit(who, "replace"); err != nil {
-			return err
-		}
-		if err := rename(); err != nil {
-			return err
-		}
-		section.Replaced()
-	default:
-		from, to := f.enterBoth(oldDir, oldName, newDir, newName)
-		defer from.Leave()
-		defer to.Leave()
-		if err := from.Admit(who, "rename"); err != nil {
-			return err
-		}
-		if err := to.Admit(who, "replace"); err != nil {
-			return err
-		}
-		if err := rename(); err != nil {
-			return err
-		}
-		to.Replaced()
-		if exchange {
-			from.Replaced()
-		} else {
-			from.Move(to)
-		}
-	}
-	f.moved(newDir, newName)
-	if exchange {
-		f.moved(oldDir, oldName)
-	}
-	return nil
-}
-
-// lockOf enters the section of the lock whose file n is. It is false if n is no lock
-// there is a record of.
-func (f *FS) lockOf(n *inode) (lockstore.Section, bool) {
-	if n.isDir() {
-		return lockstore.Section{}, false
-	}
-	for {
-		path, ok := f.inodes.placePath(n)
-		if !ok || !f.locks.Holds(path) {
-			return lockstore.Section{}, false
-		}
-		section := f.locks.Enter(path)
-		if file, err := f.LockFiles().Stat(path); err == nil && file.ID == (lockstore.FileID{Device: n.key.dev, Inode: n.key.ino}) {
-			return section, true
-		}
-		section.Leave()
-		if again, _ := f.inodes.placePath(n); again == path {
-			return lockstore.Section{}, false // another file is at that name
-		}
-	}
-}
-
-// admitChange refuses who made a request to change the bytes of n if it is a live
-// lock of another family.
-func (f *FS) admitChange(n *inode, in *fuse.InHeader, attempt string) error {
-	section, ok := f.lockOf(n)
-	if !ok {
-		return nil
-	}
-	defer section.Leave()
-	return section.Admit(f.caller(in), attempt)
-}
-
-// openLock is asked before n is opened. It says whether n is a lock, whose writes are
-// to come by here. One that is stale is reclaimed, and ESTALE makes the kernel look again.
-func (f *FS) openLock(n *inode, in *fuse.OpenIn) (held bool, err error) {
-	section, ok := f.lockOf(n)
-	if !ok {
-		return false, nil
-	}
-	defer section.Leave()
-	visible, err := look(section, n)
-	if err != nil {
-		return false, err
-	}
-	if !visible {
-		return false, unix.ESTALE
-	}
-	if int(in.Flags)&unix.O_TRUNC != 0 {
-		return true, section.Admit(f.caller(&in.InHeader), "truncate")
-	}
-	return true, nil
-}
-
-// closedLock tells the store that a handle is closed by which a lock was made or may
-// have been written.
-func (f *FS) closedLock(h *handle) {
-	if h.descriptor != nil {
-		f.locks.Closed(h.descriptor)
-	} else if h.writes() && !h.node.isDir() {
-		if path, ok := f.inodes.placePath(h.node); ok {
-			f.locks.Written(path)
-		}
-	}
 }

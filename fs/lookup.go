@@ -16,13 +16,13 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 	if dir == nil {
 		return status(unix.ESTALE)
 	}
-	return status(f.lookup(dir, name, out))
+	return status(f.lookup(dir, name, in, out))
 }
 
 // lookup finds the entry name of dir, counts the lookup and fills out.
-func (f *FS) lookup(dir *inode, name string, out *fuse.EntryOut) error {
+func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	if f.isLockName(name) {
-		return f.lookupLock(dir, name, out)
+		return f.lookupLock(dir, name, in, out)
 	}
 	n, st, err := f.entry(dir, name)
 	if err != nil {
@@ -48,9 +48,8 @@ func (f *FS) entry(dir *inode, name string) (*inode, unix.Stat_t, error) {
 			return nil, st, err
 		}
 	}
-	if n.isDir() {
-		f.inodes.place(n, dir, name)
-	}
+	n.takenAway.Store(false)
+	f.place(n, dir, name)
 	return n, st, nil
 }
 

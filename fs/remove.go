@@ -5,6 +5,8 @@ package fs
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
 )
 
 // Unlink implements fuse.RawFileSystem.
@@ -21,6 +23,9 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	dir := f.inodes.get(in.NodeId)
 	if dir == nil || dir == f.root && name == controlName {
 		return f.control.refuse(in.NodeId)
+	}
+	if err := f.admitWithin(dir, in); err != nil {
+		return status(err)
 	}
 	if f.isLockName(name) {
 		return status(f.removeLock(dir, name, flags, in))
@@ -41,14 +46,28 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		}
 		return retry(do)
 	}
+	for _, dir := range []*inode{oldDir, newDir} {
+		if err := f.admitWithin(dir, &in.InHeader); err != nil {
+			return status(err)
+		}
+	}
+	r := renaming{
+		oldDir: oldDir, oldName: oldName, newDir: newDir, newName: newName,
+		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, who: f.caller(&in.InHeader), do: rename,
+	}
 	st, err := statEntry(oldDir.fd, oldName)
-	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || in.Flags&unix.RENAME_EXCHANGE != 0 && f.isDirectory(newDir, newName) {
-		return status(f.renameTree(oldDir, oldName, newDir, newName, in.Flags&unix.RENAME_EXCHANGE != 0, rename))
+	switch {
+	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || r.exchange && f.isDirectory(newDir, newName):
+		err = f.renameTree(r)
+	case f.isLockName(oldName) || f.isLockName(newName):
+		err = f.renameLock(r)
+	default:
+		err = rename()
 	}
-	if f.isLockName(oldName) || f.isLockName(newName) {
-		return status(f.renameLock(oldDir, oldName, newDir, newName, in, rename))
+	if err == nil {
+		f.changedWithin(newDir)
 	}
-	return status(rename())
+	return status(err)
 }
 
 func (f *FS) isDirectory(dir *inode, name string) bool {
@@ -58,18 +77,18 @@ func (f *FS) isDirectory(dir *inode, name string) bool {
 
 // renameTree renames a directory, or exchanges one for something, and keeps the table's
 // and the store's idea of what is beneath them.
-func (f *FS) renameTree(oldDir *inode, oldName string, newDir *inode, newName string, exchange bool, rename func() error) error {
-	return f.locks.MoveTree(exchange, func() (string, string, error) {
+func (f *FS) renameTree(r renaming) error {
+	return f.locks.MoveTree(r.exchange, func(at func(string) lockstore.Section) (string, string, error) {
 		// Under the store's lock no other directory moves, so these stay true.
-		oldPath, newPath := f.inodes.path(oldDir, oldName), f.inodes.path(newDir, newName)
-		if err := rename(); err != nil {
-			return "", "", err
+		oldPath, newPath := f.inodes.path(r.oldDir, r.oldName), f.inodes.path(r.newDir, r.newName)
+		var from, to lockstore.Section
+		if f.isLockName(r.oldName) {
+			from = at(oldPath)
 		}
-		f.moved(newDir, newName)
-		if exchange {
-			f.moved(oldDir, oldName)
+		if f.isLockName(r.newName) {
+			to = at(newPath)
 		}
-		return oldPath, newPath, nil
+		return oldPath, newPath, f.renameIn(from, to, r)
 	})
 }
 
@@ -82,7 +101,11 @@ func (f *FS) moved(dir *inode, name string) {
 	}
 	f.inodes.mu.Lock()
 	defer f.inodes.mu.Unlock()
-	if n := f.inodes.byKey[keyOf(&st)]; n != nil && n != f.root && (n.isDir() || f.isLockName(name)) {
-		n.parent, n.name = dir, name
+	if n := f.inodes.byKey[keyOf(&st)]; n != nil && n != f.root {
+		lockNamed := f.isLockName(name)
+		if n.isDir() || lockNamed || dir.lockNamed.Load() {
+			n.parent, n.name = dir, name
+		}
+		n.lockNamed.Store(lockNamed)
 	}
 }

@@ -64,3 +64,18 @@ func statFD(fd int) (st unix.Stat_t, err error) {
 	err = unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH)
 	return st, err
 }
+
+// readlink returns the text of the symbolic link name in dirfd, or of dirfd itself if
+// name is empty.
+func readlink(dirfd int, name string) ([]byte, error) {
+	for size := 256; ; size *= 2 {
+		target := make([]byte, size)
+		length, err := unix.Readlinkat(dirfd, name, target)
+		if err != nil {
+			return nil, err
+		}
+		if length < size {
+			return target[:length], nil
+		}
+	}
+}

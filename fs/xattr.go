@@ -53,14 +53,6 @@ func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status
 	if n == nil {
 		return nil, status(unix.ESTALE)
 	}
-	for size := 256; ; size *= 2 {
-		target := make([]byte, size)
-		length, err := unix.Readlinkat(n.fd, "", target)
-		if err != nil {
-			return nil, status(err)
-		}
-		if length < size {
-			return target[:length], fuse.OK
-		}
-	}
+	target, err := readlink(n.fd, "")
+	return target, status(err)
 }

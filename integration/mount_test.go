@@ -230,14 +230,35 @@ type lock struct {
 	Made       time.Time `json:"made"`
 	Verdict    string    `json:"verdict"`
 	Reason     string    `json:"reason"`
+	Kind       string    `json:"kind"`
+	Rule       string    `json:"rule"`
+	Evidence   string    `json:"evidence"`
+	Payload    string    `json:"payload"`
 	Holder     struct {
 		PID int    `json:"pid"`
 		UID uint32 `json:"uid"`
 	} `json:"holder"`
+	ReclaimedAt *time.Time `json:"reclaimed_at"`
+	LockedBy    []struct {
+		Type, Access string
+		PID          int
+	} `json:"locked_by"`
 }
 
-// locks asks for all locks, by name.
+// locks are those there are, by name.
 func (m *mount) locks() map[string]lock {
+	m.t.Helper()
+	locks := make(map[string]lock)
+	for _, l := range m.listed() {
+		if l.ReclaimedAt == nil && l.Verdict != "unmanaged" {
+			locks[l.Name] = l
+		}
+	}
+	return locks
+}
+
+// listed asks for all that latchfs ls --json knows.
+func (m *mount) listed() []lock {
 	m.t.Helper()
 	out, err := exec.Command(latchfs, "ls", "--json", m.dir).Output()
 	if err != nil {
@@ -247,11 +268,7 @@ func (m *mount) locks() map[string]lock {
 	if err := json.Unmarshal(out, &list); err != nil {
 		m.t.Fatal(err)
 	}
-	locks := make(map[string]lock)
-	for _, l := range list {
-		locks[l.Name] = l
-	}
-	return locks
+	return list
 }
 
 // eventually waits for a condition that another process brings about.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -100,7 +101,7 @@ func TestKilledDaemon(t *testing.T) {
 			continue
 		}
 		payload, _ := os.ReadFile(m.path(h.name))
-		if got := after[h.name]; got != h.lock || st.Mtim != h.stat.Mtim || st.Ino != h.stat.Ino || st.Uid != h.stat.Uid || !bytes.Equal(payload, h.payload) {
+		if got := after[h.name]; !reflect.DeepEqual(got, h.lock) || st.Mtim != h.stat.Mtim || st.Ino != h.stat.Ino || st.Uid != h.stat.Uid || !bytes.Equal(payload, h.payload) {
 			t.Errorf("%s: was %+v, is %+v", h.name, h.lock, got)
 		}
 	}

@@ -8,6 +8,11 @@ var (
 	ErrHeld = errors.New("held by a live process")
 	// ErrExists: the name is taken, so it cannot be acquired.
 	ErrExists = errors.New("lock exists")
+	// ErrNoLock: there is no lock of that name.
+	ErrNoLock = errors.New("no lock of that name")
+	// ErrNotOperator: only root, the owner of the mount and the owner of the lock may
+	// release it.
+	ErrNotOperator = errors.New("only root, the mount's owner or the lock's owner may release it")
 	// ErrNoSpace: the journal cannot grow; nothing was acquired.
 	ErrNoSpace = errors.New("no space for the lock journal")
 	// ErrInUse: another latchfs owns the state directory.

@@ -5,25 +5,25 @@ import (
 	"time"
 )
 
-// Kind is what happened to a lock.
-type Kind string
+// Transition is what happened to a lock.
+type Transition string
 
 // The transitions of a lock.
 const (
-	Acquired Kind = "acquired"
-	Released Kind = "released" // by its family, or by anybody while unknown
-	Reaped   Kind = "reaped"   // it was stale
-	Dropped  Kind = "settled"  // it turned out to be no lock; the file stays
-	Passed   Kind = "passed"   // another process is its holder now
-	Moved    Kind = "moved"    // it was renamed
+	Acquired Transition = "acquired"
+	Released Transition = "released" // by its family, an operator, or anybody while unknown
+	Reaped   Transition = "reaped"   // it was stale
+	Dropped  Transition = "settled"  // it turned out to be no lock; the file stays
+	Passed   Transition = "passed"   // another process is its holder now
+	Moved    Transition = "moved"    // it was renamed
 )
 
 // Event is one transition.
 type Event struct {
-	Kind   Kind
-	Lock   Lock
-	Reason Reason // of a reaped one
-	Time   time.Time
+	Transition Transition
+	Lock       Lock
+	Reason     Reason // of a reaped one
+	Time       time.Time
 }
 
 // eventBuffer is how many events a subscriber may be behind.

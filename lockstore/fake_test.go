@@ -1,7 +1,10 @@
 package lockstore
 
 import (
+	"errors"
+	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +25,9 @@ type machine struct {
 	exits     map[processKey]bootid.Exit
 	watches   map[processKey][]func()
 	elsewhere map[int]bool // pids of other namespaces
+	exiting   map[int]bool
+	hidden    map[int]bool
+	namespace uint64
 }
 
 const bootOne, bootTwo = "11111111-2222-4333-8444-555555555555", "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
@@ -32,6 +38,7 @@ func newMachine() *machine {
 		clock:     time.Unix(2_000_000, 0),
 		processes: make(map[int]bootid.Process), parents: make(map[int]int), started: make(map[int]time.Time),
 		exits: make(map[processKey]bootid.Exit), watches: make(map[processKey][]func()), elsewhere: make(map[int]bool),
+		exiting: make(map[int]bool), hidden: make(map[int]bool), namespace: 1,
 	}
 }
 
@@ -70,6 +77,9 @@ func (m *machine) Boot() bootid.Boot { return m.boot }
 func (m *machine) Process(pid int) (bootid.Process, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.hidden[pid] {
+		return bootid.Process{}, bootid.ErrHidden
+	}
 	if p, ok := m.processes[pid]; ok {
 		return p, nil
 	}
@@ -80,7 +90,27 @@ func (m *machine) InNamespace(pid int, of bootid.Process) (bootid.Process, error
 	return m.Process(pid)
 }
 
-func (m *machine) InOtherNamespace(pid int) bool { return m.elsewhere[pid] }
+func (m *machine) InOtherNamespace(pid int, _ time.Time) bool { return m.elsewhere[pid] }
+func (m *machine) PIDNamespace() uint64                       { return m.namespace }
+func (m *machine) Hostname() string                           { return "here" }
+
+func (m *machine) Ancestors(p bootid.Process) (chain []bootid.Process) {
+	for {
+		parent, err := m.Parent(p)
+		if err != nil || parent.PID == 1 {
+			return chain
+		}
+		chain = append(chain, parent)
+		p = parent
+	}
+}
+
+func (m *machine) Exiting(p bootid.Process) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now, ok := m.processes[p.PID]
+	return !ok || now.StartTime != p.StartTime || m.exiting[p.PID]
+}
 
 func (m *machine) Parent(p bootid.Process) (bootid.Process, error) {
 	m.mu.Lock()
@@ -131,29 +161,34 @@ func (w *machineWatch) Exit() bootid.Exit {
 
 func (w *machineWatch) Stop() {}
 
-// directory is a made-up Files.
+// directory is a made-up Files. A file whose name has another in front of it is in that
+// directory.
 type directory struct {
 	mu     sync.Mutex
 	files  map[string]*madeFile
 	inode  uint64
 	shared bool
+	opened map[string]bool
 }
 
 type madeFile struct {
+	kind    FileType
 	text    string
 	id      uint64
 	written time.Time
 	uid     uint32
 }
 
-func (d *directory) put(name, text string, written time.Time) {
+func (d *directory) put(name, text string, written time.Time) { d.make(name, Regular, text, written) }
+
+func (d *directory) make(name string, kind FileType, text string, written time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.inode++
 	if d.files == nil {
 		d.files = make(map[string]*madeFile)
 	}
-	d.files[name] = &madeFile{text: text, id: d.inode, written: written}
+	d.files[name] = &madeFile{kind: kind, text: text, id: d.inode, written: written}
 }
 
 func (d *directory) has(name string) bool {
@@ -169,24 +204,54 @@ func (d *directory) Stat(name string) (File, error) {
 	if f == nil {
 		return File{}, fs.ErrNotExist
 	}
-	return File{ID: FileID{1, f.id}, Regular: true, Size: int64(len(f.text)), UID: f.uid, Written: f.written, Changed: f.written}, nil
+	return File{ID: FileID{1, f.id}, Type: f.kind, Size: int64(len(f.text)), UID: f.uid, Written: f.written, Changed: f.written}, nil
 }
 
-func (d *directory) Read(name string, limit int) ([]byte, error) {
+func (d *directory) text(name string) (string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	f := d.files[name]
 	if f == nil {
-		return nil, fs.ErrNotExist
+		return "", fs.ErrNotExist
 	}
-	return []byte(f.text)[:min(limit, len(f.text))], nil
+	return f.text, nil
+}
+
+func (d *directory) Open(name string) (io.ReadCloser, error) {
+	text, err := d.text(name)
+	return io.NopCloser(strings.NewReader(text)), err
+}
+
+func (d *directory) Readlink(name string) (string, error) { return d.text(name) }
+
+func (d *directory) Entries(name string, limit int) (names []string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for path := range d.files {
+		if entry, ok := strings.CutPrefix(path, name+"/"); ok && len(names) <= limit {
+			names = append(names, entry)
+		}
+	}
+	return names, nil
 }
 
 func (d *directory) Remove(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.files, name)
+	for path := range d.files {
+		if path == name || strings.HasPrefix(path, name+"/") {
+			delete(d.files, path)
+		}
+	}
 	return nil
+}
+
+func (d *directory) Move(string, string) error { return errors.ErrUnsupported }
+
+func (d *directory) Opened(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.opened[name]
 }
 
 func (d *directory) Invalidate(string) {}
@@ -231,11 +296,37 @@ func (w *world) restart() {
 	w.open()
 }
 
+// reboot ends everything and starts again under another boot id.
+func (w *world) reboot(processes ...bootid.Process) {
+	w.t.Helper()
+	if err := w.store.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, p := range processes {
+		w.end(p, bootid.ExitUnknown, false)
+	}
+	w.boot.ID = bootTwo
+	w.boot.Time = w.clock
+	w.open()
+}
+
+// make makes a lock of another kind than take.
+func (w *world) make(name string, kind Kind, creator bootid.Process, file FileType, text string) {
+	w.t.Helper()
+	section := w.store.Enter(name)
+	defer section.Leave()
+	if _, err := section.Acquire(kind, creator); err != nil {
+		w.t.Fatal(err)
+	}
+	w.files.make(name, file, text, w.now())
+	section.Made()
+}
+
 // take makes a lock with a payload and closes it.
 func (w *world) take(name string, creator bootid.Process, payload string) {
 	w.t.Helper()
 	section := w.store.Enter(name)
-	d, err := section.Acquire(creator)
+	d, err := section.Acquire(KindCreate, creator)
 	if err != nil {
 		section.Leave()
 		w.t.Fatal(err)
@@ -254,14 +345,21 @@ func (w *world) visible(name string) bool {
 	if err != nil {
 		return section.Look(nil, nil)
 	}
-	return section.Look(&file, newStamp())
+	return section.Look(&file, &Sighting{})
+}
+
+// eventuallyVisible looks once the death of a process is dealt with.
+func (w *world) eventuallyVisible(name string) bool {
+	w.t.Helper()
+	w.store.processes.dying.Wait()
+	return w.visible(name)
 }
 
 // admitted asks whether p may remove the lock.
 func (w *world) admitted(name string, p bootid.Process) bool {
 	section := w.store.Enter(name)
 	defer section.Leave()
-	return section.Admit(func() bootid.Process { return p }, "remove") == nil
+	return section.Admit(func() bootid.Process { return p }, Removing) == nil
 }
 
 // entry is what is listed of a name.

@@ -1,6 +1,12 @@
 package lockstore
 
-import "time"
+import (
+	"io"
+	"sync/atomic"
+	"time"
+
+	"latchfs/bootid"
+)
 
 // FileID tells files of one boot apart.
 type FileID struct {
@@ -8,29 +14,66 @@ type FileID struct {
 	Inode  uint64
 }
 
-// File is what the directory beneath says of the file at a lock name.
+// FileType is what kind of file lies at a name.
+type FileType int
+
+// The types a lock can have; any other is Other.
+const (
+	Other FileType = iota
+	Regular
+	Directory
+	Symlink
+)
+
+// File is what the directory beneath says of the file at a name.
 type File struct {
-	ID      FileID
-	Regular bool
-	Size    int64 // bytes
-	UID     uint32
+	ID   FileID
+	Type FileType
+	Size int64 // bytes
+	UID  uint32
 	// Changed is the later of its modification and status change times.
 	Changed time.Time
 	// Written is its modification time.
 	Written time.Time
 }
 
+// Sighting is what is remembered with a file at a lock name for which there is no record.
+// Who knows the file keeps it; the zero value is that of a file never seen before.
+type Sighting struct {
+	// noLock is Changed of the file when it was found to be no lock.
+	noLock atomic.Int64
+	writer atomic.Pointer[bootid.Process]
+}
+
+// WrittenBy remembers the process that opened the file for writing.
+func (s *Sighting) WrittenBy(p bootid.Process) {
+	if p.Known() {
+		s.writer.Store(&p)
+	}
+}
+
 // Files is the directory beneath the mount as the store needs it. Names are lock
-// names. Every method but Invalidate is called within the name's section and must
-// not enter one.
+// names, or those of files in a directory at a lock name. Every method but Invalidate
+// is called within the name's section and must not enter one.
 type Files interface {
 	// Stat describes the file at name, or returns an error that is
 	// fs.ErrNotExist.
 	Stat(name string) (File, error)
-	// Read returns at most limit bytes of the file at name.
-	Read(name string, limit int) ([]byte, error)
-	// Remove unlinks name. That it is gone already is no error.
+	// Open opens the regular file at name for reading.
+	Open(name string) (io.ReadCloser, error)
+	// Readlink returns the text of the symbolic link at name.
+	Readlink(name string) (string, error)
+	// Entries returns the names in the directory at name, limit+1 of them if there are
+	// more than limit.
+	Entries(name string, limit int) ([]string, error)
+	// Remove removes the file at name, or the directory with the files that are
+	// directly in it. That it is gone already is no error.
 	Remove(name string) error
+	// Move renames the file or directory at name to a path outside, in one step. It fails
+	// where that is on another filesystem.
+	Move(name, path string) error
+	// Opened says that somebody has the file at name open.
+	Opened(name string) bool
 	// Invalidate makes the kernel forget what it cached of name. It may wait for
 	// requests in the same directory, so it is called outside all sections.
 	Invalidate(name string)

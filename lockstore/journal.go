@@ -212,7 +212,7 @@ func (j *journal) move(l *Lock, newName string) error {
 func (j *journal) count(l *Lock, by int64) {
 	// An operation, a length, the name, a generation: at most this many.
 	j.reserve += by * int64(frameHeader+1+2*binary.MaxVarintLen64+len(l.Name))
-	j.live += by * int64(frameHeader+len(l.Name)+200)
+	j.live += by * int64(frameHeader+len(l.Name)+250+100*len(l.Ancestors))
 }
 
 // newFrame begins a frame in the space of buffer; records are appended to it.
@@ -363,6 +363,14 @@ func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) 
 	j.file, j.size, j.allocated = file, size, size+j.reserve
 	old.Close()
 	return nil
+}
+
+// sync makes what was appended survive the death of the machine.
+func (j *journal) sync() error {
+	j.mu.Lock()
+	file := j.file
+	j.mu.Unlock()
+	return file.Sync()
 }
 
 func (j *journal) close() error {

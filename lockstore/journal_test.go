@@ -6,10 +6,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"testing"
 
 	"github.com/sirupsen/logrus"
+
+	"latchfs/bootid"
 )
 
 func quiet(t *testing.T) *logrus.Logger {
@@ -138,7 +141,7 @@ func TestCompactionLosesNothing(t *testing.T) {
 				if section.Held() {
 					_ = w.files.Remove(lock)
 					section.Release()
-				} else if _, err := section.Acquire(p); err != nil {
+				} else if _, err := section.Acquire(KindCreate, p); err != nil {
 					t.Error(err)
 				} else {
 					w.files.put(lock, "", w.now())
@@ -196,13 +199,38 @@ func TestGenerationsAreNotReusedAfterCompaction(t *testing.T) {
 }
 
 func FuzzReplay(f *testing.F) {
-	f.Add(journalHeader())
 	l := benchLock()
+	l.Ancestors = []bootid.Process{l.Creator, l.Holder}
+	f.Add(journalHeader())
 	f.Add(appendPut(nil, &l))
+	f.Add(append(journalHeader(), seal(appendPut(newFrame(nil), &l))...))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if _, _, end, err := replayJournal(text); err == nil && end > len(text) {
 			t.Errorf("ends at %d of %d", end, len(text))
 		}
-		_, _ = replay(text, make(map[string]Lock), 0)
+		locks := make(map[string]Lock)
+		if _, err := replay(text, locks, 0); err != nil {
+			return
+		}
+		// What was read is what would be written.
+		for name, l := range locks {
+			again := make(map[string]Lock)
+			if _, err := replay(appendPut(nil, &l), again, 0); err != nil || !reflect.DeepEqual(again[name], l) {
+				t.Errorf("%+v became %+v, %v", l, again, err)
+			}
+		}
 	})
+}
+
+// TestFirstVersion: records of the version that knew locks made with O_EXCL alone.
+func TestFirstVersion(t *testing.T) {
+	l := benchLock()
+	l.PIDNamespace, l.Ancestors = 0, nil
+	whole := appendPut(nil, &l)
+	more := len(string(l.Kind)) + 1 + 1 + 1
+	first := append([]byte{opPutFirst}, whole[1:len(whole)-more]...)
+	locks := make(map[string]Lock)
+	if _, err := replay(first, locks, 0); err != nil || !reflect.DeepEqual(locks[l.Name], l) {
+		t.Errorf("%+v, %v", locks, err)
+	}
 }

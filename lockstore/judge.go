@@ -3,6 +3,7 @@ package lockstore
 import (
 	"errors"
 	"io/fs"
+	"strings"
 	"time"
 
 	"latchfs/bootid"
@@ -16,8 +17,11 @@ const (
 	// bootTolerance is how exactly the boot time is known.
 	bootTolerance = 2 * time.Second
 	// openAtDeath is how long before its creator's end a descriptor may have been
-	// closed and still count as closed by that end.
+	// closed and still count as closed by that end, where the kernel does not tell more.
 	openAtDeath = time.Second
+	// initialPIDNamespace is the inode number of the pid namespace a machine boots with
+	// (PROC_PID_INIT_INO, linux/proc_ns.h).
+	initialPIDNamespace = 0xEFFFFFFC
 )
 
 // decision is a judgment and the holder it was made for.
@@ -26,73 +30,138 @@ type decision struct {
 	holder bootid.Process
 }
 
+// state is what a decision on a record rests on, read at one moment.
+type state struct {
+	Lock
+	holder, creator *watched
+	ancestors       []*watched
+	open            bool
+	closedAt        time.Time
+	closedByEnd     bool
+}
+
+func (s *Store) state(r *record) state {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return state{r.Lock, r.holder, r.creator, r.ancestors, r.open, r.closedAt, r.closedByEnd}
+}
+
 // judge decides on a recorded lock. It changes nothing; see Section.settle for what
 // follows from it.
 func (s *Store) judge(r *record) decision {
-	s.mu.Lock()
-	l, holder, creator, open := r.Lock, r.holder, r.creator, r.open
-	closedAt := r.closedAt
-	s.mu.Unlock()
-
+	l := s.state(r)
 	switch {
 	case s.boot.OnOtherMachine(l.MachineID):
 		return decision{s.aged(l.Made, RuleNobody, "made on another machine (machine id %s)", l.MachineID), l.Holder}
 	case s.boot.Differs(l.BootID):
-		return decision{s.judgePastBoot(l), l.Holder}
+		return decision{s.judgePastBoot(l.Lock), l.Holder}
+	case s.outOfSight(l.Lock):
+		return decision{s.aged(l.Made, RuleNobody, "recorded by a latchfs in another pid namespace (%d)", l.PIDNamespace), l.Holder}
 	}
-	if holder != nil {
-		if _, ended := s.processes.hasEnded(holder); !ended {
-			return decision{live(l.Rule, "process %v runs", holder.process), l.Holder}
-		}
+	if s.runs(l.holder) {
+		return decision{live(l.Rule, "process %v runs", l.holder.process), l.Holder}
 	}
 
-	file, payload, err := s.inspect(l.Name)
+	c, err := s.inspect(l.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return decision{settled(l.Rule, "its file is gone"), l.Holder}
 	} else if err != nil {
 		return decision{s.aged(l.Made, l.Rule, "its file cannot be read: %v", err), l.Holder}
 	}
-	if named, ok := s.named(l.Creator, payload, file.Written); ok {
+	switch named, err := s.named(l.Creator, c); {
+	case err == nil:
 		return decision{live(RuleNamed, "process %v, named by the payload, runs", named), named}
+	case errors.Is(err, bootid.ErrHidden):
+		return decision{s.aged(l.Made, RuleNamed, "the process its payload names cannot be looked at: %v", err), l.Holder}
 	}
-	if creator == nil {
-		switch {
-		case holder != nil: // taken over by judgeFound; the file is as without a record now
-			return s.judgeFound(file, payload)
-		case payload.Class == Data && !open:
+	switch {
+	case l.Kind == KindFound:
+		return s.judgeFound(c)
+	case l.Kind == KindPIDFile && c.Class != Naming:
+		return decision{settled(l.Rule, "it names nobody any more"), l.Holder}
+	case l.Kind == KindPIDFile:
+		return decision{s.gone(l.Lock), l.Holder}
+	case l.creator == nil:
+		if c.Class == Data && !l.open {
 			return decision{settled(RuleNobody, "it holds data"), l.Holder}
 		}
 		return decision{s.aged(l.Made, RuleNobody, "its creator could not be identified"), l.Holder}
+	case s.runs(l.creator):
+		return decision{live(RuleCreator, "its creator %v runs", l.creator.process), l.Creator}
+	case l.open:
+		return decision{live(RuleDescriptor, "its creator %v has ended, the descriptor it was made with is open", l.creator.process), l.Holder}
 	}
-	endedAt, ended := s.processes.hasEnded(creator)
+	return s.judgeOrphan(l, c)
+}
+
+// judgeOrphan decides on a lock of this boot whose creator has ended and whose payload
+// names nobody that runs.
+func (s *Store) judgeOrphan(l state, c content) decision {
+	exit := exitOf(l.creator)
+	named := l.Rule == RuleNamed || c.Class == Naming && c.PID == l.Creator.NSPID
 	switch {
-	case !ended:
-		return decision{live(RuleCreator, "its creator %v runs", creator.process), l.Creator}
-	case open:
-		return decision{live(RuleDescriptor, "its creator %v has ended, the descriptor it was made with is open", creator.process), l.Holder}
+	case c.Class == Data || c.Weak && !named:
+		// Only a signal: that a program closed the file and then ended looks like one that
+		// ended with the file open.
+		if l.Kind == KindCreate && exit == bootid.ExitSignal && l.closedByEnd {
+			return decision{stale(DeadPID, l.Rule, "its creator %v was killed with the data file open", l.Creator), l.Holder}
+		}
+		return decision{settled(l.Rule, "it holds data and its creator %v has ended", l.Creator), l.Holder}
+	case l.Kind.inherited() && !named && exit != bootid.ExitSignal:
+		return s.judgeAncestors(l)
+	case c.Class == Empty && !l.Kind.inherited() && !s.endedWithIt(l, exit):
+		return decision{settled(l.Rule, "it is empty and its creator %v has ended of itself", l.Creator), l.Holder}
 	}
-	switch payload.Class {
-	case Data:
-		return decision{settled(l.Rule, "it holds data and its creator %v has ended", creator.process), l.Holder}
-	case Empty:
-		if !endedWithIt(creator, closedAt, endedAt) {
-			return decision{settled(l.Rule, "it is empty and its creator %v has ended of itself", creator.process), l.Holder}
+	return decision{s.gone(l.Lock), l.Holder}
+}
+
+// judgeAncestors finds who stands in for a creator that has ended of itself: the script
+// that ran mkdir(1). One that ended of itself, as a subshell does, passes the lock on in
+// turn; one that was killed does not.
+func (s *Store) judgeAncestors(l state) decision {
+	for _, a := range l.ancestors {
+		if s.runs(a) {
+			return decision{live(RuleAncestor, "its creator %v has ended, its ancestor %v runs", l.Creator, a.process), a.process}
+		}
+		if exitOf(a) == bootid.ExitSignal {
+			return decision{stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, was killed", a.process, l.Creator), a.process}
 		}
 	}
-	return decision{s.gone(l), l.Holder}
+	return decision{s.aged(l.Made, RuleNobody, "its creator %v has ended, and no ancestor that could hold it runs", l.Creator), l.Holder}
 }
 
 // endedWithIt says that the creator of an empty lock was ended rather than having
 // ended: by a signal or, where the kernel does not tell, with the descriptor open.
-func endedWithIt(creator *watched, closedAt, endedAt time.Time) bool {
-	exit := bootid.ExitUnknown
-	if creator.watch != nil {
-		exit = creator.watch.Exit()
-	}
+func (s *Store) endedWithIt(l state, exit bootid.Exit) bool {
 	if exit == bootid.ExitUnknown {
-		return !closedAt.IsZero() && endedAt.Sub(closedAt) < openAtDeath
+		endedAt, _ := s.processes.hasEnded(l.creator)
+		return !l.closedAt.IsZero() && endedAt.Sub(l.closedAt) < openAtDeath
 	}
 	return exit == bootid.ExitSignal
+}
+
+func exitOf(w *watched) bootid.Exit {
+	if w.watch == nil {
+		return bootid.ExitUnknown
+	}
+	return w.watch.Exit()
+}
+
+// runs asks the kernel whether w is a process that has not ended.
+func (s *Store) runs(w *watched) bool {
+	if w == nil {
+		return false
+	}
+	_, ended := s.processes.hasEnded(w)
+	return !ended
+}
+
+// outOfSight says that the pids of l were those of a pid namespace that reaches further than
+// our own or beside it, so that nothing can be said of them. Between the namespaces of two
+// containers the first one has ended.
+func (s *Store) outOfSight(l Lock) bool {
+	here := s.sys.PIDNamespace()
+	return l.PIDNamespace != here && (l.PIDNamespace == initialPIDNamespace || l.PIDNamespace != 0 && here == initialPIDNamespace)
 }
 
 // gone is the verdict on a holder of this boot that does not run any more.
@@ -103,25 +172,33 @@ func (s *Store) gone(l Lock) Judgment {
 	return stale(DeadPID, l.Rule, "process %v has ended", l.Holder)
 }
 
+// judgePastBoot decides on a lock of another boot. Data that was made with O_EXCL settles
+// when it is closed, so what is left was open when that boot ended.
 func (s *Store) judgePastBoot(l Lock) Judgment {
-	if _, payload, err := s.inspect(l.Name); err == nil && payload.Class == Data {
-		return settled(l.Rule, "it holds data and was made under boot %s", l.BootID)
+	if l.Kind != KindCreate {
+		if c, err := s.inspect(l.Name); err == nil && c.Class == Data {
+			return settled(l.Rule, "it holds data and was made under boot %s", l.BootID)
+		}
 	}
 	return stale(BootIDMismatch, l.Rule, "made under boot %s, this is %s", l.BootID, s.boot.ID)
 }
 
-// named finds the process that the payload of a lock made by creator names, if it is
-// of the creator's user and started before the payload was written.
-func (s *Store) named(creator bootid.Process, payload Payload, written time.Time) (bootid.Process, bool) {
-	if payload.Class != Naming || !creator.Known() || s.boot.Differs(payload.BootID) {
-		return bootid.Process{}, false
+// named finds the process that the payload written by writer names, if it is of the
+// writer's user or family and started before the payload was written. Its errors are
+// bootid's; ErrNoProcess also if the payload names nobody.
+func (s *Store) named(writer bootid.Process, c content) (bootid.Process, error) {
+	if c.Class != Naming || !writer.Known() || s.boot.Differs(c.BootID) {
+		return bootid.Process{}, bootid.ErrNoProcess
 	}
-	p, err := s.sys.InNamespace(payload.PID, creator)
-	recycled := p.PID == creator.PID && !p.Same(creator)
-	if err != nil || recycled || p.UID != creator.UID || s.startedAfter(p, written) {
-		return bootid.Process{}, false
+	p, err := s.sys.InNamespace(c.PID, writer)
+	if err != nil {
+		return bootid.Process{}, err
 	}
-	return p, true
+	recycled := p.PID == writer.PID && !p.Same(writer)
+	if recycled || s.startedAfter(p, c.written) || p.UID != writer.UID && !related(s.sys, p, writer) {
+		return bootid.Process{}, bootid.ErrNoProcess
+	}
+	return p, nil
 }
 
 func (s *Store) startedAfter(p bootid.Process, written time.Time) bool {
@@ -140,65 +217,62 @@ func (s *Store) aged(since time.Time, rule Rule, format string, args ...any) Jud
 // judgeFound decides on a file at a lock name that has no record: left behind by
 // programs that ran before latchfs, or made beneath the mount. Settled means that it
 // is none of the store's business.
-func (s *Store) judgeFound(file File, payload Payload) decision {
-	if payload.Class != Naming {
-		return decision{Judgment: settled(RuleNobody, "it is %v and has no record", payload.Class)}
+func (s *Store) judgeFound(c content) decision {
+	if c.Class != Naming {
+		return decision{Judgment: settled(RuleNobody, "it is %v and has no record", c.Class)}
+	}
+	undecided := func(format string, args ...any) decision {
+		return decision{Judgment: s.aged(c.Changed, RuleNamed, format, args...)}
 	}
 	if !s.files.Local() {
-		return decision{Judgment: s.aged(file.Changed, RuleNobody, "it has no record, and other machines write here")}
+		return undecided("it has no record, and other machines write here")
 	}
-	if s.boot.Differs(payload.BootID) {
-		return decision{Judgment: stale(BootIDMismatch, RuleNamed, "its payload names boot %s, this is %s", payload.BootID, s.boot.ID)}
+	if c.Host != "" && !s.isHere(c.Host) {
+		return undecided("its payload names a process of machine %q, this is %q", c.Host, s.sys.Hostname())
 	}
-	if payload.BootID == "" && !s.boot.Time.IsZero() && file.Changed.Before(s.boot.Time.Add(-bootTolerance)) {
+	if s.boot.Differs(c.BootID) {
+		return decision{Judgment: stale(BootIDMismatch, RuleNamed, "its payload names boot %s, this is %s", c.BootID, s.boot.ID)}
+	}
+	if c.BootID == "" && !s.boot.Time.IsZero() && c.Changed.Before(s.boot.Time.Add(-bootTolerance)) {
 		return decision{Judgment: stale(BeforeBoot, RuleNamed, "last changed %v, before this boot at %v",
-			file.Changed.Format(time.RFC3339), s.boot.Time.Format(time.RFC3339))}
+			c.Changed.Format(time.RFC3339), s.boot.Time.Format(time.RFC3339))}
 	}
-	if payload.PID == 0 {
-		j := s.aged(file.Changed, RuleNobody, "it has no record and names no process")
+	if c.PID == 0 {
+		j := s.aged(c.Changed, RuleNobody, "it has no record and names no process")
 		if j.Verdict == Stale {
 			j.Reason = MissingPID
+			if c.BadCreatedAt {
+				j.Reason = InvalidCreatedAt
+			}
 		}
 		return decision{Judgment: j}
 	}
-	p, err := s.sys.Process(payload.PID)
+	p, err := s.sys.Process(c.PID)
+	var judgment Judgment
 	switch {
-	case errors.Is(err, bootid.ErrNoProcess) && s.sys.InOtherNamespace(payload.PID):
-		return decision{Judgment: s.aged(file.Changed, RuleNamed, "pid %d runs in another pid namespace, and who wrote it is not known", payload.PID)}
 	case errors.Is(err, bootid.ErrNoProcess):
-		return decision{Judgment: stale(DeadPID, RuleNamed, "its payload names pid %d, no such process", payload.PID)}
+		judgment = stale(DeadPID, RuleNamed, "its payload names pid %d, no such process", c.PID)
 	case err != nil:
-		return decision{Judgment: s.aged(file.Changed, RuleNamed, "pid %d cannot be looked up: %v", payload.PID, err)}
-	case payload.StartTime != 0 && payload.StartTime != p.StartTime:
-		return decision{Judgment: stale(RecycledPID, RuleNamed, "its payload names pid %d started at tick %d, %v has that pid", payload.PID, payload.StartTime, p)}
-	case s.startedAfter(p, file.Written):
-		return decision{Judgment: stale(RecycledPID, RuleNamed, "%v started after the payload naming its pid was written", p)}
-	case p.UID != file.UID:
-		return decision{Judgment: s.aged(file.Changed, RuleNamed, "%v is of user %d, the file of user %d", p, p.UID, file.UID)}
+		return undecided("pid %d cannot be looked up: %v", c.PID, err)
+	case c.StartTime != 0 && c.StartTime != p.StartTime:
+		judgment = stale(RecycledPID, RuleNamed, "its payload names pid %d started at tick %d, %v has that pid", c.PID, c.StartTime, p)
+	case s.startedAfter(p, c.written):
+		judgment = stale(RecycledPID, RuleNamed, "%v started after the payload naming its pid was written", p)
+	case p.UID != c.owner && c.owner != 0:
+		return undecided("%v is of user %d, the file of user %d", p, p.UID, c.owner)
+	default:
+		return decision{live(RuleNamed, "process %v, named by the payload, runs", p), p}
 	}
-	return decision{live(RuleNamed, "process %v, named by the payload, runs", p), p}
+	if s.sys.InOtherNamespace(c.PID, c.written) {
+		return undecided("pid %d may run in another pid namespace, and who wrote it is not known", c.PID)
+	}
+	return decision{Judgment: judgment}
 }
 
-// inspect reads the file at a lock name as far as a decision needs it.
-func (s *Store) inspect(name string) (File, Payload, error) {
-	file, err := s.files.Stat(name)
-	if err != nil {
-		return File{}, Payload{}, err
-	}
-	payload, err := s.read(name, file)
-	return file, payload, err
-}
-
-func (s *Store) read(name string, file File) (Payload, error) {
-	switch {
-	case !file.Regular || file.Size > maxPayload:
-		return Payload{Class: Data}, nil
-	case file.Size == 0:
-		return Payload{Class: Empty}, nil
-	}
-	text, err := s.files.Read(name, maxPayloadRead)
-	if err != nil {
-		return Payload{}, err
-	}
-	return ParsePayload(text), nil
+// isHere says that host is a name of this machine, with or without its domain.
+func (s *Store) isHere(host string) bool {
+	own := s.sys.Hostname()
+	short, _, _ := strings.Cut(host, ".")
+	ownShort, _, _ := strings.Cut(own, ".")
+	return own == "" || host == own || host == ownShort || short == own
 }

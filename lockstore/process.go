@@ -24,8 +24,10 @@ type watched struct {
 	watch   bootid.Watch // nil if it had ended, or could not be watched
 
 	// Guarded by processes.mu.
-	records map[*record]struct{}
-	endedAt time.Time // zero while it runs as far as is known
+	records   map[*record]struct{}
+	endedAt   time.Time // zero while it runs as far as is known
+	ancestors []bootid.Process
+	asked     bool // ancestors are those it had when first asked
 }
 
 // processes are the watched ones: one watch a process and not a lock.
@@ -63,6 +65,26 @@ func (ps *processes) attach(p bootid.Process, r *record) *watched {
 	}
 	w.records[r] = struct{}{}
 	return w
+}
+
+// ancestors are those of p that can come to hold its locks. Of a process that has locks they
+// are asked for once: one that has ended since is passed over when it comes to it.
+func (ps *processes) ancestors(p bootid.Process) []bootid.Process {
+	key := processKey{p.PID, p.StartTime}
+	ps.mu.Lock()
+	w := ps.all[key]
+	if w != nil && w.asked {
+		defer ps.mu.Unlock()
+		return w.ancestors
+	}
+	ps.mu.Unlock()
+	chain := ps.sys.Ancestors(p)
+	if w != nil {
+		ps.mu.Lock()
+		defer ps.mu.Unlock()
+		w.ancestors, w.asked = chain, true
+	}
+	return chain
 }
 
 // detach ends that dependence.
@@ -162,25 +184,4 @@ func (ps *processes) close() {
 	for _, w := range ps.all {
 		ps.forget(w)
 	}
-}
-
-// related says that a and b are the same process, or one is an ancestor of the other.
-func related(sys bootid.System, a, b bootid.Process) bool {
-	return a.Known() && b.Known() && (a.Same(b) || descends(sys, a, b) || descends(sys, b, a))
-}
-
-// descends says that ancestor is among the living ancestors of p.
-func descends(sys bootid.System, p, ancestor bootid.Process) bool {
-	// A chain longer than this is not one of real processes.
-	for range 10_000 {
-		parent, err := sys.Parent(p)
-		if err != nil {
-			return false
-		}
-		if parent.Same(ancestor) {
-			return true
-		}
-		p = parent
-	}
-	return false
 }

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 
 	"github.com/sirupsen/logrus"
+
+	"latchfs/bootid"
 )
 
 // processEnded looks again at every lock that depended on a process that has ended.
@@ -14,25 +16,33 @@ func (s *Store) processEnded(w *watched) {
 	}
 }
 
-// reap judges r and reclaims it if it is stale. From the death on every look at the
-// name reclaims it; the kernel's cache is told before the file goes, so that no look
-// can be answered from there after the name counts as free.
-func (s *Store) reap(r *record) {
-	section, ok := s.enterRecord(r)
-	if !ok {
-		return
-	}
-	d := s.judge(r)
-	if d.Verdict != Stale {
-		section.settle(r, d)
+// reap judges r and reclaims it if it is stale.
+func (s *Store) reap(r *record) { s.end(r, Reaped, s.judge) }
+
+// end reclaims r if decide says that it is stale. From a death on every look at the name
+// reclaims it; the kernel's cache is told before the file goes, so that no look can be
+// answered from there after the name counts as free.
+func (s *Store) end(r *record, transition Transition, decide func(*record) decision) {
+	for told := false; ; told = true {
+		section, ok := s.enterRecord(r)
+		if !ok {
+			return
+		}
+		d := decide(r)
+		switch {
+		case d.Verdict != Stale:
+			section.settle(r, d)
+		case transition == Reaped && !section.removable(r):
+		case told:
+			// What cannot be removed was logged.
+			_ = section.reclaim(r, d.Judgment, transition)
+		default:
+			section.Leave()
+			s.files.Invalidate(section.name)
+			continue
+		}
 		section.Leave()
 		return
-	}
-	section.Leave()
-	s.files.Invalidate(section.name)
-	if section, ok = s.enterRecord(r); ok {
-		section.settle(r, s.judge(r))
-		section.Leave()
 	}
 }
 
@@ -56,92 +66,126 @@ func (s *Store) enterRecord(r *record) (Section, bool) {
 // Closed tells that the last descriptor of the open file description a lock was made
 // with is closed.
 func (s *Store) Closed(d *Descriptor) {
-	s.mu.Lock()
 	r := d.record
+	// Asked first: word of the creator's end follows this one.
+	byEnd := r.Creator.Known() && s.sys.Exiting(r.Creator)
+	s.mu.Lock()
 	if r.open {
-		r.open, r.closedAt = false, s.now()
+		r.open, r.closedAt, r.closedByEnd = false, s.now(), byEnd
 		close(r.closed)
 	}
+	name, kind := r.Name, r.Kind
 	s.mu.Unlock()
+	if kind == KindCreate && s.onClose(name) {
+		s.end(r, Released, func(*record) decision {
+			return decision{stale("", RuleDescriptor, "the descriptor it was made with is closed"), r.Holder}
+		})
+		return
+	}
 	s.written(r)
 }
 
-// Written tells that somebody who may have written the file at name has closed it.
-func (s *Store) Written(name string) {
+// Written tells that somebody who may have written the file at name, or in the directory
+// there, has closed it. Seen is that of the file.
+func (s *Store) Written(name string, seen *Sighting) {
 	s.mu.Lock()
 	r := s.locks[name]
 	s.mu.Unlock()
-	if r != nil {
+	switch {
+	case r != nil && r.Kind == KindPIDFile:
+		s.rewritten(r, seen)
+	case r != nil:
 		s.written(r)
+	default:
+		section := s.Enter(name)
+		defer section.Leave()
+		if file, err := s.files.Stat(name); err == nil {
+			section.Look(&file, seen)
+		}
 	}
 }
 
 // written reads the payload, which may name another holder or turn out to be data.
 func (s *Store) written(r *record) {
+	if section, ok := s.enterRecord(r); ok {
+		s.identify(r)
+		section.Leave()
+		s.reap(r)
+	}
+}
+
+// identify does so within the section.
+func (s *Store) identify(r *record) {
+	l := s.state(r)
+	c, err := s.inspect(l.Name)
+	if err != nil {
+		return
+	}
+	named, err := s.named(l.Creator, c)
+	switch {
+	case err == nil:
+		s.pass(r, named, RuleNamed)
+	case l.Kind == KindFound || l.open || l.closedByEnd && l.Kind == KindCreate:
+		// Judged as a whole, when that is over.
+	case c.Class == Data || c.Weak && l.Rule != RuleNamed && !errors.Is(err, bootid.ErrHidden):
+		s.drop(r, Dropped)
+	}
+}
+
+// rewritten takes a pid file over for the one who wrote it last, if that names itself.
+func (s *Store) rewritten(r *record, seen *Sighting) {
 	section, ok := s.enterRecord(r)
 	if !ok {
 		return
 	}
-	s.mu.Lock()
-	l, open := r.Lock, r.open
-	s.mu.Unlock()
-	file, payload, err := s.inspect(l.Name)
-	if err == nil && payload.Class == Data && !open {
-		s.drop(r, Dropped, "")
-	} else if err == nil {
-		if named, ok := s.named(l.Creator, payload, file.Written); ok {
-			s.pass(r, named, RuleNamed)
+	writer := seen.writer.Load()
+	if found, err := s.inspect(section.name); err == nil && writer != nil && !writer.Same(r.Creator) {
+		if holder, err := s.named(*writer, found); err == nil && !holder.Same(r.Holder) && related(s.sys, holder, *writer) {
+			s.drop(r, Released)
+			section.adoptPIDFile(*writer, found)
+			section.Leave()
+			return
 		}
 	}
 	section.Leave()
 	s.reap(r)
 }
 
-// reclaim removes a stale lock and its file; what the file holds is kept first. It
-// returns an error if all stays as it was.
-func (c Section) reclaim(r *record, j Judgment) error {
+// reclaim removes a stale or released lock and its file; what the file holds is kept
+// first. It returns an error if all stays as it was.
+func (c Section) reclaim(r *record, j Judgment, transition Transition) error {
 	s := c.store
-	log := s.log.WithFields(fields(r.Lock)).WithFields(logrus.Fields{"reason": j.Reason, "evidence": j.Evidence})
-	file, err := s.files.Stat(c.name)
-	if errors.Is(err, fs.ErrNotExist) {
-		s.drop(r, Reaped, j.Reason)
-		return nil
-	}
-	if err == nil {
-		err = c.keep(r, file)
-	}
-	if errors.Is(err, errIsData) {
-		s.drop(r, Dropped, "")
+	log := s.log.WithFields(fields(r.Lock)).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
+	err := s.takeAway(c.name, r.Generation, j.Reason)
+	if errors.Is(err, errTooLarge) {
+		log.Warn("a stale lock stays as an ordinary file: it holds more than is kept")
+		s.drop(r, Dropped)
 		return err
-	}
-	if err == nil {
-		err = s.files.Remove(c.name)
-	}
-	if err != nil {
+	} else if err != nil {
 		log.WithError(err).Error("a stale lock could not be removed")
 		return err
 	}
-	log.Info("reclaimed a stale lock")
-	s.drop(r, Reaped, j.Reason)
+	if transition == Reaped {
+		log.Info("reclaimed a stale lock")
+	}
+	s.dropFor(r, transition, j)
 	return nil
 }
 
-var errIsData = errors.New("it holds data")
-
-// keep saves what is to be removed.
-func (c Section) keep(r *record, file File) error {
-	if !file.Regular || file.Size > maxPayload {
-		return errIsData
-	}
-	text, err := c.store.files.Read(c.name, maxPayloadRead)
-	if err != nil {
-		return err
-	}
-	if ParsePayload(text).Class == Data {
-		return errIsData
-	}
-	if len(text) == 0 {
+// takeAway removes the file at a lock name, keeping what it holds.
+func (s *Store) takeAway(name string, generation uint64, reason Reason) error {
+	file, err := s.files.Stat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case err != nil:
+		return err
+	case file.Type == Regular && file.Size == 0:
+		return s.files.Remove(name)
+	case file.Type == Directory:
+		if entries, err := s.files.Entries(name, 0); err == nil && len(entries) == 0 {
+			return s.files.Remove(name)
+		}
 	}
-	return c.store.reclaimed.keep(r.Generation, c.name, text)
+	return s.reclaimed.take(s.files, name, file, Reclaimed{Generation: generation, Reason: reason, Name: name, Time: s.now()})
 }

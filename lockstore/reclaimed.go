@@ -1,28 +1,54 @@
 package lockstore
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"time"
 )
 
 const (
 	reclaimedName = "reclaimed"
-	// maxReclaimed bounds the files kept; each is at most maxPayload bytes.
-	maxReclaimed = 1000
+	// maxReclaimed and maxReclaimedBytes bound what is kept.
+	maxReclaimed      = 1000
+	maxReclaimedBytes = 1 << 30
+	// maxCopied is the size in bytes of a file that is kept by copying it.
+	maxCopied = 64 << 20
+	// reclaimedTime is how the time is written in a name.
+	reclaimedTime = "20060102T150405.000Z"
 )
 
-// reclaimed keeps the bytes of lock files that were removed as stale.
+// errTooLarge: it cannot be kept, so it is not removed.
+var errTooLarge = errors.New("too large to be kept")
+
+// Reclaimed is a lock file that was removed and is kept in the state directory.
+type Reclaimed struct {
+	// File is its path now.
+	File       string
+	Generation uint64
+	Time       time.Time // when it was removed
+	Reason     Reason    // empty if it was released
+	// Name is what it was in the mount; only its end if that is long.
+	Name string
+	Size int64 // bytes
+}
+
+// reclaimed are the files in that directory. What is known of each is in its name.
 type reclaimed struct {
 	dir string
 
-	mu    sync.Mutex // guards the fields below
-	names []string   // oldest first
+	mu    sync.Mutex  // guards the fields below
+	files []Reclaimed // oldest first
+	bytes int64
 }
 
 func openReclaimed(stateDir string) (*reclaimed, error) {
@@ -35,34 +61,134 @@ func openReclaimed(stateDir string) (*reclaimed, error) {
 		return nil, err
 	}
 	for _, entry := range entries {
-		r.names = append(r.names, entry.Name())
+		if file, ok := parseReclaimed(entry.Name()); ok {
+			file.File = filepath.Join(r.dir, entry.Name())
+			file.Size = sizeOf(file.File)
+			r.files = append(r.files, file)
+			r.bytes += file.Size
+		}
 	}
-	slices.Sort(r.names) // they begin with a number of fixed width that grows
+	slices.SortFunc(r.files, func(a, b Reclaimed) int { return cmp.Compare(a.Generation, b.Generation) })
 	return r, nil
 }
 
-// keep writes payload to a new file named after the generation and the lock, and
-// forgets the oldest when there are too many. Nothing is to be removed before it has
-// succeeded.
-func (r *reclaimed) keep(generation uint64, lock string, payload []byte) error {
-	escaped := url.PathEscape(lock)
-	if len(escaped) > 200 { // a file name holds 255 bytes
-		escaped = escaped[len(escaped)-200:]
+// fileName is the name under which it is kept: generation, time, reason and name.
+func (r Reclaimed) fileName() string {
+	escaped := url.PathEscape(r.Name)
+	if len(escaped) > 180 { // a file name holds 255 bytes
+		escaped = escaped[len(escaped)-180:]
+		// Not in the middle of an escape.
+		if i := strings.IndexByte(escaped, '%'); i >= 0 {
+			escaped = escaped[i:]
+		}
 	}
-	name := fmt.Sprintf("%020d-%s", generation, escaped)
-	if err := os.WriteFile(filepath.Join(r.dir, name), payload, 0o600); err != nil {
-		return noSpace(err)
+	return fmt.Sprintf("%020d,%s,%s,%s", r.Generation, r.Time.UTC().Format(reclaimedTime), r.Reason, escaped)
+}
+
+func parseReclaimed(name string) (r Reclaimed, ok bool) {
+	parts := strings.SplitN(name, ",", 4)
+	if len(parts) != 4 {
+		return r, false
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if at, found := slices.BinarySearch(r.names, name); !found {
-		r.names = slices.Insert(r.names, at, name)
-	}
-	for len(r.names) > maxReclaimed {
-		if err := os.Remove(filepath.Join(r.dir, r.names[0])); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var errs [3]error
+	r.Generation, errs[0] = strconv.ParseUint(parts[0], 10, 64)
+	r.Time, errs[1] = time.Parse(reclaimedTime, parts[1])
+	r.Name, errs[2] = url.PathUnescape(parts[3])
+	r.Reason = Reason(parts[2])
+	return r, errors.Join(errs[:]...) == nil
+}
+
+// sizeOf is how many bytes a file, or those in a directory, take.
+func sizeOf(path string) (size int64) {
+	// What cannot be read counts for nothing.
+	_ = filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
 			return err
 		}
-		r.names = r.names[1:]
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+			size += info.Size()
+		}
+		return nil
+	})
+	return size
+}
+
+// take moves the file at name here: in one step, or by a copy where the state directory is on
+// another filesystem. Nothing is removed before it is kept.
+func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) error {
+	as.File = filepath.Join(r.dir, as.fileName())
+	if files.Move(name, as.File) != nil {
+		if file.Size > maxCopied {
+			return errTooLarge
+		}
+		if err := copyTo(files, name, file, as.File); err != nil {
+			// What is left of it would only be taken for a whole one.
+			_ = os.RemoveAll(as.File)
+			return noSpace(err)
+		}
+		if err := files.Remove(name); err != nil {
+			_ = os.RemoveAll(as.File)
+			return err
+		}
+	}
+	as.Size = sizeOf(as.File)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.files = append(r.files, as)
+	r.bytes += as.Size
+	for len(r.files) > 1 && (len(r.files) > maxReclaimed || r.bytes > maxReclaimedBytes) {
+		if err := os.RemoveAll(r.files[0].File); err != nil {
+			return err
+		}
+		r.bytes -= r.files[0].Size
+		r.files = r.files[1:]
 	}
 	return nil
+}
+
+// copyTo copies a file, a symbolic link, or a directory with the files directly in it.
+func copyTo(files Files, name string, file File, to string) error {
+	switch file.Type {
+	case Symlink:
+		text, err := files.Readlink(name)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(text, to)
+	case Directory:
+		entries, err := files.Entries(name, maxEntries)
+		if err != nil {
+			return err
+		}
+		if err := os.Mkdir(to, 0o700); err != nil {
+			return err
+		}
+		for _, entry := range entries {
+			if err := copyFile(files, name+"/"+entry, filepath.Join(to, entry)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return copyFile(files, name, to)
+}
+
+func copyFile(files Files, name, to string) error {
+	in, err := files.Open(name)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+func (r *reclaimed) list() []Reclaimed {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.files)
 }

@@ -13,9 +13,10 @@ import (
 // state that is newer, followed by all that came after, ends in the same state:
 // compaction relies on that.
 const (
-	opPut        = 1 // a lock is as described
+	opPutFirst   = 1 // a lock made with O_EXCL, as the first version of latchfs wrote it
 	opDelete     = 2 // a lock of that name and generation is gone
 	opGeneration = 3 // generations up to this one have been given out
+	opPut        = 4 // a lock is as described
 )
 
 var errShortRecord = errors.New("record ends early")
@@ -29,7 +30,14 @@ func appendPut(b []byte, l *Lock) []byte {
 	b = appendString(b, l.MachineID)
 	b = appendProcess(b, l.Creator)
 	b = appendProcess(b, l.Holder)
-	return appendString(b, string(l.Rule))
+	b = appendString(b, string(l.Rule))
+	b = appendString(b, string(l.Kind))
+	b = binary.AppendUvarint(b, l.PIDNamespace)
+	b = binary.AppendUvarint(b, uint64(len(l.Ancestors)))
+	for i := range l.Ancestors {
+		b = appendProcess(b, l.Ancestors[i])
+	}
+	return b
 }
 
 func appendDelete(b []byte, name string, generation uint64) []byte {
@@ -63,8 +71,11 @@ func replay(payload []byte, locks map[string]Lock, generation uint64) (uint64, e
 	d := decoder{rest: payload}
 	for len(d.rest) > 0 && d.err == nil {
 		switch op := d.byte(); op {
-		case opPut:
+		case opPut, opPutFirst:
 			l := d.lock()
+			if op == opPut {
+				d.more(&l)
+			}
 			if d.err == nil {
 				locks[l.Name] = l
 				generation = max(generation, l.Generation)
@@ -99,6 +110,21 @@ func (d *decoder) lock() Lock {
 		Creator:    d.process(),
 		Holder:     d.process(),
 		Rule:       Rule(d.string()),
+		Kind:       KindCreate,
+	}
+}
+
+// more reads what opPut has and opPutFirst has not.
+func (d *decoder) more(l *Lock) {
+	l.Kind = Kind(d.string())
+	l.PIDNamespace = d.uvarint()
+	// A process takes at least one byte, so that a false number allocates nothing.
+	if n := d.uvarint(); n > uint64(len(d.rest)) {
+		d.fail()
+	} else {
+		for range n {
+			l.Ancestors = append(l.Ancestors, d.process())
+		}
 	}
 }
 

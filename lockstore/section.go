@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"sync/atomic"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -27,22 +27,21 @@ func (c Section) record() *record {
 func (c Section) Held() bool { return c.record() != nil }
 
 // Look decides whether the file at the name may be seen; nil is that there is none.
-// What is stale is reclaimed first. Unmanaged is kept by the caller for each file and
-// remembers that a file without a record, as it was last changed, is no lock.
-func (c Section) Look(file *File, unmanaged *atomic.Int64) (visible bool) {
+// What is stale is reclaimed first.
+func (c Section) Look(file *File, seen *Sighting) (visible bool) {
 	r := c.record()
 	switch {
 	case file == nil:
 		if r != nil {
-			c.store.drop(r, Released, "")
+			c.store.drop(r, Released)
 		}
 		return false
 	case r != nil:
 		return c.lookRecorded()
-	case unmanaged.Load() == file.Changed.UnixNano():
+	case seen.noLock.Load() == file.Changed.UnixNano():
 		return true
 	}
-	return c.lookFound(*file, unmanaged)
+	return c.lookFound(*file, seen)
 }
 
 // lookRecorded judges the lock there is and does what follows. It says whether the
@@ -62,15 +61,23 @@ func (c Section) lookRecorded() bool {
 // settle does what follows from a decision on r: nothing while it is live or unknown
 // but for passing it on to another holder. It says whether the file is still there.
 func (c Section) settle(r *record, d decision) bool {
+	s := c.store
 	switch d.Verdict {
 	case Live:
-		c.store.pass(r, d.holder, d.Rule)
+		s.pass(r, d.holder, d.Rule)
 	case Settled:
-		c.store.drop(r, Dropped, "")
+		s.drop(r, Dropped)
 	case Stale:
-		return c.reclaim(r, d.Judgment) != nil
+		return !c.removable(r) || c.reclaim(r, d.Judgment, Reaped) != nil
 	}
 	return true
+}
+
+// removable says that the file of a stale lock may go. Those who flock(2) a pid file
+// exclude each other only as long as it is one file, so it stays while anybody has it
+// open.
+func (c Section) removable(r *record) bool {
+	return r.Kind != KindPIDFile && r.Kind != KindFound || !c.store.files.Opened(c.name)
 }
 
 // awaitClose waits a moment for the descriptor r was made with to be closed, if its
@@ -95,38 +102,77 @@ func (s *Store) awaitClose(r *record) bool {
 }
 
 // lookFound judges a file without a record.
-func (c Section) lookFound(file File, unmanaged *atomic.Int64) bool {
+func (c Section) lookFound(file File, seen *Sighting) bool {
 	s := c.store
-	payload, err := s.read(c.name, file)
+	found, err := s.read(c.name, file)
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
-	switch d := s.judgeFound(file, payload); d.Verdict {
-	case Settled:
-		unmanaged.Store(file.Changed.UnixNano())
-	case Live:
-		// Adopted without a word to the journal when there is no space for it: it
-		// would be judged the same after a restart.
-		if _, err := c.acquire(bootid.Process{}, d.holder, RuleNamed, file.Written); err != nil && !errors.Is(err, ErrNoSpace) {
-			s.log.WithError(err).WithField("path", c.name).Warn("could not take over a lock found without a record")
+	if writer := seen.writer.Load(); writer != nil && file.Type == Regular {
+		if !c.adoptPIDFile(*writer, found) {
+			seen.noLock.Store(file.Changed.UnixNano())
+			return true
 		}
+		return c.lookRecorded()
+	}
+	d := s.judgeFound(found)
+	l := Lock{Name: c.name, Kind: KindFound, Made: found.written, Holder: d.holder, Rule: RuleNamed}
+	switch d.Verdict {
+	case Settled:
+		seen.noLock.Store(file.Changed.UnixNano())
+	case Live:
+		c.adopt(l)
 	case Stale:
-		return c.reclaim(&record{Lock: Lock{Name: c.name, Generation: s.generation.Add(1)}, gone: true}, d.Judgment) != nil
+		l.Generation = s.generation.Add(1)
+		return c.settle(&record{Lock: l, gone: true}, d)
 	}
 	return true
 }
 
-// Acquire records a lock of the name for creator before its file is made. The caller
-// makes the file next and calls Release if it cannot. It returns ErrExists or
-// ErrNoSpace.
-func (c Section) Acquire(creator bootid.Process) (*Descriptor, error) {
-	rule := RuleCreator
-	if !creator.Known() {
-		rule = RuleNobody
+// adoptPIDFile takes over an ordinary file whose payload names the process that wrote it, or
+// one of its family. It says whether it did.
+func (c Section) adoptPIDFile(writer bootid.Process, found content) bool {
+	s := c.store
+	if found.Type != Regular || found.Class != Naming {
+		return false
 	}
-	r, err := c.acquire(creator, creator, rule, c.store.now())
+	holder, err := s.named(writer, found)
+	if err != nil && found.PID == writer.NSPID && !s.boot.Differs(found.BootID) {
+		holder, err = writer, nil // which has ended
+	}
+	if err != nil || !related(s.sys, holder, writer) {
+		return false
+	}
+	return c.adopt(Lock{Name: c.name, Kind: KindPIDFile, Made: found.written, Creator: writer, Holder: holder, Rule: RuleNamed})
+}
+
+// adopt records a lock whose file is there. Without space for it in the journal it does
+// not: it would be judged the same again.
+func (c Section) adopt(l Lock) bool {
+	_, err := c.acquire(l)
+	if err != nil && !errors.Is(err, ErrNoSpace) {
+		c.store.log.WithError(err).WithField("path", c.name).Warn("could not take over a lock found without a record")
+	}
+	return err == nil
+}
+
+// Acquire records a lock of the name for creator before its file is made. The caller
+// makes the file next and calls Made, or Release if it cannot. It returns ErrExists or
+// ErrNoSpace. The Descriptor stands for the open file of KindCreate and is nil for
+// any other kind.
+func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error) {
+	l := Lock{Name: c.name, Kind: kind, Made: c.store.now(), Creator: creator, Holder: creator, Rule: RuleCreator}
+	if !creator.Known() {
+		l.Rule = RuleNobody
+	} else if kind.inherited() {
+		l.Ancestors = c.store.processes.ancestors(creator)
+	}
+	r, err := c.acquire(l)
 	if err != nil {
 		return nil, err
+	}
+	if kind != KindCreate {
+		return nil, nil
 	}
 	c.store.mu.Lock()
 	r.open, r.closed = true, make(chan struct{})
@@ -134,13 +180,11 @@ func (c Section) Acquire(creator bootid.Process) (*Descriptor, error) {
 	return &Descriptor{r}, nil
 }
 
-func (c Section) acquire(creator, holder bootid.Process, rule Rule, made time.Time) (*record, error) {
+func (c Section) acquire(l Lock) (*record, error) {
 	s := c.store
-	r := &record{Lock: Lock{
-		Name: c.name, Generation: s.generation.Add(1), Made: made,
-		BootID: s.boot.ID, MachineID: s.boot.MachineID,
-		Creator: creator, Holder: holder, Rule: rule,
-	}}
+	l.Generation = s.generation.Add(1)
+	l.BootID, l.MachineID, l.PIDNamespace = s.boot.ID, s.boot.MachineID, s.sys.PIDNamespace()
+	r := &record{Lock: l}
 	s.attach(r)
 	s.mu.Lock()
 	var err error
@@ -151,7 +195,7 @@ func (c Section) acquire(creator, holder bootid.Process, rule Rule, made time.Ti
 	}
 	if err == nil {
 		s.locks[c.name] = r
-		s.events.publish(Event{Kind: Acquired, Lock: r.Lock, Time: made})
+		s.events.publish(Event{Transition: Acquired, Lock: r.Lock, Time: s.now()})
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -162,11 +206,19 @@ func (c Section) acquire(creator, holder bootid.Process, rule Rule, made time.Ti
 	return r, nil
 }
 
+// Made tells that the file of a lock that has its content from the beginning is there: a
+// link of any kind, or one renamed to the name. What is data is no lock.
+func (c Section) Made() {
+	if r := c.record(); r != nil {
+		c.store.identify(r)
+	}
+}
+
 // Release ends the lock of the name, if there is one, after its file was removed or
 // renamed away, or could not be made.
 func (c Section) Release() {
 	if r := c.record(); r != nil {
-		c.store.drop(r, Released, "")
+		c.store.drop(r, Released)
 	}
 }
 
@@ -179,7 +231,7 @@ func (c Section) Move(to Section) {
 		return
 	}
 	if to.record() != nil {
-		s.drop(r, Released, "")
+		s.drop(r, Released)
 		return
 	}
 	s.mu.Lock()
@@ -192,16 +244,33 @@ func (c Section) Move(to Section) {
 // its holder, whose family did it; any other ends.
 func (c Section) Replaced() {
 	if r := c.record(); r != nil && c.store.judge(r).Verdict != Live {
-		c.store.drop(r, Released, "")
+		c.store.drop(r, Released)
 	}
 }
 
+// Attempt is what somebody wants to do to the file at a name; the text is for the log.
+type Attempt struct {
+	what string
+	// bytes: only the content is concerned, which is free in what may be a pid file.
+	bytes bool
+}
+
+// The attempts that are the matter of a lock's holder.
+var (
+	Removing   = Attempt{"remove", false}
+	Renaming   = Attempt{"rename", false}
+	Replacing  = Attempt{"replace", false}
+	Entering   = Attempt{"change the directory", false} // or what lies in it
+	Writing    = Attempt{"write", true}
+	Truncating = Attempt{"truncate", true}
+)
+
 // Admit says whether the process that who returns may change or remove the file at
-// the name: ErrHeld if it is a live lock of another family. Attempt is for the log.
-func (c Section) Admit(who func() bootid.Process, attempt string) error {
+// the name: ErrHeld if it is a live lock of another family.
+func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	s := c.store
 	r := c.record()
-	if r == nil {
+	if r == nil || attempt.bytes && (r.Kind == KindPIDFile || r.Kind == KindFound) {
 		return nil
 	}
 	d := s.judge(r)
@@ -212,26 +281,40 @@ func (c Section) Admit(who func() bootid.Process, attempt string) error {
 		return nil
 	}
 	s.pass(r, d.holder, d.Rule)
-	s.mu.Lock()
-	l := r.Lock
-	s.mu.Unlock()
+	l := s.state(r).Lock
 	caller := who()
 	if related(s.sys, caller, l.Holder) || related(s.sys, caller, l.Creator) {
 		return nil
 	}
 	// Word that the descriptor of a data file is closed may still be on its way.
-	if _, payload, err := s.inspect(c.name); err == nil && payload.Class == Data && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
-		s.drop(r, Dropped, "")
+	if found, err := s.inspect(c.name); err == nil && l.Kind == KindCreate && found.Class == Data && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
+		s.drop(r, Dropped)
 		return nil
 	}
-	s.log.WithFields(fields(l)).WithFields(logrus.Fields{"caller": caller.String(), "attempt": attempt}).
+	s.log.WithFields(fields(l)).WithFields(logrus.Fields{"caller": caller.String(), "attempt": attempt.what}).
 		Warn("refused: the lock is held")
 	return fmt.Errorf("%s: %w by %v", c.name, ErrHeld, l.Holder)
 }
 
+// Stranger says that there is a live exclusive lock of the name and that the process that
+// who returns is not of its holder's family, as far as that was known a moment ago.
+func (c Section) Stranger(who func() bootid.Process) bool {
+	s := c.store
+	r := c.record()
+	if r == nil || r.Kind == KindPIDFile || s.judge(r).Verdict != Live {
+		return false
+	}
+	l := s.state(r).Lock
+	caller := who()
+	return !s.kinship.related(caller, l.Holder) && !s.kinship.related(caller, l.Creator)
+}
+
 // drop takes r out of the store. A journal that cannot be written does not keep it: its
 // file is gone or no lock, and would be found so after a restart.
-func (s *Store) drop(r *record, kind Kind, reason Reason) {
+func (s *Store) drop(r *record, transition Transition) { s.dropFor(r, transition, Judgment{}) }
+
+// dropFor does so for a stale one.
+func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 	s.mu.Lock()
 	dropped := !r.gone
 	if dropped {
@@ -241,19 +324,21 @@ func (s *Store) drop(r *record, kind Kind, reason Reason) {
 		delete(s.locks, r.Name)
 		r.gone = true
 	}
-	if dropped || kind == Reaped {
-		s.events.publish(Event{Kind: kind, Lock: r.Lock, Reason: reason, Time: s.now()})
+	if transition == Reaped {
+		if len(s.recent) == maxRecent {
+			s.recent = s.recent[1:]
+		}
+		s.recent = append(s.recent, Reaping{r.Lock, j, s.now()})
+	}
+	if dropped || transition == Reaped {
+		s.events.publish(Event{Transition: transition, Lock: r.Lock, Reason: j.Reason, Time: s.now()})
 	}
 	s.mu.Unlock()
 	s.detach(r)
-	s.compactIfDue()
-}
-
-func (s *Store) detach(r *record) {
-	s.processes.detach(r.creator, r)
-	if r.holder != r.creator {
-		s.processes.detach(r.holder, r)
+	if dropped && transition == Dropped && r.Kind == KindCreate {
+		s.syncSoon() // after a reboot it would be taken for data that was left open
 	}
+	s.compactIfDue()
 }
 
 // pass makes holder the holder of r, if it is not already.
@@ -274,18 +359,26 @@ func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
 	before := r.holder
 	passed := !holder.Same(r.Holder)
 	r.Holder, r.Rule, r.holder = holder, rule, w
-	if passed {
+	if passed || rule == RuleNamed {
 		if err := s.journal.put(&r.Lock, false); err != nil {
 			s.log.WithError(err).WithFields(fields(r.Lock)).Error("the new holder of a lock could not be journaled")
 		}
-		s.events.publish(Event{Kind: Passed, Lock: r.Lock, Time: s.now()})
+	}
+	if passed {
+		s.events.publish(Event{Transition: Passed, Lock: r.Lock, Time: s.now()})
 	}
 	l := r.Lock
 	s.mu.Unlock()
-	if before != w && before != r.creator {
+	if before != w && before != r.creator && !slices.Contains(r.ancestors, before) {
 		s.processes.detach(before, r)
 	}
 	if passed {
 		s.log.WithFields(fields(l)).WithField("rule", rule).Debug("a lock has another holder")
 	}
+}
+
+// Guarded says that there is a lock of the name whose bytes are its holder's too.
+func (c Section) Guarded() bool {
+	r := c.record()
+	return r != nil && r.Kind != KindPIDFile && r.Kind != KindFound
 }

@@ -1,6 +1,7 @@
 package lockstore
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
@@ -22,6 +23,9 @@ type Options struct {
 	System bootid.System
 	// Files is the directory beneath the mount.
 	Files Files
+	// ReleaseOnClose says of a lock name that its lock, if it was made with O_EXCL, ends when
+	// the descriptor it was made with is closed; nil is that of none.
+	ReleaseOnClose func(name string) bool
 	// StaleAfter is the age at which an unknown lock becomes stale; 0 is never.
 	StaleAfter time.Duration
 	// Log receives one entry a transition.
@@ -45,31 +49,48 @@ type Store struct {
 	log        logrus.FieldLogger
 	now        func() time.Time
 	staleAfter time.Duration
+	onClose    func(name string) bool
 	owner      *os.File
 	journal    *journal
 	reclaimed  *reclaimed
 	processes  processes
+	kinship    kinship
 	events     subscribers
 	generation atomic.Uint64
-	background sync.WaitGroup // compaction
+	background sync.WaitGroup // compaction and syncs
+	syncDue    atomic.Bool
 
 	// mu guards locks and the fields of every record. Journal appends are made
 	// under it, so that the journal tells the same order as memory; it is never
 	// held over anything else that does input or output.
 	mu    sync.Mutex
 	locks map[string]*record
+	// recent are the last locks that were reaped, oldest first.
+	recent []Reaping
+}
+
+// maxRecent is how many reaped locks are remembered.
+const maxRecent = 100
+
+// Reaping is a lock that was reaped, and why.
+type Reaping struct {
+	Lock
+	Judgment
+	Time time.Time
 }
 
 // record is a lock as the running store keeps it. What is in the map under a name
 // changes only within that name's section.
 type record struct {
 	Lock
-	holder   *watched      // nil if unidentified
-	creator  *watched      // nil if unidentified
-	open     bool          // the descriptor it was made with is open
-	closedAt time.Time     // when that was closed
-	closed   chan struct{} // closed with it; nil for a lock not made by this store
-	gone     bool          // not in the map any more
+	holder      *watched      // nil if unidentified
+	creator     *watched      // nil if unidentified
+	ancestors   []*watched    // of Ancestors
+	open        bool          // the descriptor it was made with is open
+	closedAt    time.Time     // when that was closed
+	closedByEnd bool          // while its creator was ending
+	closed      chan struct{} // closed with it; nil for a lock not made by this store
+	gone        bool          // not in the map any more
 }
 
 // Descriptor stands for the open file description a lock was made with.
@@ -89,10 +110,14 @@ type Entry struct {
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
-		staleAfter: o.StaleAfter, locks: make(map[string]*record),
+		staleAfter: o.StaleAfter, onClose: o.ReleaseOnClose, locks: make(map[string]*record),
 	}
+	s.kinship.sys = o.System
 	if s.now == nil {
 		s.now = time.Now
+	}
+	if s.onClose == nil {
+		s.onClose = func(string) bool { return false }
 	}
 	s.processes = processes{sys: o.System, now: s.now, ended: s.processEnded, all: make(map[processKey]*watched)}
 	var err error
@@ -118,7 +143,7 @@ func Open(o Options) (*Store, error) {
 func (s *Store) recover(locks map[string]Lock) {
 	for name, l := range locks {
 		r := &record{Lock: l}
-		if !s.boot.Differs(l.BootID) && !s.boot.OnOtherMachine(l.MachineID) {
+		if !s.boot.Differs(l.BootID) && !s.boot.OnOtherMachine(l.MachineID) && !s.outOfSight(l) {
 			s.attach(r)
 		}
 		s.mu.Lock()
@@ -138,13 +163,25 @@ func (s *Store) recover(locks map[string]Lock) {
 	}
 }
 
-// attach makes r depend on its creator and holder.
+// attach makes r depend on its creator, holder and ancestors.
 func (s *Store) attach(r *record) {
 	if r.Creator.Known() {
 		r.creator = s.processes.attach(r.Creator, r)
 	}
 	if r.Holder.Known() {
 		r.holder = s.processes.attach(r.Holder, r)
+	}
+	for _, a := range r.Ancestors {
+		r.ancestors = append(r.ancestors, s.processes.attach(a, r))
+	}
+}
+
+// detach ends all of that.
+func (s *Store) detach(r *record) {
+	s.processes.detach(r.creator, r)
+	s.processes.detach(r.holder, r)
+	for _, a := range r.ancestors {
+		s.processes.detach(a, r)
 	}
 }
 
@@ -173,13 +210,27 @@ func (s *Store) List() []Entry {
 		d := s.judge(r)
 		s.mu.Lock()
 		if !r.gone {
-			entries = append(entries, Entry{r.Lock, d.Judgment, r.open})
+			l := r.Lock
+			if d.Verdict == Live && d.holder.Known() {
+				l.Holder = d.holder // to whom it will pass
+			}
+			entries = append(entries, Entry{l, d.Judgment, r.open})
 		}
 		s.mu.Unlock()
 	}
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return entries
 }
+
+// Recent returns the last locks that were reaped, the oldest first.
+func (s *Store) Recent() []Reaping {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.recent)
+}
+
+// Reclaimed lists what is kept of the lock files that were removed.
+func (s *Store) Reclaimed() []Reclaimed { return s.reclaimed.list() }
 
 // Holds says whether there is a lock of that name, whatever its verdict.
 func (s *Store) Holds(name string) bool {
@@ -190,11 +241,12 @@ func (s *Store) Holds(name string) bool {
 
 // MoveTree renames a directory with do, which returns its old and new name, and moves
 // the locks beneath it along; with exchange, those beneath the new name the other way
-// as well. Nothing else happens to any lock meanwhile.
-func (s *Store) MoveTree(exchange bool, do func() (oldDir, newDir string, err error)) error {
+// as well. Nothing else happens to any lock meanwhile: at gives do the section of a name,
+// which is not to be left.
+func (s *Store) MoveTree(exchange bool, do func(at func(name string) Section) (oldDir, newDir string, err error)) error {
 	s.tree.Lock()
 	defer s.tree.Unlock()
-	oldDir, newDir, err := do()
+	oldDir, newDir, err := do(func(name string) Section { return Section{store: s, name: name} })
 	if err != nil {
 		return err
 	}
@@ -224,7 +276,25 @@ func (s *Store) rename(r *record, name string) {
 	}
 	r.Name = name
 	s.locks[name] = r
-	s.events.publish(Event{Kind: Moved, Lock: r.Lock, Time: s.now()})
+	s.events.publish(Event{Transition: Moved, Lock: r.Lock, Time: s.now()})
+}
+
+// syncDelay gathers what is to be synced.
+const syncDelay = 100 * time.Millisecond
+
+// syncSoon syncs the journal in the background.
+func (s *Store) syncSoon() {
+	if s.syncDue.Swap(true) {
+		return
+	}
+	s.background.Add(1)
+	time.AfterFunc(syncDelay, func() {
+		defer s.background.Done()
+		s.syncDue.Store(false)
+		if err := s.journal.sync(); err != nil && !errors.Is(err, os.ErrClosed) { // compacted meanwhile
+			s.log.WithError(err).Warn("could not sync the journal")
+		}
+	})
 }
 
 // compactIfDue starts a compaction in the background when one is worth it.

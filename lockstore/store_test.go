@@ -14,8 +14,6 @@ import (
 	"latchfs/bootid"
 )
 
-func newStamp() *atomic.Int64 { return new(atomic.Int64) }
-
 const name = "s/x.lock"
 
 func TestLiveHolderIsNotTooOld(t *testing.T) {
@@ -48,7 +46,7 @@ func TestDeathIsReapedWithoutALook(t *testing.T) {
 	defer events.Close()
 	w.end(p, bootid.ExitSignal, true)
 	for e := range events.Events {
-		if e.Kind == Reaped {
+		if e.Transition == Reaped {
 			if e.Reason != DeadPID || e.Lock.Name != name || w.files.has(name) {
 				t.Errorf("%+v", e)
 			}
@@ -99,39 +97,75 @@ func TestVerdictsAfterARestart(t *testing.T) {
 	}
 }
 
-func TestDataIsNeverRemoved(t *testing.T) {
-	data := strings.Repeat("data ", 100)
-	for _, end := range []string{"exit", "kill", "reboot"} {
-		w := newWorld(t)
-		p := w.run(10, 100, 0)
-		section := w.store.Enter(name)
-		d, err := section.Acquire(p)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.files.put(name, data, w.now())
-		section.Leave()
-		switch end {
-		case "exit":
+// TestDataIsNeverLost: a data file that was made exclusively stays as it is, unless its
+// writer was ended while it wrote: then it is kept aside.
+func TestDataIsNeverLost(t *testing.T) {
+	data := strings.Repeat("data ", 1000)
+	for _, c := range []struct {
+		name  string
+		stays bool
+		end   func(*world, bootid.Process, *Descriptor)
+	}{
+		{"closed, then ended", true, func(w *world, p bootid.Process, d *Descriptor) {
 			w.store.Closed(d)
 			w.end(p, bootid.ExitNormal, true)
-		case "kill":
+		}},
+		{"closed, then killed", true, func(w *world, p bootid.Process, d *Descriptor) {
+			w.store.Closed(d)
+			w.end(p, bootid.ExitSignal, true)
+		}},
+		{"closed, and word of it comes after the end", true, func(w *world, p bootid.Process, d *Descriptor) {
+			w.end(p, bootid.ExitNormal, true)
+			w.store.Closed(d)
+		}},
+		{"closed, then ended in a way the kernel does not tell", true, func(w *world, p bootid.Process, d *Descriptor) {
+			w.end(p, bootid.ExitUnknown, true)
+			w.store.Closed(d)
+		}},
+		{"closed, then a reboot", true, func(w *world, p bootid.Process, d *Descriptor) {
+			w.store.Closed(d)
+			w.reboot(p)
+		}},
+		{"killed with it open", false, func(w *world, p bootid.Process, d *Descriptor) {
+			w.exiting[p.PID] = true
+			w.store.Closed(d)
+			w.end(p, bootid.ExitSignal, true)
+		}},
+		{"killed with it open, and word of it comes after the end", false, func(w *world, p bootid.Process, d *Descriptor) {
 			w.end(p, bootid.ExitSignal, true)
 			w.store.Closed(d)
-		case "reboot":
-			if err := w.store.Close(); err != nil {
+		}},
+		{"a reboot with it open", false, func(w *world, p bootid.Process, d *Descriptor) { w.reboot(p) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.run(10, 100, 0)
+			section := w.store.Enter(name)
+			d, err := section.Acquire(KindCreate, p)
+			if err != nil {
 				t.Fatal(err)
 			}
-			w.end(p, bootid.ExitUnknown, false)
-			w.boot.ID = bootTwo
-			w.open()
-		}
-		if !w.visible(name) || w.files.files[name].text != data {
-			t.Errorf("%s: the data is gone", end)
-		}
-		if _, held := w.entry(name); held {
-			t.Errorf("%s: it is still a lock", end)
-		}
+			w.files.put(name, data, w.now())
+			section.Leave()
+			c.end(w, p, d)
+			if visible := w.eventuallyVisible(name); visible != c.stays {
+				t.Errorf("visible %v", visible)
+			}
+			if _, held := w.entry(name); held {
+				t.Error("it is still a lock")
+			}
+			kept := w.store.Reclaimed()
+			switch {
+			case c.stays && (len(kept) != 0 || w.files.files[name].text != data):
+				t.Errorf("kept %v", kept)
+			case !c.stays && len(kept) != 1:
+				t.Fatalf("kept %v", kept)
+			case !c.stays:
+				if text, err := os.ReadFile(kept[0].File); err != nil || string(text) != data || kept[0].Name != name {
+					t.Errorf("kept %d bytes, %v, %+v", len(text), err, kept[0])
+				}
+			}
+		})
 	}
 }
 
@@ -252,7 +286,7 @@ func TestMoveTreeCarriesLocksAlong(t *testing.T) {
 	for _, lock := range []string{"a/x.lock", "a/b/y.lock", "ab/z.lock"} {
 		w.take(lock, p, "10\n")
 	}
-	err := w.store.MoveTree(false, func() (string, string, error) {
+	err := w.store.MoveTree(false, func(func(string) Section) (string, string, error) {
 		for _, lock := range []string{"x.lock", "b/y.lock"} {
 			w.files.files["c/"+lock] = w.files.files["a/"+lock]
 			delete(w.files.files, "a/"+lock)
@@ -289,7 +323,7 @@ func TestOneAcquires(t *testing.T) {
 		all.Go(func() {
 			for range 200 {
 				section := w.store.Enter(name)
-				d, err := section.Acquire(p)
+				d, err := section.Acquire(KindCreate, p)
 				if err == nil {
 					w.files.put(name, "", w.now())
 				}

@@ -25,12 +25,13 @@ type Reason string
 
 // The reasons of section 6 of the design.
 const (
-	BootIDMismatch Reason = "boot-id-mismatch" // made under another boot of this machine
-	DeadPID        Reason = "dead-pid"         // the holder has ended
-	RecycledPID    Reason = "recycled-pid"     // another process has the holder's number
-	BeforeBoot     Reason = "before-boot"      // a file without a record, last changed before this boot
-	MissingPID     Reason = "missing-pid"      // unknown and too old, and nobody is named
-	TooOld         Reason = "too-old"          // unknown, and older than the limit
+	BootIDMismatch   Reason = "boot-id-mismatch"  // made under another boot of this machine
+	DeadPID          Reason = "dead-pid"          // the holder has ended
+	RecycledPID      Reason = "recycled-pid"      // another process has the holder's number
+	BeforeBoot       Reason = "before-boot"       // a file without a record, last changed before this boot
+	MissingPID       Reason = "missing-pid"       // unknown and too old, and nobody is named
+	InvalidCreatedAt Reason = "invalid-createdAt" // likewise, and the time it gives is none
+	TooOld           Reason = "too-old"           // unknown, and older than the limit
 )
 
 // Rule is how the holder of a lock was found.
@@ -41,6 +42,7 @@ const (
 	RuleNamed      Rule = "named"      // the process its payload names
 	RuleCreator    Rule = "creator"    // the process that made it
 	RuleDescriptor Rule = "descriptor" // whoever inherited the descriptor it was made with
+	RuleAncestor   Rule = "ancestor"   // the nearest living ancestor of the process that made it
 	RuleNobody     Rule = "nobody"     // no process could be identified
 )
 

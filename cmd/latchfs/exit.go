@@ -18,7 +18,7 @@ const (
 	exitNoFUSE    = 6 // no /dev/fuse, or no fusermount3
 	exitState     = 7 // the state directory cannot be used
 	exitFormat    = 8 // the journal is of a newer version
-	exitBusy      = 9 // the mount is in use
+	exitBusy      = 9 // the mount is in use, or the lock is held
 )
 
 // coded is an error with an exit code of its own.

@@ -4,14 +4,20 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	latch "latchfs/fs"
+	"latchfs/lockstore"
 )
 
 func lsCommand() *cobra.Command {
@@ -19,19 +25,17 @@ func lsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ls DIR",
 		Short: "List the locks of a mount and who holds them",
-		Args:  oneDir,
+		Long: `List the locks of the mount DIR and who holds them, then the files at lock names that are no
+locks, and who holds flock(2) or fcntl(2) locks on any of them. With --json also the locks
+that were removed as stale last, and why.`,
+		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if asJSON {
-				var locks json.RawMessage
-				if err := readControl(args[0], "locks.json", &locks); err != nil {
-					return err
-				}
-				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s\n", locks)
+			locks, err := listLocks(args[0])
+			if err != nil {
 				return err
 			}
-			var locks []latch.LockInfo
-			if err := readControl(args[0], "locks.json", &locks); err != nil {
-				return err
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), locks)
 			}
 			return printLocks(cmd.OutOrStdout(), locks, time.Now())
 		},
@@ -40,20 +44,114 @@ func lsCommand() *cobra.Command {
 	return cmd
 }
 
+func printJSON(out io.Writer, v any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
+}
+
+// listLocks asks latchfs for its locks and looks for other files at lock names itself.
+func listLocks(dir string) ([]latch.LockInfo, error) {
+	var locks []latch.LockInfo
+	var status latch.Status
+	if err := readControl(dir, "status", &status); err != nil {
+		return nil, err
+	}
+	files, err := lockFiles(dir, status.LockPatterns)
+	if err != nil {
+		return nil, err
+	}
+	// After the walk, which has had every file judged.
+	if err := readControl(dir, "locks.json", &locks); err != nil {
+		return nil, err
+	}
+	flocks := readKernelLocks()
+	at := make(map[string]int)
+	for i, l := range locks {
+		if l.ReclaimedAt == nil {
+			at[l.Name] = i
+		}
+	}
+	for _, name := range files {
+		path := filepath.Join(dir, name)
+		info, err := os.Lstat(path)
+		if err != nil {
+			continue // it has gone
+		}
+		i, managed := at[name]
+		if !managed {
+			i = len(locks)
+			locks = append(locks, unmanaged(path, name, info))
+		}
+		locks[i].LockedBy = flocks.on(info)
+	}
+	return locks, nil
+}
+
+// lockFiles walks dir for lock names.
+func lockFiles(dir string, patterns latch.Patterns) (names []string, err error) {
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil && path == dir:
+			return err
+		case err != nil:
+			return nil // it has gone, or may not be read
+		case path != dir && patterns.Match(entry.Name()):
+			name, err := filepath.Rel(dir, path)
+			if err != nil {
+				return err
+			}
+			names = append(names, name)
+		}
+		return nil
+	})
+	slices.Sort(names)
+	return names, err
+}
+
+// unmanaged describes a file at a lock name that is no lock.
+func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
+	class := lockstore.Data
+	switch {
+	case info.Mode().IsRegular() && info.Size() <= 4096:
+		if text, err := os.ReadFile(path); err == nil {
+			class = lockstore.ParsePayload(text).Class
+		}
+	case info.IsDir():
+		if entries, err := os.ReadDir(path); err == nil && len(entries) == 0 {
+			class = lockstore.Empty
+		}
+	}
+	return latch.LockInfo{
+		Name: name, Made: info.ModTime(), Verdict: "unmanaged", Payload: class.String(),
+		Evidence: "an ordinary file: latchfs leaves it alone",
+	}
+}
+
 func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time) error {
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "LOCK\tPID\tCOMMAND\tUSER\tVERDICT\tAGE")
 	for _, l := range locks {
+		if l.ReclaimedAt != nil {
+			continue
+		}
 		pid, command, name := "-", "-", "-"
 		if l.Holder.PID != 0 {
 			pid, command, name = strconv.Itoa(l.Holder.PID), l.Holder.Command, userName(l.Holder.UID)
 		}
 		verdict := l.Verdict
-		if l.Reason != "" {
-			verdict += " (" + l.Reason + ")"
+		if detail := l.Reason + l.Payload; detail != "" {
+			verdict += " (" + detail + ")"
 		}
 		// Names and commands are chosen by programs: quoted where they could disturb a terminal.
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(l.Name), pid, printable(command), name, verdict, age(now.Sub(l.Made)))
+		for _, k := range l.LockedBy {
+			word := strings.ToLower(k.Type + " " + k.Access)
+			if k.Waiting {
+				word += ", waits"
+			}
+			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, printable(k.Command), word)
+		}
 	}
 	return table.Flush()
 }

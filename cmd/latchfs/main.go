@@ -19,7 +19,7 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(mountCommand(), umountCommand(), lsCommand(), versionCommand())
+	root.AddCommand(mountCommand(), umountCommand(), lsCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "latchfs:", err)
 		os.Exit(exitCode(err))

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,7 +25,9 @@ import (
 type mountFlags struct {
 	stateDir     string
 	lockPatterns []string
+	onClose      []string
 	staleAfter   time.Duration
+	noHeartbeat  bool
 	allowOther   bool
 	logLevel     string
 	logFormat    string
@@ -50,6 +53,8 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	f.StringVar(&flags.stateDir, "state-dir", "", "directory for the journal (default: one for each DIR in /var/lib/latchfs, or in $XDG_STATE_HOME/latchfs)")
 	f.StringArrayVar(&flags.lockPatterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
 	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
+	f.StringArrayVar(&flags.onClose, "release-on-close", nil, "names whose locks end when the descriptor they were made with is closed; repeatable")
+	f.BoolVar(&flags.noHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
 	f.BoolVar(&flags.allowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
 	f.StringVar(&flags.logLevel, "log-level", "info", "trace (every request), debug, info, warning or error")
 	f.StringVar(&flags.logFormat, "log-format", "text", "text or json")
@@ -61,6 +66,11 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 func runMount(dir string, flags mountFlags, out io.Writer) error {
 	if flags.staleAfter < 0 {
 		return usageError{fmt.Errorf("--stale-after %v: must not be negative", flags.staleAfter)}
+	}
+	for _, patterns := range []latch.Patterns{flags.lockPatterns, flags.onClose} {
+		if err := patterns.Check(); err != nil {
+			return usageError{err}
+		}
 	}
 	dir, err := realDir(dir)
 	if err != nil {
@@ -128,6 +138,9 @@ func openMount(dir string, flags mountFlags, log *logrus.Logger) (_ *mounted, er
 		return nil, err
 	}
 	m := &mounted{dir: dir, log: log, host: bootid.NewHost()}
+	if m.host.Blind() {
+		log.Warn("/proc is not that of this pid namespace: no process can be identified, so every lock is unknown. Mount a /proc of its own")
+	}
 	defer func() {
 		if err != nil {
 			m.close()
@@ -141,7 +154,7 @@ func openMount(dir string, flags mountFlags, log *logrus.Logger) (_ *mounted, er
 	unix.Umask(0)
 	raiseFileLimit()
 	m.fs, err = latch.New(latch.Options{
-		Backing: backing, LockPatterns: flags.lockPatterns, Callers: m.host, Log: log,
+		Backing: backing, LockPatterns: flags.lockPatterns, NoHeartbeat: flags.noHeartbeat, Callers: m.host, Log: log,
 		Status: latch.Status{
 			Version: version, PID: os.Getpid(), StateDir: flags.stateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.lockPatterns,
@@ -231,11 +244,13 @@ func checkStateDir(dir, stateDir string) error {
 // openStore takes the state directory. One that is just being given up by a latchfs that
 // was unmounted is waited for.
 func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
+	onClose := latch.Patterns(flags.onClose)
 	deadline := time.Now().Add(2 * time.Second)
 	for {
 		store, err := lockstore.Open(lockstore.Options{
 			StateDir: flags.stateDir, System: m.host, Files: m.fs.LockFiles(),
 			StaleAfter: flags.staleAfter, Log: m.log,
+			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },
 		})
 		switch {
 		case err == nil:

@@ -21,3 +21,8 @@ func umountCommand() *cobra.Command {
 }
 
 func isDead(error) bool { return false }
+
+func scanCommand() *cobra.Command {
+	return &cobra.Command{Use: "scan DIR", Short: "Not on this platform", Args: oneDir,
+		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
+}

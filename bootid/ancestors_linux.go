@@ -1,0 +1,97 @@
+package bootid
+
+import (
+	"os"
+	"strconv"
+)
+
+// maxAncestors bounds the chain of ancestors that is looked at.
+const maxAncestors = 64
+
+// managers are commands that start and outlive what people run, and take in orphans: process
+// 1 is not the only one. A script's lock does not pass to them.
+var managers = map[string]bool{
+	"systemd": true, "init": true, "(sd-pam)": true, "login": true, "sshd": true, "sshd-session": true, "dropbear": true,
+	"tmux: server": true, "screen": true, "gdm-session-wor": true, "lightdm": true, "sddm-helper": true,
+	"gnome-session-b": true, "gnome-terminal-": true, "dbus-daemon": true, "dbus-broker-lau": true,
+	"containerd-shim": true, "conmon": true, "dumb-init": true, "tini": true, "docker-init": true, "catatonit": true,
+	"runsv": true, "runsvdir": true, "s6-svscan": true, "s6-supervise": true, "supervisord": true,
+	"cron": true, "crond": true, "atd": true, "inetd": true, "xinetd": true,
+}
+
+// Ancestors implements [System]. A subreaper other than those known by name is recognised
+// when it has taken one of the chain in.
+func (h *Host) Ancestors(p Process) []Process {
+	if h.blind {
+		return nil
+	}
+	child, err := readStat(p.PID)
+	if err != nil || child.startTime != p.StartTime {
+		return nil
+	}
+	var chain []Process
+	for pid := p.PID; len(chain) < maxAncestors; {
+		parent, err := readStat(child.ppid)
+		if err != nil || parent.startTime > child.startTime || parent.ended() ||
+			managers[parent.command] || child.adopted(pid, parent) {
+			break
+		}
+		status, err := readStatus(child.ppid)
+		if err != nil || status.nspids[len(status.nspids)-1] == 1 {
+			break
+		}
+		pid = child.ppid
+		chain = append(chain, Process{
+			BootID: h.boot.ID, PID: pid, StartTime: parent.startTime,
+			NSPID: status.nspids[len(status.nspids)-1], UID: status.uid, Command: parent.command,
+		})
+		child = parent
+	}
+	return chain
+}
+
+// Parent implements [System].
+func (h *Host) Parent(p Process) (Process, error) {
+	if h.blind {
+		return Process{}, ErrHidden
+	}
+	stat, err := readStat(p.PID)
+	if err != nil {
+		return Process{}, err
+	}
+	if stat.startTime != p.StartTime || stat.ppid <= 0 {
+		return Process{}, ErrNoProcess
+	}
+	parent, err := readStat(stat.ppid)
+	if err != nil {
+		return Process{}, err
+	}
+	return Process{BootID: h.boot.ID, PID: stat.ppid, StartTime: parent.startTime, Command: parent.command}, nil
+}
+
+// Exiting implements [System].
+func (h *Host) Exiting(p Process) bool {
+	stat, err := readStat(p.PID)
+	if err != nil || stat.startTime != p.StartTime {
+		return err == nil || hasEnded(p)
+	}
+	if stat.flags&exiting == 0 || stat.threads <= 1 {
+		return stat.flags&exiting != 0
+	}
+	// The first thread may have exited long before the others.
+	tasks := "/proc/" + strconv.Itoa(p.PID) + "/task/"
+	names, err := os.ReadDir(tasks)
+	if err != nil {
+		return hasEnded(p)
+	}
+	for _, name := range names {
+		text, err := os.ReadFile(tasks + name.Name() + "/stat")
+		if err != nil {
+			continue // that one has exited
+		}
+		if thread, err := parseStat(text); err == nil && thread.flags&exiting == 0 {
+			return false
+		}
+	}
+	return true
+}

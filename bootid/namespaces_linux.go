@@ -1,0 +1,48 @@
+package bootid
+
+import (
+	"sync"
+	"time"
+)
+
+// otherNamespaces remembers which numbers processes have in pid namespaces other than our
+// own: finding out takes a look at every process.
+type otherNamespaces struct {
+	mu    sync.Mutex
+	taken time.Time // when it was looked, by the wall clock that file times have too
+	pids  map[int]bool
+}
+
+// otherNamespacesLifetime is how long a look is good for. A process that has ended since is
+// taken for running, which makes a lock unknown for that long.
+const otherNamespacesLifetime = time.Second
+
+// initialNamespace is the inode number of the pid namespace the machine booted with
+// (PROC_PID_INIT_INO, linux/proc_ns.h).
+const initialNamespace = 0xEFFFFFFC
+
+// InOtherNamespace implements [System]. In any namespace but the machine's first one there
+// are processes out of sight, so there it may always be. What was started after the last look cannot have run
+// before it.
+func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
+	if h.namespace != initialNamespace {
+		return true
+	}
+	o := &h.others
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if now := time.Now(); o.pids == nil || o.taken.Before(at) || now.Sub(o.taken) > otherNamespacesLifetime || now.Before(o.taken) {
+		o.taken, o.pids = now, make(map[int]bool)
+		// What cannot be listed is not seen.
+		_ = h.eachProcess(func(candidate int) bool {
+			if pidNamespace(candidate) == h.namespace {
+				return true
+			}
+			if status, err := readStatus(candidate); err == nil && len(status.nspids) > 1 {
+				o.pids[status.nspids[len(status.nspids)-1]] = true
+			}
+			return true
+		})
+	}
+	return o.pids[pid]
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	latch "latchfs/fs"
+)
+
+// kernelLocks are the flock(2) and fcntl(2) locks on this machine, by the file they are on.
+type kernelLocks map[lockedFile][]latch.KernelLock
+
+type lockedFile struct {
+	major, minor uint32
+	inode        uint64
+}
+
+// readKernelLocks reads proc_locks(5). Where it cannot be read there are none.
+func readKernelLocks() kernelLocks {
+	text, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return nil
+	}
+	return parseKernelLocks(string(text))
+}
+
+func parseKernelLocks(text string) kernelLocks {
+	locks := make(kernelLocks)
+	for line := range strings.Lines(text) {
+		// 1: POSIX  ADVISORY  WRITE 3548 08:01:1507 0 EOF, with -> after the number if it waits.
+		fields := strings.Fields(line)
+		waiting := len(fields) > 1 && fields[1] == "->"
+		if waiting {
+			fields = fields[1:]
+		}
+		if len(fields) < 6 {
+			continue
+		}
+		l := latch.KernelLock{Type: fields[1], Access: fields[3], Waiting: waiting}
+		var file lockedFile
+		if _, err := fmt.Sscan(fields[4], &l.PID); err != nil {
+			continue
+		}
+		if _, err := fmt.Sscanf(fields[5], "%x:%x:%d", &file.major, &file.minor, &file.inode); err != nil {
+			continue
+		}
+		if l.Type != "FLOCK" && l.Type != "POSIX" && l.Type != "OFDLCK" {
+			continue // leases
+		}
+		locks[file] = append(locks[file], l)
+	}
+	return locks
+}
+
+// on returns the locks on a file, with the commands of those that hold them.
+func (k kernelLocks) on(info fs.FileInfo) []latch.KernelLock {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || len(k) == 0 {
+		return nil
+	}
+	locks := k[lockedFile{unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino}]
+	for i := range locks {
+		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", locks[i].PID)); err == nil {
+			locks[i].Command = strings.TrimSuffix(string(comm), "\n")
+		}
+	}
+	return locks
+}

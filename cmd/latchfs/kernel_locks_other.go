@@ -1,0 +1,16 @@
+//go:build !linux
+
+package main
+
+import (
+	"io/fs"
+
+	latch "latchfs/fs"
+)
+
+// kernelLocks: only Linux lists them.
+type kernelLocks struct{}
+
+func readKernelLocks() kernelLocks { return kernelLocks{} }
+
+func (kernelLocks) on(fs.FileInfo) []latch.KernelLock { return nil }

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	latch "latchfs/fs"
+)
+
+func reclaimedCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "reclaimed DIR",
+		Short: "List what is kept of the lock files that were removed",
+		Args:  oneDir,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return printControl(out, args[0], "reclaimed")
+			}
+			var files []latch.ReclaimedInfo
+			if err := readControl(args[0], "reclaimed", &files); err != nil {
+				return err
+			}
+			table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+			fmt.Fprintln(table, "LOCK\tREMOVED\tREASON\tBYTES\tKEPT AS")
+			for _, f := range files {
+				reason := f.Reason
+				if reason == "" {
+					reason = "released"
+				}
+				fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", printable(f.Name), f.Time.Local().Format(time.DateTime), reason, f.Size, f.File)
+			}
+			return table.Flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	return cmd
+}
+
+// printControl prints a JSON file of the control directory as it is.
+func printControl(out interface{ Write([]byte) (int, error) }, dir, name string) error {
+	var text json.RawMessage
+	if err := readControl(dir, name, &text); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(out, "%s\n", text)
+	return err
+}

@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	iofs "io/fs"
+	"os"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"latchfs/bootid"
+	latch "latchfs/fs"
+	"latchfs/lockstore"
+)
+
+func scanCommand() *cobra.Command {
+	var flags scanFlags
+	cmd := &cobra.Command{
+		Use:   "scan DIR",
+		Short: "Judge the lock files of a directory that is not mounted",
+		Long: `Judge the lock files of DIR, which is not mounted, by what they say and by the processes
+there are. With --fix the stale ones are removed, among them empty ones that are older than
+--stale-after and that nobody has open. Without a mount nobody can keep a program from
+taking a lock in that very moment: let those that lock in DIR rest before --fix.`,
+		Args: oneDir,
+		RunE: func(cmd *cobra.Command, args []string) error { return runScan(cmd.OutOrStdout(), args[0], flags) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&flags.fix, "fix", false, "remove the stale ones")
+	f.BoolVar(&flags.asJSON, "json", false, "print all that is known of each as JSON")
+	f.StringArrayVar(&flags.patterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
+	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
+	return cmd
+}
+
+type scanFlags struct {
+	fix, asJSON bool
+	patterns    []string
+	staleAfter  time.Duration
+}
+
+// scanned is a lock file, and whether it was removed.
+type scanned struct {
+	latch.LockInfo
+	Removed bool   `json:"removed"`
+	Error   string `json:"error,omitempty"`
+}
+
+func runScan(out io.Writer, dir string, flags scanFlags) error {
+	if flags.staleAfter < 0 {
+		return usageError{fmt.Errorf("--stale-after %v: must not be negative", flags.staleAfter)}
+	}
+	if err := latch.Patterns(flags.patterns).Check(); err != nil {
+		return usageError{err}
+	}
+	dir, err := realDir(dir)
+	if err != nil {
+		return err
+	}
+	at, inside, err := mountsAt(dir)
+	if err != nil {
+		return err
+	}
+	if len(at) > 0 || inside != nil {
+		return coded{exitMounted, fmt.Errorf("%s is in a latchfs mount, where every lock is judged already; use latchfs ls", dir)}
+	}
+	host := bootid.NewHost()
+	defer host.Close()
+	files, closeFiles, err := scanFiles(dir, host)
+	if err != nil {
+		return err
+	}
+	defer closeFiles()
+	names, err := lockFiles(dir, flags.patterns)
+	if err != nil {
+		return err
+	}
+	scanner := lockstore.NewScanner(host, files, flags.staleAfter)
+	results := []scanned{}
+	var failed []error
+	for _, name := range names {
+		found, err := scanner.Judge(name)
+		if errors.Is(err, iofs.ErrNotExist) {
+			continue
+		}
+		result := scanned{LockInfo: scanInfo(name, found)}
+		if err == nil && flags.fix && found.Verdict == lockstore.Stale {
+			result.Removed, err = scanner.Remove(name)
+		}
+		if err != nil {
+			result.Error = err.Error()
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+		}
+		results = append(results, result)
+	}
+	if flags.asJSON {
+		err = printJSON(out, results)
+	} else {
+		err = printScanned(out, results)
+	}
+	return errors.Join(append(failed, err)...)
+}
+
+func scanInfo(name string, found lockstore.Scanned) latch.LockInfo {
+	info := latch.LockInfo{
+		Name: name, Kind: string(lockstore.KindFound), Made: found.File.Written,
+		Verdict: found.Verdict.String(), Reason: string(found.Reason), Rule: string(found.Rule), Evidence: found.Evidence,
+		Holder: latch.ProcessInfoOf(found.Holder), Payload: found.Class.String(),
+	}
+	if found.Verdict == lockstore.Settled {
+		info.Verdict = "unmanaged"
+	}
+	return info
+}
+
+func printScanned(out io.Writer, results []scanned) error {
+	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(table, "LOCK\tVERDICT\tAGE\tEVIDENCE")
+	for _, r := range results {
+		verdict := r.Verdict
+		if r.Reason != "" {
+			verdict += " (" + r.Reason + ")"
+		}
+		if r.Removed {
+			verdict += ", removed"
+		}
+		evidence := r.Evidence
+		if r.Error != "" {
+			evidence = r.Error
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", printable(r.Name), verdict, age(time.Since(r.Made)), printable(evidence))
+	}
+	return table.Flush()
+}
+
+// scanFiles is the directory as the store needs it; who has a file open is asked of /proc,
+// once.
+func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
+	backing, err := os.Open(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard) // nothing is served
+	served, err := latch.New(latch.Options{Backing: backing, Callers: host, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &unmountedFiles{Files: served.LockFiles(), host: host}, served.Close, nil
+}
+
+type unmountedFiles struct {
+	lockstore.Files
+	host *bootid.Host
+	once sync.Once
+	open map[bootid.OpenFile]bool
+}
+
+// Opened implements lockstore.Files.
+func (u *unmountedFiles) Opened(name string) bool {
+	u.once.Do(func() { u.open = u.host.OpenFiles() })
+	file, err := u.Stat(name)
+	return err == nil && u.open[bootid.OpenFile{Device: file.ID.Device, Inode: file.ID.Inode}]
+}

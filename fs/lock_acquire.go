@@ -1,0 +1,71 @@
+//go:build linux
+
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
+)
+
+// createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
+// record comes first, then the file, then the reply.
+func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
+	section := f.enter(dir, name)
+	defer section.Leave()
+	exclusive := in.Flags&unix.O_EXCL != 0
+	switch visible, err := f.lookEntry(section, dir, name); {
+	case err != nil:
+		return err
+	// Somebody made it since the kernel looked.
+	case visible && exclusive:
+		return unix.EEXIST
+	case visible:
+		return unix.ESTALE // the kernel looks again and opens what it finds
+	}
+	caller := f.caller(&in.InHeader)()
+	var descriptor *lockstore.Descriptor
+	if exclusive {
+		var err error
+		if descriptor, err = section.Acquire(lockstore.KindCreate, caller); err != nil {
+			return err
+		}
+	}
+	n, h, st, err := f.create(dir, name, in)
+	if err != nil {
+		section.Release()
+		return err
+	}
+	f.place(n, dir, name)
+	fillEntry(&out.EntryOut, n, &st)
+	if exclusive {
+		f.openedLock(n, h, descriptor, &out.OpenOut)
+		out.SetAttrTimeout(createLifetime)
+	} else {
+		n.seen.WrittenBy(caller)
+		f.opened(n, h, st.Mode, &out.OpenOut)
+	}
+	return nil
+}
+
+// makeLock calls do, which makes the entry at a lock name in another way, and fills out
+// with what came of it: an exclusive lock, unless it is data.
+func (f *FS) makeLock(dir *inode, name string, kind lockstore.Kind, in *fuse.InHeader, out *fuse.EntryOut, do func() error) error {
+	section := f.enter(dir, name)
+	defer section.Leave()
+	if visible, err := f.lookEntry(section, dir, name); err != nil {
+		return err
+	} else if visible {
+		return unix.EEXIST
+	}
+	if _, err := section.Acquire(kind, f.caller(in)()); err != nil {
+		return err
+	}
+	if err := do(); err != nil {
+		section.Release()
+		return err
+	}
+	section.Made()
+	return f.lookupIn(section, dir, name, in, out)
+}

@@ -1,0 +1,240 @@
+//go:build linux
+
+package fs
+
+import (
+	"errors"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
+	"latchfs/lockstore"
+)
+
+// removeLock removes the entry at a lock name: first the file, then the record.
+func (f *FS) removeLock(dir *inode, name string, flags int, in *fuse.InHeader) error {
+	section := f.enter(dir, name)
+	defer section.Leave()
+	if err := f.admitEntry(section, dir, name, f.caller(in), lockstore.Removing); err != nil {
+		return err
+	}
+	err := retry(func() error { return unix.Unlinkat(dir.fd, name, flags) })
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		section.Release()
+	}
+	return err
+}
+
+// admitEntry says whether who may remove or rename the entry at a lock name. What was not
+// judged so far is first.
+func (f *FS) admitEntry(section lockstore.Section, dir *inode, name string, who func() bootid.Process, attempt lockstore.Attempt) error {
+	if !section.Held() {
+		if _, err := f.lookEntry(section, dir, name); err != nil {
+			return err
+		}
+	}
+	return section.Admit(who, attempt)
+}
+
+// renaming is a rename(2) between two entries.
+type renaming struct {
+	oldDir, newDir   *inode
+	oldName, newName string
+	exchange         bool
+	who              func() bootid.Process
+	do               func() error
+}
+
+// renameLock renames a file from or onto a lock name, or both.
+func (f *FS) renameLock(r renaming) error {
+	var from, to lockstore.Section
+	switch oldLock, newLock := f.isLockName(r.oldName), f.isLockName(r.newName); {
+	case r.oldDir == r.newDir && r.oldName == r.newName:
+		return r.do()
+	case oldLock && newLock:
+		from, to = f.enterBoth(r.oldDir, r.oldName, r.newDir, r.newName)
+		defer from.Leave()
+		defer to.Leave()
+	case oldLock:
+		from = f.enter(r.oldDir, r.oldName)
+		defer from.Leave()
+	default:
+		to = f.enter(r.newDir, r.newName)
+		defer to.Leave()
+	}
+	return f.renameIn(from, to, r)
+}
+
+// renameIn does so within the sections of those names that are lock names; the zero Section
+// is that of one that is not.
+func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
+	atLock, ontoLock := from != lockstore.Section{}, to != lockstore.Section{}
+	if atLock {
+		if err := f.admitEntry(from, r.oldDir, r.oldName, r.who, lockstore.Renaming); err != nil {
+			return err
+		}
+	}
+	acquired := false
+	if ontoLock {
+		free, err := f.admitReplacement(to, r)
+		if err != nil {
+			return err
+		}
+		// A lock that is renamed stays the one it is.
+		if acquired = free && !r.exchange && !(atLock && from.Held()); acquired {
+			if _, err := to.Acquire(lockstore.KindRename, r.who()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := r.do(); err != nil {
+		if acquired {
+			to.Release()
+		}
+		return err
+	}
+	switch {
+	case acquired:
+		to.Made()
+	case ontoLock:
+		to.Replaced()
+	}
+	if atLock {
+		switch {
+		case r.exchange:
+			from.Replaced()
+		case ontoLock:
+			from.Move(to)
+		default:
+			from.Release()
+		}
+	}
+	f.moved(r.newDir, r.newName)
+	if r.exchange {
+		f.moved(r.oldDir, r.oldName)
+	}
+	return nil
+}
+
+// admitReplacement says whether what lies at a lock name may be replaced, and whether the
+// name is free.
+func (f *FS) admitReplacement(to lockstore.Section, r renaming) (free bool, err error) {
+	visible, err := f.lookEntry(to, r.newDir, r.newName)
+	if err != nil || !visible {
+		return !visible, err
+	}
+	return false, to.Admit(r.who, lockstore.Replacing)
+}
+
+// admitChange refuses who made a request to change the bytes of n if it is a live
+// lock of another family, or lies in a directory that is one.
+func (f *FS) admitChange(n *inode, in *fuse.InHeader, attempt lockstore.Attempt) error {
+	if dir := f.inodes.parentOf(n); dir != nil && !n.isDir() {
+		if err := f.admitWithin(dir, in); err != nil {
+			return err
+		}
+	}
+	section, ok := f.lockOf(n)
+	if !ok {
+		return nil
+	}
+	defer section.Leave()
+	return section.Admit(f.caller(in), attempt)
+}
+
+// admitWithin refuses who made a request to change what lies in dir if that is a live lock of
+// another family.
+func (f *FS) admitWithin(dir *inode, in *fuse.InHeader) error {
+	section, ok := f.lockOf(dir)
+	if !ok {
+		return nil
+	}
+	defer section.Leave()
+	return section.Admit(f.caller(in), lockstore.Entering)
+}
+
+// changedWithin tells the store that something in dir was changed.
+func (f *FS) changedWithin(dir *inode) {
+	if !dir.lockNamed.Load() {
+		return
+	}
+	if path, ok := f.inodes.placePath(dir); ok && f.locks.Holds(path) {
+		f.locks.Written(path, &dir.seen)
+	}
+}
+
+// ofStranger says that n is a live exclusive lock of another family than that of who made the
+// request.
+func (f *FS) ofStranger(n *inode, in *fuse.InHeader) bool {
+	section, ok := f.lockOf(n)
+	if !ok {
+		return false
+	}
+	defer section.Leave()
+	return section.Stranger(f.caller(in))
+}
+
+// open opens n. At a lock name that is one step with the look at it, so that no pid file is
+// removed under who is about to open it.
+func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
+	section, ok := f.enterPlace(n)
+	if !ok {
+		return f.openOther(n, in, out)
+	}
+	defer section.Leave()
+	visible, err := look(section, n)
+	switch {
+	case err != nil:
+		return err
+	case !visible:
+		return unix.ESTALE // it was stale: makes the kernel look the name up again
+	}
+	if int(in.Flags)&unix.O_TRUNC != 0 {
+		if err := section.Admit(f.caller(&in.InHeader), lockstore.Truncating); err != nil {
+			return err
+		}
+	}
+	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+		n.seen.WrittenBy(f.caller(&in.InHeader)())
+	}
+	return f.openFile(n, in, out, section.Guarded())
+}
+
+// openOther opens what is not at a lock name, or not any more.
+func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
+	if n.lockNamed.Load() {
+		if st, err := statFD(n.fd); err != nil || f.reaped(n, uint32(st.Nlink)) {
+			return unix.ESTALE
+		}
+	}
+	dir := f.inodes.parentOf(n)
+	if dir == nil || n.isDir() || !dir.lockNamed.Load() {
+		return f.openFile(n, in, out, false)
+	}
+	if int(in.Flags)&unix.O_TRUNC != 0 {
+		if err := f.admitWithin(dir, &in.InHeader); err != nil {
+			return err
+		}
+	}
+	path, ok := f.inodes.placePath(dir)
+	return f.openFile(n, in, out, ok && f.locks.Holds(path))
+}
+
+// closedLock tells the store that a handle is closed by which a lock was made or may
+// have been written, or which kept a pid file from being removed.
+func (f *FS) closedLock(h *handle) {
+	n := h.node
+	switch {
+	case h.descriptor != nil:
+		f.locks.Closed(h.descriptor)
+	case n.lockNamed.Load():
+		if path, ok := f.inodes.placePath(n); ok && (h.writes() || f.locks.Holds(path)) && f.isAt(n, path) {
+			f.locks.Written(path, &n.seen)
+		}
+	case h.writes():
+		if dir := f.inodes.parentOf(n); dir != nil {
+			f.changedWithin(dir)
+		}
+	}
+}

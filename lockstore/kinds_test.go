@@ -1,0 +1,287 @@
+package lockstore
+
+import (
+	"testing"
+	"time"
+
+	"latchfs/bootid"
+)
+
+// script is a shell, 20, that a session's first process, 1, started by way of 10 and that
+// runs a command, 30.
+func script(w *world) (shell, command bootid.Process) {
+	w.run(1, 1, 0)
+	w.run(10, 10, 0)
+	shell, command = w.run(20, 20, 0), w.run(30, 30, 0)
+	w.parents = map[int]int{10: 1, 20: 10, 30: 20}
+	return shell, command
+}
+
+func TestScriptHoldsWhatItsCommandMade(t *testing.T) {
+	for kind, file := range map[Kind]FileType{KindMkdir: Directory, KindLink: Regular} {
+		w := newWorld(t)
+		shell, mkdir := script(w)
+		other := w.run(40, 40, 0)
+		w.make(name, kind, mkdir, file, "")
+		w.end(mkdir, bootid.ExitNormal, true)
+		if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Holder.PID != shell.PID || e.Judgment.Rule != RuleAncestor {
+			t.Errorf("%s: %+v", kind, e)
+		}
+		if w.admitted(name, other) || !w.admitted(name, shell) {
+			t.Errorf("%s: another may remove it, or the script may not", kind)
+		}
+		w.restart()
+		if e, _ := w.entry(name); e.Holder.PID != shell.PID || e.Verdict != Live {
+			t.Errorf("%s: after a restart %+v", kind, e)
+		}
+		w.end(shell, bootid.ExitSignal, true)
+		if w.eventuallyVisible(name) {
+			t.Errorf("%s: the script was killed, its lock is there", kind)
+		}
+	}
+}
+
+func TestSubshellPassesTheLockOn(t *testing.T) {
+	w := newWorld(t)
+	shell, mkdir := script(w)
+	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.end(mkdir, bootid.ExitNormal, true)
+	w.end(shell, bootid.ExitNormal, true)
+	if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Holder.PID != 10 {
+		t.Errorf("%+v", e)
+	}
+	w.end(w.processes[10], bootid.ExitNormal, true)
+	if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Verdict != Unknown {
+		t.Errorf("without an ancestor: %+v", e)
+	}
+	w.clock = w.clock.Add(2 * time.Hour)
+	if w.visible(name) {
+		t.Error("it is too old")
+	}
+}
+
+func TestScriptKilledBeforeItsCommandEnds(t *testing.T) {
+	w := newWorld(t)
+	shell, mkdir := script(w)
+	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.end(shell, bootid.ExitSignal, true)
+	if !w.eventuallyVisible(name) {
+		t.Error("its creator runs")
+	}
+	w.end(mkdir, bootid.ExitNormal, true)
+	if w.eventuallyVisible(name) {
+		t.Error("held by the shell that the killed script was started from")
+	}
+}
+
+func TestKilledCommandLeavesNothing(t *testing.T) {
+	w := newWorld(t)
+	_, mkdir := script(w)
+	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.end(mkdir, bootid.ExitSignal, true)
+	if w.eventuallyVisible(name) {
+		t.Error("a lock directory of a killed creator is there")
+	}
+}
+
+func TestDataSettlesWhenMade(t *testing.T) {
+	for kind, file := range map[Kind]FileType{KindLink: Regular, KindRename: Regular, KindSymlink: Symlink} {
+		w := newWorld(t)
+		p := w.run(10, 100, 0)
+		w.make(name, kind, p, file, "../other/yarn.lock")
+		if _, held := w.entry(name); held || !w.visible(name) {
+			t.Errorf("%s: it is a lock", kind)
+		}
+	}
+}
+
+func TestDirectorySettlesWhenDataIsMadeInIt(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	w.make(name, KindMkdir, p, Directory, "")
+	if _, held := w.entry(name); !held {
+		t.Fatal("not a lock")
+	}
+	w.files.put(name+"/README", "some text\n", w.now())
+	w.store.Written(name, &Sighting{})
+	if _, held := w.entry(name); held || !w.visible(name) {
+		t.Error("it is still a lock")
+	}
+}
+
+func TestFileInADirectoryNamesTheHolder(t *testing.T) {
+	w := newWorld(t)
+	shell, mkdir := script(w)
+	daemon := w.run(50, 50, 0)
+	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.files.put(name+"/owner.json", `{"pid":50}`, w.now())
+	w.files.put(name+"/note", "who reads this\n", w.now())
+	w.store.Written(name, &Sighting{})
+	if e, _ := w.entry(name); e.Holder.PID != daemon.PID || e.Judgment.Rule != RuleNamed {
+		t.Errorf("%+v", e)
+	}
+	w.end(mkdir, bootid.ExitNormal, true)
+	w.end(daemon, bootid.ExitNormal, true)
+	if w.eventuallyVisible(name) {
+		t.Error("its holder has ended; the script never was")
+	}
+	if kept := w.store.Reclaimed(); len(kept) != 1 || kept[0].Size == 0 {
+		t.Errorf("kept %+v", kept)
+	}
+	_ = shell
+}
+
+// TestTextThatMayNameSomebody: host-pid and the like are a name only when that process is
+// there.
+func TestTextThatMayNameSomebody(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	w.take("data.lock", p, "node-20\n")
+	if _, held := w.entry("data.lock"); held || !w.visible("data.lock") {
+		t.Error("text with a number in it is a lock")
+	}
+	w.take("a.lock", p, "box:10\n")
+	w.make("b.lock", KindSymlink, p, Symlink, "me@box.10:1764000000")
+	w.restart()
+	for _, lock := range []string{"a.lock", "b.lock"} {
+		if e, _ := w.entry(lock); e.Holder.PID != 10 || e.Judgment.Rule != RuleNamed {
+			t.Errorf("%s: %+v", lock, e)
+		}
+	}
+	w.end(p, bootid.ExitNormal, true)
+	if w.eventuallyVisible("a.lock") || w.eventuallyVisible("b.lock") {
+		t.Error("their holder has ended")
+	}
+}
+
+func TestPIDFile(t *testing.T) {
+	w := newWorld(t)
+	daemon, other, next := w.run(10, 100, 0), w.run(11, 100, 0), w.run(12, 100, 0)
+	seen := &Sighting{}
+	w.files.put(name, "10\n", w.now())
+	seen.WrittenBy(daemon)
+	w.store.Written(name, seen)
+	if e, _ := w.entry(name); e.Kind != KindPIDFile || e.Holder.PID != 10 {
+		t.Fatalf("%+v", e)
+	}
+	admit := func(p bootid.Process, attempt Attempt) bool {
+		section := w.store.Enter(name)
+		defer section.Leave()
+		return section.Admit(func() bootid.Process { return p }, attempt) == nil
+	}
+	if admit(other, Removing) || admit(other, Replacing) || !admit(other, Truncating) || !admit(other, Writing) || !admit(daemon, Removing) {
+		t.Error("a pid file is protected from removal and replacement, no more")
+	}
+	// Others wait for it with flock(2).
+	w.files.opened = map[string]bool{name: true}
+	w.end(daemon, bootid.ExitSignal, true)
+	if !w.eventuallyVisible(name) {
+		t.Fatal("it was removed under those who have it open")
+	}
+	w.files.put(name, "12\n", w.now())
+	seen.WrittenBy(next)
+	w.store.Written(name, seen)
+	if e, _ := w.entry(name); e.Kind != KindPIDFile || e.Holder.PID != 12 || e.Verdict != Live {
+		t.Errorf("taken over as %+v", e)
+	}
+	w.files.opened = nil
+	w.end(next, bootid.ExitSignal, true)
+	if w.eventuallyVisible(name) {
+		t.Error("its holder is dead and nobody has it open")
+	}
+}
+
+func TestOrdinaryFileThatNamesAnother(t *testing.T) {
+	w := newWorld(t)
+	p, other := w.run(10, 100, 0), w.run(11, 100, 0)
+	for _, payload := range []string{"11\n", "99\n", "data\n", ""} {
+		seen := &Sighting{}
+		w.files.put(name, payload, w.now())
+		seen.WrittenBy(p)
+		w.store.Written(name, seen)
+		if _, held := w.entry(name); held {
+			t.Errorf("%q: it is a lock", payload)
+		}
+	}
+	_ = other
+}
+
+func TestReleaseOnClose(t *testing.T) {
+	w := newWorld(t)
+	w.store.onClose = func(lock string) bool { return lock == name }
+	p := w.run(10, 100, 0)
+	w.take(name, p, "10\n")
+	w.take("other.lock", p, "10\n")
+	if w.visible(name) || !w.visible("other.lock") {
+		t.Error("it is there after the last close, or the other is not")
+	}
+}
+
+func TestOperatorReleases(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 1000)
+	w.take(name, p, "10\n")
+	for _, c := range []struct {
+		operator Operator
+		done     bool
+	}{
+		{Operator{UID: 1001}, false}, {Operator{UID: 1001, Force: true}, false},
+		{Operator{UID: 1000}, false}, {Operator{UID: 0}, false}, {Operator{UID: 1000, Force: true}, true},
+	} {
+		w.files.files[name].uid = 1000
+		err := w.store.ReleaseFor(name, c.operator)
+		if (err == nil) != c.done || w.files.has(name) == c.done {
+			t.Errorf("%+v: %v", c.operator, err)
+		}
+	}
+	if kept := w.store.Reclaimed(); len(kept) != 1 || kept[0].Reason != "" {
+		t.Errorf("%+v", kept)
+	}
+	if err := w.store.ReleaseFor(name, Operator{}); err == nil {
+		t.Error("released what is not there")
+	}
+}
+
+func TestStrangersAreTheOthers(t *testing.T) {
+	w := newWorld(t)
+	shell, command := script(w)
+	other := w.run(40, 40, 0)
+	w.take(name, shell, "20\n")
+	for pid, want := range map[int]bool{shell.PID: false, command.PID: false, 10: false, other.PID: true} {
+		section := w.store.Enter(name)
+		if section.Stranger(func() bootid.Process { return w.processes[pid] }) != want {
+			t.Errorf("process %d: a stranger %v", pid, !want)
+		}
+		section.Leave()
+	}
+}
+
+func TestHiddenNamedProcessIsUnknown(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	w.hidden[20] = true
+	w.take(name, p, "20\n")
+	w.end(p, bootid.ExitNormal, true)
+	if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Verdict != Unknown {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestRecordOfAnotherPIDNamespaceIsUnknown(t *testing.T) {
+	for _, c := range []struct {
+		before, now uint64
+		unknown     bool
+	}{{initialPIDNamespace, 7, true}, {7, initialPIDNamespace, true}, {7, 8, false}, {7, 7, false}} {
+		w := newWorld(t)
+		w.namespace = c.before
+		p := w.run(10, 100, 0)
+		w.take(name, p, "10\n")
+		w.store.Close()
+		w.end(p, bootid.ExitUnknown, false)
+		w.namespace = c.now
+		w.open()
+		if e, held := w.entry(name); held != c.unknown || held && e.Verdict != Unknown {
+			t.Errorf("%+v: %+v", c, e)
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package lockstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/sirupsen/logrus"
+
+	"latchfs/bootid"
+)
+
+// Operator is who asks for the release of a lock that may be another's.
+type Operator struct {
+	Process bootid.Process // for the log
+	UID     uint32
+	// Owner is the user the mount belongs to.
+	Owner uint32
+	// Force releases a live lock too.
+	Force bool
+}
+
+// ReleaseFor ends the lock of the name and removes its file, keeping what that holds, for an
+// operator. It returns ErrNoLock, ErrNotOperator, or ErrHeld without force.
+func (s *Store) ReleaseFor(name string, o Operator) error {
+	s.mu.Lock()
+	r := s.locks[name]
+	s.mu.Unlock()
+	if r == nil {
+		return fmt.Errorf("%s: %w", name, ErrNoLock)
+	}
+	if file, err := s.files.Stat(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	} else if l := s.state(r); o.UID != 0 && o.UID != o.Owner && o.UID != file.UID &&
+		!(l.Holder.Known() && o.UID == l.Holder.UID) {
+		return fmt.Errorf("%s: %w", name, ErrNotOperator)
+	}
+	var refused error
+	released := ErrNoLock // somebody else was quicker
+	s.end(r, Released, func(r *record) decision {
+		d := s.judge(r)
+		switch {
+		case d.Verdict == Settled:
+			return d
+		case d.Verdict == Live && !o.Force:
+			refused = fmt.Errorf("%s: %w by %v", name, ErrHeld, d.holder)
+			return d
+		}
+		released = nil
+		return decision{stale(d.Reason, d.Rule, "released by an operator; %s", d.Evidence), d.holder}
+	})
+	switch {
+	case refused != nil:
+		return refused
+	case released != nil:
+		return fmt.Errorf("%s: %w", name, released)
+	}
+	s.log.WithFields(fields(s.state(r).Lock)).WithFields(logrus.Fields{"operator": o.Process.String(), "uid": o.UID, "force": o.Force}).
+		Info("an operator released a lock")
+	return nil
+}
