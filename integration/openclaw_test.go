@@ -26,7 +26,7 @@ type gateway struct {
 // what a holder is.
 func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
 	t.Helper()
-	modules, err := filepath.Abs("openclaw/node_modules")
+	modules, err := filepath.Abs("node/node_modules")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
 	if _, err := os.Stat(node); err != nil {
 		lacking(t, err.Error()+"; run make deps")
 	}
-	driver, err := filepath.Abs("openclaw/openclaw.mjs")
+	driver, err := filepath.Abs("node/openclaw.mjs")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,15 +72,15 @@ func ParsePayload(text []byte) Payload {
 		}
 		return data
 	}
+	if named, ok := parseHostPID(string(trimmed)); ok {
+		return named
+	}
 	if len(text) > maxBareNumber {
 		return data
 	}
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	if pid, ok := parsePID(strings.TrimSpace(string(line))); ok {
 		return Payload{Class: Naming, PID: pid}
-	}
-	if named, ok := parseHostPID(string(trimmed)); ok {
-		return named
 	}
 	return data
 }
@@ -135,11 +135,12 @@ func allScalar(object map[string]json.RawMessage) bool {
 
 // hostPID are the forms that name a process of a machine: user@host.pid:boot of Emacs,
 // host:pid of Mercurial (whose host ends in / and its pid namespace) and Firefox (whose pid
-// has a + before it), host-pid of Chromium.
+// has a + before it), host-pid of Chromium, file|host|pid|number of flufl.lock.
 var hostPID = []*regexp.Regexp{
 	regexp.MustCompile(`^[^\s@]+@([^\s@:]+)\.([0-9]+)(?::[0-9]+)?$`),
 	regexp.MustCompile(`^([A-Za-z0-9._%-]+)(?:/[0-9a-f]+)?:\+?([0-9]+)$`),
 	regexp.MustCompile(`^([A-Za-z0-9._%-]+)-([0-9]+)$`),
+	regexp.MustCompile(`^[^\s|]*\|([^\s|]+)\|([0-9]+)\|[0-9]+$`),
 }
 
 func parseHostPID(text string) (Payload, bool) {

@@ -43,7 +43,7 @@ func TestParsePayload(t *testing.T) {
 
 func FuzzParsePayload(f *testing.F) {
 	for _, text := range []string{
-		"", "1\n", `{"pid":1}`, `{"pid":0,"createdAt":"x","bootId":"A","starttime":9}`, "box/f0:12", "me@box.example.12:99", "box-12", "127.0.0.1:+7",
+		"", "1\n", `{"pid":1}`, `{"pid":0,"createdAt":"x","bootId":"A","starttime":9}`, "box/f0:12", "me@box.example.12:99", "box-12", "127.0.0.1:+7", "/a/x.lock|box|12|99",
 	} {
 		f.Add([]byte(text))
 	}
