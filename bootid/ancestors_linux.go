@@ -42,7 +42,7 @@ func (h *Host) Ancestors(p Process) []Process {
 		}
 		pid = child.ppid
 		chain = append(chain, Process{
-			BootID: h.boot.ID, PID: pid, StartTime: parent.startTime,
+			BootID: h.boot.ID, PID: pid, StartTime: parent.startTime, PIDNamespace: pidNamespace(pid),
 			NSPID: status.nspids[len(status.nspids)-1], UID: status.uid, Command: parent.command,
 		})
 		child = parent

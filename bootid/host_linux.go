@@ -20,8 +20,8 @@ const ticksPerSecond = 100
 // Host is the System of the running kernel. It is safe for concurrent use.
 type Host struct {
 	boot      Boot
-	namespace uint64 // pid namespace of this process, 0 if unknown
-	blind     bool   // /proc is not of that namespace
+	namespace Namespace
+	blind     bool // /proc is not of that namespace
 	threads   threadCache
 	watcher   watcher
 	others    otherNamespaces
@@ -33,10 +33,14 @@ var _ System = (*Host)(nil)
 // the first Watch.
 func NewHost() *Host {
 	self, err := os.Readlink("/proc/self")
-	return &Host{
-		boot: ReadBoot(), namespace: pidNamespace(os.Getpid()),
+	h := &Host{
+		boot: ReadBoot(), namespace: Namespace{Inode: pidNamespace(os.Getpid())},
 		blind: err != nil || self != strconv.Itoa(os.Getpid()),
 	}
+	if first, err := readStat(1); err == nil && !h.blind {
+		h.namespace.Started = first.startTime
+	}
+	return h
 }
 
 // Blind says that /proc is missing or belongs to another pid namespace, so that no process
@@ -52,8 +56,8 @@ func (h *Host) Close() {
 // Boot implements [System].
 func (h *Host) Boot() Boot { return h.boot }
 
-// PIDNamespace implements [System].
-func (h *Host) PIDNamespace() uint64 { return h.namespace }
+// Namespace implements [System].
+func (h *Host) Namespace() Namespace { return h.namespace }
 
 // Hostname implements [System].
 func (h *Host) Hostname() string {
@@ -110,7 +114,7 @@ func (h *Host) InNamespace(pid int, of Process) (Process, error) {
 	if pid <= 0 || !of.Known() {
 		return Process{}, ErrNoProcess
 	}
-	if of.PIDNamespace == 0 || of.PIDNamespace == h.namespace {
+	if of.PIDNamespace == 0 || of.PIDNamespace == h.namespace.Inode {
 		if of.PIDNamespace == 0 && of.NSPID != of.PID {
 			return Process{}, ErrNoProcess // in a namespace that cannot be told from others
 		}

@@ -1,6 +1,7 @@
 package bootid
 
 import (
+	"errors"
 	"sync"
 	"time"
 )
@@ -17,15 +18,11 @@ type otherNamespaces struct {
 // taken for running, which makes a lock unknown for that long.
 const otherNamespacesLifetime = time.Second
 
-// initialNamespace is the inode number of the pid namespace the machine booted with
-// (PROC_PID_INIT_INO, linux/proc_ns.h).
-const initialNamespace = 0xEFFFFFFC
-
 // InOtherNamespace implements [System]. In any namespace but the machine's first one there
 // are processes out of sight, so there it may always be. What was started after the last look cannot have run
 // before it.
 func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
-	if h.namespace != initialNamespace {
+	if !h.namespace.Initial() {
 		return true
 	}
 	o := &h.others
@@ -35,7 +32,7 @@ func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
 		o.taken, o.pids = now, make(map[int]bool)
 		// What cannot be listed is not seen.
 		_ = h.eachProcess(func(candidate int) bool {
-			if pidNamespace(candidate) == h.namespace {
+			if pidNamespace(candidate) == h.namespace.Inode {
 				return true
 			}
 			if status, err := readStatus(candidate); err == nil && len(status.nspids) > 1 {
@@ -45,4 +42,23 @@ func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
 		})
 	}
 	return o.pids[pid]
+}
+
+// NamespaceEnded implements [System].
+func (h *Host) NamespaceEnded(p Process) bool {
+	if p.PIDNamespace == 0 || p.PIDNamespace == h.namespace.Inode || h.blind {
+		return false
+	}
+	ended := true
+	err := h.eachProcess(func(candidate int) bool {
+		namespace := pidNamespace(candidate)
+		if namespace == 0 {
+			_, err := readStat(candidate)
+			ended = errors.Is(err, ErrNoProcess) // or it may be in there
+		} else {
+			ended = namespace != p.PIDNamespace
+		}
+		return ended
+	})
+	return err == nil && ended
 }

@@ -52,14 +52,28 @@ func (p Process) String() string {
 	return fmt.Sprintf("%d(%s)@%d", p.PID, p.Command, p.StartTime)
 }
 
+// Namespace identifies a pid namespace of a boot; zero fields are unknown.
+type Namespace struct {
+	// Inode is its number. Numbers are used again by the kernel.
+	Inode uint64
+	// Started is the start time of its process 1, in clock ticks since boot.
+	Started uint64
+}
+
+// Initial says that it is the one the machine booted with (PROC_PID_INIT_INO,
+// linux/proc_ns.h), from which all processes are seen.
+func (n Namespace) Initial() bool { return n.Inode == 0xEFFFFFFC }
+
 // System is what lock decisions need to know of a machine. [Host] asks the
 // running kernel. Every method may be called from many goroutines.
 type System interface {
 	// Boot is the boot that processes of this System run under.
 	Boot() Boot
-	// PIDNamespace is the inode number of the pid namespace in which the numbers of
-	// processes are meant, 0 if unknown.
-	PIDNamespace() uint64
+	// Namespace is the pid namespace in which the numbers of processes are meant.
+	Namespace() Namespace
+	// NamespaceEnded says that the pid namespace p lived in, another than that, is gone, and
+	// with it all that lived in it: the kernel kills them when its first process ends.
+	NamespaceEnded(p Process) bool
 	// Process describes the process pid of the caller's own pid namespace, or
 	// returns ErrNoProcess or ErrHidden.
 	Process(pid int) (Process, error)

@@ -27,7 +27,7 @@ type machine struct {
 	elsewhere map[int]bool // pids of other namespaces
 	exiting   map[int]bool
 	hidden    map[int]bool
-	namespace uint64
+	namespace bootid.Namespace
 }
 
 const bootOne, bootTwo = "11111111-2222-4333-8444-555555555555", "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
@@ -38,7 +38,7 @@ func newMachine() *machine {
 		clock:     time.Unix(2_000_000, 0),
 		processes: make(map[int]bootid.Process), parents: make(map[int]int), started: make(map[int]time.Time),
 		exits: make(map[processKey]bootid.Exit), watches: make(map[processKey][]func()), elsewhere: make(map[int]bool),
-		exiting: make(map[int]bool), hidden: make(map[int]bool), namespace: 1,
+		exiting: make(map[int]bool), hidden: make(map[int]bool), namespace: bootid.Namespace{Inode: 1, Started: 1},
 	}
 }
 
@@ -91,7 +91,8 @@ func (m *machine) InNamespace(pid int, of bootid.Process) (bootid.Process, error
 }
 
 func (m *machine) InOtherNamespace(pid int, _ time.Time) bool { return m.elsewhere[pid] }
-func (m *machine) PIDNamespace() uint64                       { return m.namespace }
+func (m *machine) Namespace() bootid.Namespace                { return m.namespace }
+func (m *machine) NamespaceEnded(p bootid.Process) bool       { return false }
 func (m *machine) Hostname() string                           { return "here" }
 
 func (m *machine) Ancestors(p bootid.Process) (chain []bootid.Process) {

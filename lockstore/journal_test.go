@@ -225,9 +225,9 @@ func FuzzReplay(f *testing.F) {
 // TestFirstVersion: records of the version that knew locks made with O_EXCL alone.
 func TestFirstVersion(t *testing.T) {
 	l := benchLock()
-	l.PIDNamespace, l.Ancestors = 0, nil
+	l.Namespace, l.Ancestors = bootid.Namespace{}, nil
 	whole := appendPut(nil, &l)
-	more := len(string(l.Kind)) + 1 + 1 + 1
+	more := len(string(l.Kind)) + 1 + 1 + 1 + 1
 	first := append([]byte{opPutFirst}, whole[1:len(whole)-more]...)
 	locks := make(map[string]Lock)
 	if _, err := replay(first, locks, 0); err != nil || !reflect.DeepEqual(locks[l.Name], l) {

@@ -19,9 +19,6 @@ const (
 	// openAtDeath is how long before its creator's end a descriptor may have been
 	// closed and still count as closed by that end, where the kernel does not tell more.
 	openAtDeath = time.Second
-	// initialPIDNamespace is the inode number of the pid namespace a machine boots with
-	// (PROC_PID_INIT_INO, linux/proc_ns.h).
-	initialPIDNamespace = 0xEFFFFFFC
 )
 
 // decision is a judgment and the holder it was made for.
@@ -56,7 +53,7 @@ func (s *Store) judge(r *record) decision {
 	case s.boot.Differs(l.BootID):
 		return decision{s.judgePastBoot(l.Lock), l.Holder}
 	case s.outOfSight(l.Lock):
-		return decision{s.aged(l.Made, RuleNobody, "recorded by a latchfs in another pid namespace (%d)", l.PIDNamespace), l.Holder}
+		return decision{s.aged(l.Made, RuleNobody, "recorded by a latchfs in another pid namespace (%d)", l.Namespace.Inode), l.Holder}
 	}
 	if s.runs(l.holder) {
 		return decision{live(l.Rule, "process %v runs", l.holder.process), l.Holder}
@@ -97,7 +94,7 @@ func (s *Store) judge(r *record) decision {
 // judgeOrphan decides on a lock of this boot whose creator has ended and whose payload
 // names nobody that runs.
 func (s *Store) judgeOrphan(l state, c content) decision {
-	exit := exitOf(l.creator)
+	exit := s.exitOf(l.creator, l)
 	named := l.Rule == RuleNamed || c.Class == Naming && c.PID == l.Creator.NSPID
 	switch {
 	case c.Class == Data || c.Weak && !named:
@@ -123,7 +120,7 @@ func (s *Store) judgeAncestors(l state) decision {
 		if s.runs(a) {
 			return decision{live(RuleAncestor, "its creator %v has ended, its ancestor %v runs", l.Creator, a.process), a.process}
 		}
-		if exitOf(a) == bootid.ExitSignal {
+		if s.exitOf(a, l) == bootid.ExitSignal {
 			return decision{stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, was killed", a.process, l.Creator), a.process}
 		}
 	}
@@ -140,11 +137,17 @@ func (s *Store) endedWithIt(l state, exit bootid.Exit) bool {
 	return exit == bootid.ExitSignal
 }
 
-func exitOf(w *watched) bootid.Exit {
-	if w.watch == nil {
-		return bootid.ExitUnknown
+// exitOf says how a process of l that has ended did. What ended with its pid namespace was
+// killed.
+func (s *Store) exitOf(w *watched, l state) bootid.Exit {
+	exit := bootid.ExitUnknown
+	if w.watch != nil {
+		exit = w.watch.Exit()
 	}
-	return w.watch.Exit()
+	if exit == bootid.ExitUnknown && (s.otherNamespace(l.Lock) || s.sys.NamespaceEnded(w.process)) {
+		return bootid.ExitSignal
+	}
+	return exit
 }
 
 // runs asks the kernel whether w is a process that has not ended.
@@ -157,11 +160,17 @@ func (s *Store) runs(w *watched) bool {
 }
 
 // outOfSight says that the pids of l were those of a pid namespace that reaches further than
-// our own or beside it, so that nothing can be said of them. Between the namespaces of two
-// containers the first one has ended.
+// our own or beside it, so that nothing can be said of them.
 func (s *Store) outOfSight(l Lock) bool {
-	here := s.sys.PIDNamespace()
-	return l.PIDNamespace != here && (l.PIDNamespace == initialPIDNamespace || l.PIDNamespace != 0 && here == initialPIDNamespace)
+	here := s.sys.Namespace()
+	return l.Namespace.Inode != 0 && l.Namespace.Initial() != here.Initial()
+}
+
+// otherNamespace says that l was recorded in the pid namespace of a former container: it has
+// ended, or else that latchfs would still have the state directory.
+func (s *Store) otherNamespace(l Lock) bool {
+	here := s.sys.Namespace()
+	return l.Namespace.Inode != 0 && l.Namespace != here && !here.Initial()
 }
 
 // gone is the verdict on a holder of this boot that does not run any more.
@@ -184,8 +193,9 @@ func (s *Store) judgePastBoot(l Lock) Judgment {
 }
 
 // named finds the process that the payload written by writer names, if it is of the
-// writer's user or family and started before the payload was written. Its errors are
-// bootid's; ErrNoProcess also if the payload names nobody.
+// writer's user or family and started before the payload was written. Process 1 is no
+// holder unless it writes itself. Its errors are bootid's; ErrNoProcess also if the payload
+// names nobody.
 func (s *Store) named(writer bootid.Process, c content) (bootid.Process, error) {
 	if c.Class != Naming || !writer.Known() || s.boot.Differs(c.BootID) {
 		return bootid.Process{}, bootid.ErrNoProcess
@@ -194,8 +204,8 @@ func (s *Store) named(writer bootid.Process, c content) (bootid.Process, error) 
 	if err != nil {
 		return bootid.Process{}, err
 	}
-	recycled := p.PID == writer.PID && !p.Same(writer)
-	if recycled || s.startedAfter(p, c.written) || p.UID != writer.UID && !related(s.sys, p, writer) {
+	other := !p.Same(writer)
+	if other && (p.PID == writer.PID || p.PID == 1) || s.startedAfter(p, c.written) || p.UID != writer.UID && !related(s.sys, p, writer) {
 		return bootid.Process{}, bootid.ErrNoProcess
 	}
 	return p, nil

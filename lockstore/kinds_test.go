@@ -267,11 +267,13 @@ func TestHiddenNamedProcessIsUnknown(t *testing.T) {
 	}
 }
 
-func TestRecordOfAnotherPIDNamespaceIsUnknown(t *testing.T) {
+func TestRecordOfAnotherPIDNamespace(t *testing.T) {
+	initial := bootid.Namespace{Inode: 0xEFFFFFFC, Started: 1}
+	first, second := bootid.Namespace{Inode: 7, Started: 100}, bootid.Namespace{Inode: 7, Started: 200}
 	for _, c := range []struct {
-		before, now uint64
+		before, now bootid.Namespace
 		unknown     bool
-	}{{initialPIDNamespace, 7, true}, {7, initialPIDNamespace, true}, {7, 8, false}, {7, 7, false}} {
+	}{{initial, first, true}, {first, initial, true}, {first, second, false}, {first, first, false}} {
 		w := newWorld(t)
 		w.namespace = c.before
 		p := w.run(10, 100, 0)
@@ -283,5 +285,23 @@ func TestRecordOfAnotherPIDNamespaceIsUnknown(t *testing.T) {
 		if e, held := w.entry(name); held != c.unknown || held && e.Verdict != Unknown {
 			t.Errorf("%+v: %+v", c, e)
 		}
+	}
+}
+
+// TestContainerOfAScriptEnds: the script was killed with all of its pid namespace.
+func TestContainerOfAScriptEnds(t *testing.T) {
+	w := newWorld(t)
+	w.namespace = bootid.Namespace{Inode: 7, Started: 100}
+	shell, mkdir := script(w)
+	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.end(mkdir, bootid.ExitNormal, true)
+	w.eventuallyVisible(name)
+	w.store.Close()
+	w.end(shell, bootid.ExitUnknown, false)
+	w.end(w.processes[10], bootid.ExitUnknown, false)
+	w.namespace = bootid.Namespace{Inode: 7, Started: 200}
+	w.open()
+	if w.visible(name) {
+		t.Error("it is there in the next container")
 	}
 }

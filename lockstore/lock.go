@@ -42,8 +42,8 @@ type Lock struct {
 	// unknown.
 	BootID    string
 	MachineID string
-	// PIDNamespace is that in which the pids here are numbers: latchfs's own.
-	PIDNamespace uint64
+	// Namespace is that in which the pids here are numbers: latchfs's own.
+	Namespace bootid.Namespace
 	// Creator is the process whose system call made it, or the zero Process.
 	Creator bootid.Process
 	// Holder is the process it belongs to: the Creator unless the payload names another,

@@ -32,7 +32,8 @@ func appendPut(b []byte, l *Lock) []byte {
 	b = appendProcess(b, l.Holder)
 	b = appendString(b, string(l.Rule))
 	b = appendString(b, string(l.Kind))
-	b = binary.AppendUvarint(b, l.PIDNamespace)
+	b = binary.AppendUvarint(b, l.Namespace.Inode)
+	b = binary.AppendUvarint(b, l.Namespace.Started)
 	b = binary.AppendUvarint(b, uint64(len(l.Ancestors)))
 	for i := range l.Ancestors {
 		b = appendProcess(b, l.Ancestors[i])
@@ -117,7 +118,8 @@ func (d *decoder) lock() Lock {
 // more reads what opPut has and opPutFirst has not.
 func (d *decoder) more(l *Lock) {
 	l.Kind = Kind(d.string())
-	l.PIDNamespace = d.uvarint()
+	l.Namespace.Inode = d.uvarint()
+	l.Namespace.Started = d.uvarint()
 	// A process takes at least one byte, so that a false number allocates nothing.
 	if n := d.uvarint(); n > uint64(len(d.rest)) {
 		d.fail()

@@ -183,7 +183,7 @@ func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error)
 func (c Section) acquire(l Lock) (*record, error) {
 	s := c.store
 	l.Generation = s.generation.Add(1)
-	l.BootID, l.MachineID, l.PIDNamespace = s.boot.ID, s.boot.MachineID, s.sys.PIDNamespace()
+	l.BootID, l.MachineID, l.Namespace = s.boot.ID, s.boot.MachineID, s.sys.Namespace()
 	r := &record{Lock: l}
 	s.attach(r)
 	s.mu.Lock()
@@ -287,7 +287,8 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 		return nil
 	}
 	// Word that the descriptor of a data file is closed may still be on its way.
-	if found, err := s.inspect(c.name); err == nil && l.Kind == KindCreate && found.Class == Data && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
+	if found, err := s.inspect(c.name); err == nil && l.Kind == KindCreate && found.Class == Data &&
+		d.Rule == RuleCreator && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
 		s.drop(r, Dropped)
 		return nil
 	}
