@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +65,10 @@ func locker() {
 			if fd, err = unix.Open(words[1], unix.O_WRONLY|unix.O_TRUNC, 0); err == nil {
 				unix.Close(fd)
 			}
+		case "break": // break FILE PID:MICROSECONDS: remove-if-stale, as programs do it
+			err = breakStale(words[1], words[2])
+		case "keep": // take FILE SOURCE: with what is in SOURCE, and keep it open
+			err = keepOpen(words[1], words[2])
 		case "rename":
 			err = unix.Rename(words[1], words[2])
 		case "exit":
@@ -75,6 +80,42 @@ func locker() {
 			fmt.Println("ok")
 		}
 	}
+}
+
+// breakStale waits until the process named in a lock file is dead, judges the lock stale by
+// that, and after a moment removes it and takes it.
+func breakStale(path, argument string) error {
+	var pid, delay int
+	if _, err := fmt.Sscanf(argument, "%d:%d", &pid, &delay); err != nil {
+		return unix.EINVAL
+	}
+	for unix.Kill(pid, 0) == nil {
+	}
+	for until := time.Now().Add(time.Duration(delay) * time.Microsecond); time.Now().Before(until); {
+	}
+	// Its errors do not keep these programs from trying.
+	_ = unix.Unlink(path)
+	return take(path, strconv.Itoa(os.Getpid())+"\n")
+}
+
+// keepOpen makes an exclusive file with the content of another one.
+func keepOpen(path, source string) error {
+	text, err := os.ReadFile(source)
+	if err != nil {
+		return unix.EIO
+	}
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	for len(text) > 0 {
+		n, err := unix.Write(fd, text)
+		if err != nil {
+			return err
+		}
+		text = text[n:]
+	}
+	return nil
 }
 
 // take makes an exclusive lock file and writes payload to it.
@@ -140,8 +181,14 @@ func (p *process) do(words ...string) string {
 	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
 		p.t.Fatal(err)
 	}
+	return p.answer()
+}
+
+// answer waits for the answer to a command.
+func (p *process) answer() string {
+	p.t.Helper()
 	if !p.answers.Scan() {
-		p.t.Fatalf("process %d did not answer to %v", p.pid(), words)
+		p.t.Fatalf("process %d did not answer", p.pid())
 	}
 	return p.answers.Text()
 }

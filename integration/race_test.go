@@ -1,0 +1,68 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"math/rand"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// TestBreakersRace: two contenders that both have judged the same lock stale remove it and take
+// it, as fast as they can. In the mount one of them has it in the end; on a plain directory
+// often both believe so.
+func TestBreakersRace(t *testing.T) {
+	rounds := 1000
+	if testing.Short() {
+		rounds = 100
+	}
+	m := mountOver(t, t.TempDir())
+	if both := race(t, m.dir, rounds); both != 0 {
+		t.Errorf("in the mount both held the lock in %d of %d rounds", both, rounds)
+	}
+	both := race(t, t.TempDir(), rounds)
+	t.Logf("both held the lock in 0 of %d rounds in the mount, in %d on a plain directory", rounds, both)
+	if both == 0 {
+		t.Error("the control run shows nothing")
+	}
+}
+
+// race returns in how many rounds two held.
+func race(t *testing.T, dir string, rounds int) (both int) {
+	t.Helper()
+	seed := time.Now().UnixNano()
+	random := rand.New(rand.NewSource(seed))
+	t.Logf("seed %d", seed)
+	lock := filepath.Join(dir, "x.lock")
+	contenders := []*process{newLocker(t), newLocker(t)}
+	for round := range rounds {
+		victim := newLocker(t)
+		victim.must("ok", "take", lock)
+		for _, c := range contenders {
+			fmt.Fprintf(c.in, "break %s %d:%d\n", lock, victim.pid(), random.Intn(100))
+		}
+		victim.kill()
+		held := 0
+		for _, c := range contenders {
+			switch answer := c.answer(); answer {
+			case "ok":
+				held++
+			case "EEXIST":
+			default:
+				t.Fatalf("round %d: %s", round, answer)
+			}
+		}
+		if held == 0 {
+			t.Fatalf("round %d: nobody took it", round)
+		}
+		if held == 2 {
+			both++
+		}
+		for _, c := range contenders {
+			c.do("remove", lock) // whoever has it
+		}
+	}
+	return both
+}
