@@ -22,6 +22,15 @@
 //     number (struct pid, fs/proc/inode.c): reading it fails with ESRCH once that
 //     thread is gone, so an entry cannot answer for a thread that got the number
 //     later. A hit costs one pread.
+//   - Ancestors end at process 1 of any pid namespace, at a list of session and service
+//     managers, and at a process that has taken an orphan of the chain in: one in a
+//     session that is neither its parent's nor its own. The kernel shows nobody who
+//     is a subreaper (PR_SET_CHILD_SUBREAPER), so one that has taken in nobody yet, and
+//     is none of the list, passes for an ancestor.
+//   - What /proc does not show (hidepid, a /proc of another pid namespace) is ErrHidden,
+//     never ErrNoProcess: kill(2) with signal 0 tells the two apart.
+//   - In any pid namespace but the first one there are processes out of sight, so there
+//     the lack of a process of some number proves nothing about who wrote that number.
 //
 // # Caveats
 //

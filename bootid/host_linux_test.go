@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -219,5 +220,158 @@ func BenchmarkIdentify(b *testing.B) {
 		if _, err := h.Identify(unix.Gettid()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestAncestors: up to what starts and outlives programs.
+func TestAncestors(t *testing.T) {
+	h := newHost(t)
+	self, err := h.Process(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := start(t, "sh", "-c", "sleep 1000; true")
+	shell, err := h.Process(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := childOf(t, h, shell)
+	chain := h.Ancestors(child)
+	if len(chain) < 2 || !chain[0].Same(shell) || !chain[1].Same(self) {
+		t.Fatalf("ancestors of %v: %v", child, chain)
+	}
+	for _, a := range chain {
+		if a.PID == 1 {
+			t.Errorf("process 1 is among them: %v", chain)
+		}
+	}
+	if other := h.Ancestors(Process{PID: child.PID, StartTime: child.StartTime + 1}); other != nil {
+		t.Errorf("ancestors of a process that is not there: %v", other)
+	}
+}
+
+// TestSubreaperIsNoAncestor: it has taken an orphan in.
+func TestSubreaperIsNoAncestor(t *testing.T) {
+	if _, err := exec.LookPath("setsid"); err != nil {
+		t.Skip(err)
+	}
+	h := newHost(t)
+	// A python process becomes a subreaper; its grandchild is orphaned in a session of its own.
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip(err)
+	}
+	cmd := start(t, python, "-c", `
+import ctypes, os, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execvp("sleep", ["sleep", "1000"])
+    os._exit(0)
+os.wait()
+time.sleep(1000)`)
+	reaper, err := h.Process(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var orphan Process
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		orphan = childOf(t, h, reaper)
+		if stat, err := readStat(orphan.PID); err == nil && stat.command == "sleep" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no orphan")
+		}
+	}
+	defer unix.Kill(orphan.PID, unix.SIGKILL)
+	if chain := h.Ancestors(orphan); len(chain) != 0 {
+		t.Errorf("ancestors of an orphan: %v", chain)
+	}
+}
+
+// childOf waits for a child of p.
+func childOf(t *testing.T, h *Host, p Process) (child Process) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !child.Known(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%v has no child", p)
+		}
+		_ = h.eachProcess(func(pid int) bool {
+			if stat, err := readStat(pid); err == nil && stat.ppid == p.PID {
+				child, _ = h.Process(pid)
+			}
+			return !child.Known()
+		})
+	}
+	return child
+}
+
+func TestExiting(t *testing.T) {
+	h := newHost(t)
+	cmd := start(t, "sleep", "1000")
+	p, err := h.Process(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.Exiting(p) {
+		t.Error("a running process is exiting")
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	if !h.Exiting(p) {
+		t.Error("a process that has ended is not exiting")
+	}
+}
+
+// TestHidden runs itself as another user where /proc hides what is not his.
+func TestHidden(t *testing.T) {
+	const variable = "LATCHFS_TEST_HIDDEN"
+	if os.Getenv(variable) != "" {
+		h := NewHost()
+		defer h.Close()
+		if _, err := h.Process(1); !errors.Is(err, ErrHidden) {
+			t.Errorf("process 1: %v", err)
+		}
+		if _, err := h.Process(1 << 21); !errors.Is(err, ErrNoProcess) {
+			t.Errorf("a process that is not there: %v", err)
+		}
+		if p, err := h.Process(os.Getpid()); err != nil || p.PID != os.Getpid() {
+			t.Errorf("itself: %v %v", p, err)
+		}
+		if hasEnded(Process{PID: 1, StartTime: 1}) {
+			t.Error("a hidden process has ended")
+		}
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("a mount namespace takes root")
+	}
+	for _, program := range []string{"unshare", "setpriv"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(err)
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "hidden.test")
+	text, err := os.ReadFile(self)
+	if err == nil {
+		err = os.WriteFile(program, text, 0o755)
+	}
+	for dir := filepath.Dir(program); err == nil && dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("unshare", "--mount", "sh", "-c", `mount -t proc -o hidepid=2 proc /proc && cd / &&
+		exec setpriv --reuid=65534 --regid=65534 --clear-groups "$0" -test.run '^TestHidden$' -test.v`, program)
+	cmd.Env = append(os.Environ(), variable+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestHidden") {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -22,7 +22,12 @@
 //   - The kernel checks permissions (default_permissions, POSIX ACLs). New files are
 //     made with the caller's user and group on the thread that makes them, with
 //     CAP_DAC_OVERRIDE kept, since the caller's other groups are not known.
-//   - All branches into the locks are in locks.go.
+//   - All branches into the locks are in locks.go, lock_acquire.go and lock_protect.go.
+//   - At a lock name an open is one step with the look at what is there, so that no pid file
+//     is removed under who is about to open it. A file that was moved away by a reap
+//     answers ESTALE, on which the kernel looks the name up again.
+//   - The times of a live lock are answered for each caller anew, and never cached: its
+//     family sees them as they are, everybody else as the present.
 //   - A lock file that is held is never opened with a passthrough descriptor: writes
 //     of others must come by to be refused. The kernel wants all opens of an
 //     inode to agree (fuse_file_io_open), so the first one decides for as long as

@@ -58,6 +58,7 @@ type FS struct {
 	control     control
 	local       bool // no other machine can write to the backing directory
 	acls        bool // the backing directory may have default ACLs
+	selinux     bool // SELinux is enabled
 
 	noPassthrough atomic.Bool // it was tried and failed
 	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
@@ -95,6 +96,7 @@ func New(o Options) (*FS, error) {
 	}
 	_, err = unix.Getxattr(procPath(fd), aclDefault, nil)
 	f.acls = err == nil || err == unix.ENODATA
+	f.selinux = unix.Access("/sys/fs/selinux/enforce", unix.F_OK) == nil
 	f.inodes = newInodes(f.root)
 	f.control = control{fs: f, status: o.Status}
 	return f, nil

@@ -19,8 +19,18 @@ func (f *FS) attributes(id uint64, do func(path string) (int, error)) (uint32, f
 
 // GetXAttr implements fuse.RawFileSystem.
 func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	return f.attributes(in.NodeId, func(path string) (int, error) { return unix.Getxattr(path, name, dest) })
+	return f.attributes(in.NodeId, func(path string) (int, error) {
+		size, err := unix.Getxattr(path, name, dest)
+		if err == unix.ENODATA && name == selinuxLabel && !f.selinux {
+			// As from a filesystem without labels: ls(1) does not ask for the next file's then.
+			err = unix.EOPNOTSUPP
+		}
+		return size, err
+	})
 }
+
+// selinuxLabel is the attribute that ls -l asks of every file, SELinux or not.
+const selinuxLabel = "security.selinux"
 
 // ListXAttr implements fuse.RawFileSystem.
 func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint32, fuse.Status) {

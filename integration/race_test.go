@@ -5,6 +5,8 @@ package integration
 import (
 	"fmt"
 	"math/rand"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -36,14 +38,31 @@ func race(t *testing.T, dir string, rounds int) (both int) {
 	random := rand.New(rand.NewSource(seed))
 	t.Logf("seed %d", seed)
 	lock := filepath.Join(dir, "x.lock")
+	endless, hold, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer endless.Close()
+	defer hold.Close()
 	contenders := []*process{newLocker(t), newLocker(t)}
 	for round := range rounds {
-		victim := newLocker(t)
-		victim.must("ok", "take", lock)
-		for _, c := range contenders {
-			fmt.Fprintf(c.in, "break %s %d:%d\n", lock, victim.pid(), random.Intn(100))
+		victim := exec.Command("sh", "-c", `set -C; echo $$ > "$0"; echo; read x`, lock)
+		victim.Stdin = endless
+		said, err := victim.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
 		}
-		victim.kill()
+		if err := victim.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := said.Read(make([]byte, 1)); err != nil {
+			t.Fatalf("round %d: the lock was not taken: %v", round, err)
+		}
+		for _, c := range contenders {
+			fmt.Fprintf(c.in, "break %s %d:%d\n", lock, victim.Process.Pid, random.Intn(100))
+		}
+		_ = victim.Process.Kill()
+		_ = victim.Wait()
 		held := 0
 		for _, c := range contenders {
 			switch answer := c.answer(); answer {

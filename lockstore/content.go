@@ -59,11 +59,13 @@ func (s *Store) readFile(name string, file File) (Payload, error) {
 		return Payload{}, err
 	}
 	defer r.Close()
-	text, err := io.ReadAll(io.LimitReader(r, maxPayloadRead))
-	if err != nil {
+	// One byte more than it had: it may be written at this moment.
+	text := make([]byte, min(file.Size+1, maxPayloadRead))
+	n, err := io.ReadFull(r, text)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return Payload{}, err
 	}
-	return ParsePayload(text), nil
+	return ParsePayload(text[:n]), nil
 }
 
 // readDirectory finds the file directly in a directory that names a process. Beside it

@@ -6,7 +6,8 @@
 // The types: a [Store] holds a [Lock] for each held name; a [Section] is the critical
 // section of one name, in which everything about it is decided; a [Judgment] is a [Verdict]
 // with its reason, the rule by which the holder was found, and the evidence in words; a
-// [Descriptor] stands for the open file a lock was made with.
+// [Descriptor] stands for the open file a lock was made with; a [Sighting] is what is
+// remembered of a file that is no lock. A [Scanner] judges a directory that is not mounted.
 //
 // # Decisions
 //
@@ -17,10 +18,21 @@
 //     one poll(2) of the holder's pidfd, whether it still runs, so that a lock is free
 //     for the very next system call after a holder's death.
 //   - A payload is read only when a decision needs it: when the descriptor a lock was made
-//     with is closed, and when the holder has ended.
-//   - No data is removed. What is not a payload that names somebody, or empty, ends as an
-//     ordinary file; what is removed and not empty is kept in the state directory first.
-//   - Until the next version, only files made with O_EXCL are locks.
+//     with is closed, when something in a lock directory was changed, and when the
+//     holder has ended. So the ancestors are the only thing that is looked up on the path of
+//     the caller: after it they may be gone.
+//   - No data is destroyed. What is not a payload that names somebody, or empty, ends as an
+//     ordinary file; what is removed and not empty is moved to the state directory.
+//   - Data that was made with O_EXCL is stale only if its writer was killed by a signal, and
+//     was ending when the descriptor was closed: a program that closes a file and
+//     ends looks just like one that ends with the file open, as the kernel sends word of
+//     the close when it likes. After a reboot a record of data means that it was open, which is
+//     why the end of one is synced, in the background.
+//   - An ancestor that holds and ends of itself passes the lock on to the next one: a
+//     subshell that ran mkdir(1) is not the script. One that is killed does not.
+//   - Text such as host-123 names somebody only if that process is found when the lock is
+//     made; else it is data.
+//   - What ended together with its pid namespace was killed.
 //
 // # The journal
 //

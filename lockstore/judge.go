@@ -257,7 +257,7 @@ func (s *Store) judgeFound(c content) decision {
 		}
 		return decision{Judgment: j}
 	}
-	p, err := s.sys.Process(c.PID)
+	p, err := s.lookups.process(c.PID, c.written)
 	var judgment Judgment
 	switch {
 	case errors.Is(err, bootid.ErrNoProcess):

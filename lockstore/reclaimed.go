@@ -131,7 +131,10 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 			return err
 		}
 	}
-	as.Size = sizeOf(as.File)
+	as.Size = file.Size
+	if file.Type == Directory {
+		as.Size = sizeOf(as.File)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.files = append(r.files, as)

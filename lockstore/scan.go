@@ -12,7 +12,9 @@ type Scanner struct{ store Store }
 // NewScanner returns one for a directory. An empty lock file that is older than staleAfter
 // and that nobody has open is stale; a staleAfter of 0 is never.
 func NewScanner(sys bootid.System, files Files, staleAfter time.Duration) *Scanner {
-	return &Scanner{Store{sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, now: time.Now}}
+	return &Scanner{Store{
+		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, now: time.Now, lookups: lookups{sys: sys},
+	}}
 }
 
 // Scanned is a lock file and what is known of it. Its verdict is Settled if it is none of

@@ -55,6 +55,7 @@ type Store struct {
 	reclaimed  *reclaimed
 	processes  processes
 	kinship    kinship
+	lookups    lookups
 	events     subscribers
 	generation atomic.Uint64
 	background sync.WaitGroup // compaction and syncs
@@ -112,7 +113,7 @@ func Open(o Options) (*Store, error) {
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
 		staleAfter: o.StaleAfter, onClose: o.ReleaseOnClose, locks: make(map[string]*record),
 	}
-	s.kinship.sys = o.System
+	s.kinship.sys, s.lookups.sys = o.System, o.System
 	if s.now == nil {
 		s.now = time.Now
 	}
