@@ -21,9 +21,10 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	return status(f.open(n, in, out))
 }
 
-// openFile opens n. Watched are those whose writes are to come by here.
-func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
-	h := &handle{node: n, flags: int(in.Flags) & openFlags, fd: -1}
+// openFile opens n. Watched are those whose writes are to come by here; family says that who
+// opens it is of the family of the holder of the lock it is.
+func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, family bool) (err error) {
+	h := &handle{node: n, flags: int(in.Flags) & openFlags, family: family, fd: -1}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
 		if h.fd, err = reopen(n.fd, h.flags|unix.O_TRUNC); err != nil {
 			return err
@@ -97,6 +98,17 @@ func (f *FS) writable(fh uint64, in *fuse.InHeader) (*handle, int, error) {
 	return h, fd, f.admitChange(h.node, in, lockstore.Writing)
 }
 
+// writer does so for a write. One from the page cache, of a mapped file, comes from the
+// kernel: it is of those who opened it.
+func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		if h, fd, err := f.descriptor(in.Fh); err != nil || h.family {
+			return h, fd, err
+		}
+	}
+	return f.writable(in.Fh, &in.InHeader)
+}
+
 // Read implements fuse.RawFileSystem.
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
 	if isControl(in.NodeId) {
@@ -114,7 +126,7 @@ func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32,
 	if isControl(in.NodeId) {
 		return f.control.write(in, data)
 	}
-	h, fd, err := f.writable(in.Fh, &in.InHeader)
+	h, fd, err := f.writer(in)
 	if err != nil {
 		return 0, status(err)
 	}

@@ -18,6 +18,8 @@ type handle struct {
 	direct      bool // not by the page cache
 	// descriptor is what a lock was made with, nil otherwise.
 	descriptor *lockstore.Descriptor
+	// family says that it was opened for writing by the family of a lock's holder.
+	family bool
 
 	mu sync.Mutex
 	fd int // -1 until it is needed

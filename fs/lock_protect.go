@@ -195,10 +195,13 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 			return err
 		}
 	}
+	guarded, family := section.Guarded(), false
 	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
-		n.seen.WrittenBy(f.caller(&in.InHeader)())
+		caller := f.caller(&in.InHeader)()
+		n.seen.WrittenBy(caller)
+		family = guarded && !section.Stranger(func() bootid.Process { return caller })
 	}
-	return f.openFile(n, in, out, section.Guarded())
+	return f.openFile(n, in, out, guarded, family)
 }
 
 // openOther opens what is not at a lock name, or not any more.
@@ -210,7 +213,7 @@ func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	}
 	dir := f.inodes.parentOf(n)
 	if dir == nil || n.isDir() || !dir.lockNamed.Load() {
-		return f.openFile(n, in, out, false)
+		return f.openFile(n, in, out, false, false)
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
 		if err := f.admitWithin(dir, &in.InHeader); err != nil {
@@ -218,7 +221,7 @@ func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 		}
 	}
 	path, ok := f.inodes.placePath(dir)
-	return f.openFile(n, in, out, ok && f.locks.Holds(path))
+	return f.openFile(n, in, out, ok && f.locks.Holds(path), false)
 }
 
 // closedLock tells the store that a handle is closed by which a lock was made or may

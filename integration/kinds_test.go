@@ -215,7 +215,7 @@ func TestWaitersOnAPIDFileExcludeEachOther(t *testing.T) {
 	needProgram(t, "flock")
 	m := mountOver(t, t.TempDir(), "--lock-pattern", "*.pid")
 	side := t.TempDir()
-	for range 10 {
+	for range 5 {
 		s := m.startScript(`exec 9<>d.pid; flock 9; echo $$ >&9; echo $$; while :; do sleep 1; done`)
 		user := `exec 9<>d.pid; flock 9; mkdir ` + side + `/in || { echo two are inside; exit 1; }
 			test "$(stat -Lc %i /dev/fd/9)" = "$(stat -c %i d.pid)" || { echo another file is at the name; exit 1; }
@@ -350,4 +350,25 @@ func TestOperators(t *testing.T) {
 	if said := string(out); err != nil || !strings.Contains(said, "sub/x.lock") || !strings.Contains(said, "released") {
 		t.Errorf("%v: %s", err, said)
 	}
+}
+
+// TestHolderMapsItsLock: what it writes to a mapping of it gets there; what others write does not.
+func TestHolderMapsItsLock(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	const mapped = `import mmap, os
+fd = os.open("x.lock", os.O_RDWR); text = mmap.mmap(fd, 4); text[0:4] = b"%s"
+try: text.flush()
+except OSError: pass
+`
+	// A number names somebody, be it nobody: it stays a lock.
+	m.startScript(`set -C; echo 4111111 > x.lock; /usr/bin/python3 -c '` + fmt.Sprintf(mapped, "4000") + `'; echo $$; while :; do sleep 1; done`)
+	check := func() {
+		t.Helper()
+		if text, err := os.ReadFile(m.path("x.lock")); err != nil || string(text) != "4000111\n" {
+			t.Errorf("%q %v", text, err)
+		}
+	}
+	check()
+	_, _ = m.another(`/usr/bin/python3 -c '` + fmt.Sprintf(mapped, "evil") + `'`)
+	check()
 }
