@@ -17,7 +17,7 @@ import (
 // data. All are judged, and rightly, by the first listing.
 func TestManyLeftBehind(t *testing.T) {
 	files := 10_000
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		files = 1000
 	}
 	dir := t.TempDir()

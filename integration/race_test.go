@@ -17,7 +17,7 @@ import (
 // often both believe so.
 func TestBreakersRace(t *testing.T) {
 	rounds := 1000
-	if testing.Short() {
+	if testing.Short() || raceEnabled {
 		rounds = 100
 	}
 	m := mountOver(t, t.TempDir())
