@@ -59,7 +59,7 @@ func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
 	if err != nil {
 		return err
 	}
-	st, err := statFD(n.fd)
+	st, err := f.stat(n)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	}
 	var st unix.Statx_t
 	flags := unix.AT_EMPTY_PATH | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
-	if err := unix.Statx(n.fd, "", flags, int(in.SxMask), &st); err != nil {
+	if err := f.withFD(n, func(fd int) error { return unix.Statx(fd, "", flags, int(in.SxMask), &st) }); err != nil {
 		return status(err)
 	}
 	if f.reaped(n, st.Nlink) {
@@ -120,7 +120,7 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 
 func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	if mode, ok := in.GetMode(); ok {
-		if err := unix.Fchmodat(unix.AT_FDCWD, procPath(n.fd), mode, 0); err != nil {
+		if err := f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0) }); err != nil {
 			return err
 		}
 	}
@@ -128,7 +128,10 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	gid, hasGID := in.GetGID()
 	if hasUID || hasGID {
 		// What is not set is all ones, which chown(2) takes for "as it is".
-		if err := unix.Fchownat(n.fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		err := f.withFD(n, func(fd int) error {
+			return unix.Fchownat(fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -147,7 +150,7 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	}
 	// To others than its family a live lock looks fresh anyhow: theirs are not set.
 	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 && !f.ofStranger(n, &in.InHeader) {
-		return setTimes(n, in)
+		return f.withFD(n, func(fd int) error { return setTimes(fd, in) })
 	}
 	return nil
 }
@@ -155,17 +158,19 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 func (f *FS) truncate(n *inode, in *fuse.SetAttrIn, size int64) error {
 	if fh, ok := in.GetFh(); ok {
 		if h := f.files.get(fh); h != nil && h.writes() {
-			fd, err := h.file()
+			fd, err := f.file(h)
 			if err != nil {
 				return err
 			}
 			return retry(func() error { return unix.Ftruncate(fd, size) })
 		}
 	}
-	return retry(func() error { return unix.Truncate(procPath(n.fd), size) })
+	return f.withFD(n, func(fd int) error {
+		return retry(func() error { return unix.Truncate(procPath(fd), size) })
+	})
 }
 
-func setTimes(n *inode, in *fuse.SetAttrIn) error {
+func setTimes(fd int, in *fuse.SetAttrIn) error {
 	times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
 	if in.Valid&fuse.FATTR_ATIME != 0 {
 		times[0] = unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
@@ -179,5 +184,5 @@ func setTimes(n *inode, in *fuse.SetAttrIn) error {
 			times[1] = unix.Timespec{Nsec: unix.UTIME_NOW}
 		}
 	}
-	return unix.UtimesNanoAt(n.fd, "", times[:], unix.AT_EMPTY_PATH)
+	return unix.UtimesNanoAt(fd, "", times[:], unix.AT_EMPTY_PATH)
 }

@@ -110,8 +110,10 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
 	// ask again without knowing the caller's groups.
 	return f.makeIn(&in.InHeader, name, out, lockstore.KindLink, func(dir *inode) error {
-		return retry(func() error {
-			return unix.Linkat(unix.AT_FDCWD, procPath(n.fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+		return f.withFD(n, func(fd int) error {
+			return retry(func() error {
+				return unix.Linkat(unix.AT_FDCWD, procPath(fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+			})
 		})
 	})
 }

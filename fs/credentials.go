@@ -71,7 +71,7 @@ func (c *credentials) as(caller fuse.Caller, make func() error) error {
 // killPrivileges takes them away. The kernel has the mode cached and is told; that waits
 // for nothing, as no pages are concerned.
 func (f *FS) killPrivileges(n *inode) error {
-	st, err := statFD(n.fd)
+	st, err := f.stat(n)
 	if err != nil || !hasPrivileges(st.Mode) {
 		return err
 	}
@@ -79,7 +79,7 @@ func (f *FS) killPrivileges(n *inode) error {
 	if mode&unix.S_IXGRP != 0 {
 		mode &^= unix.S_ISGID
 	}
-	err = unix.Fchmodat(unix.AT_FDCWD, procPath(n.fd), mode, 0)
+	err = f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0) })
 	f.server.InodeNotify(n.id, -1, 0)
 	return err
 }

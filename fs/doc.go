@@ -14,7 +14,8 @@
 // # Decisions
 //
 //   - Every access is relative to a descriptor: an O_PATH descriptor for each
-//     inode, and one name without a slash, never followed if it is a symbolic
+//     inode (opened by file handle when it is needed, once there are more files than
+//     descriptors), and one name without a slash, never followed if it is a symbolic
 //     link. Nothing beneath the mount is resolved by a path of more than one
 //     component but through openat2(2) with RESOLVE_BENEATH and
 //     RESOLVE_NO_SYMLINKS. Where a system call wants a path, it gets

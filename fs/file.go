@@ -26,7 +26,7 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, family bool) (err error) {
 	h := &handle{node: n, flags: int(in.Flags) & openFlags, family: family, fd: -1}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
-		if h.fd, err = reopen(n.fd, h.flags|unix.O_TRUNC); err != nil {
+		if h.fd, err = f.reopen(n, h.flags|unix.O_TRUNC); err != nil {
 			return err
 		}
 	}
@@ -41,7 +41,7 @@ func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, fam
 	} else {
 		mode := uint32(0)
 		if h.writes() {
-			st, err := statFD(n.fd)
+			st, err := f.stat(n)
 			if err != nil {
 				h.close()
 				return err
@@ -50,9 +50,10 @@ func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, fam
 		}
 		f.opened(n, h, mode, out)
 	}
-	if !h.passthrough {
-		// What open(2) refuses beneath has to be known now and not at the first read.
-		if _, err := h.file(); err != nil {
+	if !h.passthrough || n.fd < 0 {
+		// What open(2) refuses beneath has to be known now and not at the first read; and
+		// what is found by its handle may not be found once it is unlinked.
+		if _, err := f.file(h); err != nil {
 			f.files.remove(out.Fh)
 			f.closed(h)
 			return err
@@ -82,7 +83,7 @@ func (f *FS) descriptor(fh uint64) (*handle, int, error) {
 	if h == nil {
 		return nil, -1, unix.EBADF
 	}
-	fd, err := h.file()
+	fd, err := f.file(h)
 	return h, fd, err
 }
 
@@ -150,7 +151,7 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	if h == nil || !h.writes() {
 		return fuse.OK
 	}
-	fd, err := h.file()
+	fd, err := f.file(h)
 	if err != nil {
 		return status(err)
 	}

@@ -56,9 +56,12 @@ type FS struct {
 	callers     Callers
 	log         logrus.FieldLogger
 	control     control
-	local       bool // no other machine can write to the backing directory
-	acls        bool // the backing directory may have default ACLs
-	selinux     bool // SELinux is enabled
+	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
+	// maxDescriptors is how many inodes may keep one.
+	maxDescriptors int
+	local          bool // no other machine can write to the backing directory
+	acls           bool // the backing directory may have default ACLs
+	selinux        bool // SELinux is enabled
 
 	noPassthrough atomic.Bool // it was tried and failed
 	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
@@ -98,6 +101,7 @@ func New(o Options) (*FS, error) {
 	f.acls = err == nil || err == unix.ENODATA
 	f.selinux = unix.Access("/sys/fs/selinux/enforce", unix.F_OK) == nil
 	f.inodes = newInodes(f.root)
+	f.probeHandles()
 	f.control = control{fs: f, status: o.Status}
 	return f, nil
 }
@@ -145,16 +149,19 @@ func (f *FS) Init(server *fuse.Server) {
 func (f *FS) OnUnmount() {}
 
 // Close releases every descriptor once nothing is served any more.
-func (f *FS) Close() { f.inodes.close() }
+func (f *FS) Close() {
+	f.inodes.close()
+	closeFD(f.byHandle)
+}
 
 // StatFs implements fuse.RawFileSystem.
 func (f *FS) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	fd := f.root.fd
-	if n := f.inodes.get(in.NodeId); n != nil {
-		fd = n.fd
+	n := f.inodes.get(in.NodeId)
+	if n == nil {
+		n = f.root
 	}
 	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
+	if err := f.withFD(n, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
 		return status(err)
 	}
 	*out = fuse.StatfsOut{

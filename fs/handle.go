@@ -29,13 +29,13 @@ type handle struct {
 // kernel's business above us; beneath, it would only ask for alignment.
 const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DSYNC | unix.O_NOATIME | unix.O_LARGEFILE
 
-// file returns the handle's descriptor, opening it if a passthrough open did not
-// need one so far.
-func (h *handle) file() (int, error) {
+// file returns a handle's descriptor, opening it if a passthrough open did not need one so
+// far.
+func (f *FS) file(h *handle) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fd < 0 {
-		fd, err := reopen(h.node.fd, h.flags)
+		fd, err := f.reopen(h.node, h.flags)
 		if err != nil {
 			return -1, err
 		}

@@ -18,12 +18,15 @@ type fileKey struct{ dev, ino uint64 }
 func keyOf(st *unix.Stat_t) fileKey { return fileKey{st.Dev, st.Ino} }
 
 // inode is a file or directory the kernel knows. Hard links share one. While it is in
-// the table its descriptor keeps the inode number beneath from being used again.
+// the table its descriptor keeps the inode number beneath from being used again; one without
+// is told from a later file of that number by its handle (inode_fd.go).
 type inode struct {
 	id   uint64 // node id
 	key  fileKey
-	fd   int    // O_PATH
+	fd   int    // O_PATH; -1 if it is opened by handle whenever it is needed
 	kind uint32 // S_IFMT part of the mode
+	// handle is that of name_to_handle_at(2), if fd is -1.
+	handle *unix.FileHandle
 
 	lookups uint64 // how often the kernel was told of it; guarded by inodes.mu
 
@@ -52,6 +55,8 @@ type inodes struct {
 	byID  map[uint64]*inode
 	byKey map[fileKey]*inode
 	next  uint64
+	// descriptors is how many of them have one.
+	descriptors int
 }
 
 func newInodes(root *inode) *inodes {
@@ -89,17 +94,20 @@ func (t *inodes) peek(key fileKey) *inode {
 	return t.byKey[key]
 }
 
-// add puts an inode with the descriptor fd into the table, counting a lookup. If it is
-// there already fd is closed.
-func (t *inodes) add(key fileKey, fd int, kind uint32) *inode {
+// add puts an inode with the descriptor fd, or a handle, into the table, counting a lookup.
+// If it is there already fd is closed.
+func (t *inodes) add(key fileKey, fd int, handle *unix.FileHandle, kind uint32) *inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.byKey[key]; n != nil {
-		unix.Close(fd)
+		closeFD(fd)
 		n.lookups++
 		return n
 	}
-	n := &inode{id: t.next, key: key, fd: fd, kind: kind, lookups: 1}
+	n := &inode{id: t.next, key: key, fd: fd, handle: handle, kind: kind, lookups: 1}
+	if fd >= 0 {
+		t.descriptors++
+	}
 	t.next++
 	t.byID[n.id], t.byKey[key] = n, n
 	return n
@@ -114,10 +122,37 @@ func (t *inodes) forget(id, count uint64) {
 		return
 	}
 	if n.lookups -= min(count, n.lookups); n.lookups == 0 {
-		delete(t.byID, id)
-		delete(t.byKey, n.key)
-		unix.Close(n.fd)
+		t.remove(n)
 	}
+}
+
+// remove takes n out; mu is held.
+func (t *inodes) remove(n *inode) {
+	delete(t.byID, n.id)
+	if t.byKey[n.key] == n {
+		delete(t.byKey, n.key)
+	}
+	if n.fd >= 0 {
+		t.descriptors--
+	}
+	closeFD(n.fd)
+}
+
+// replaced tells that another file has the number of n, which has none to keep it.
+func (t *inodes) replaced(n *inode) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byKey[n.key] == n {
+		delete(t.byKey, n.key)
+	}
+	n.lookups--
+}
+
+// crowded says that no more descriptors than limit are to be kept.
+func (t *inodes) crowded(limit int) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.descriptors >= limit
 }
 
 // place remembers that n is the entry name of parent, which is a lock name or not.
@@ -170,9 +205,7 @@ func (t *inodes) size() int {
 func (t *inodes) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for id, n := range t.byID {
-		unix.Close(n.fd)
-		delete(t.byID, id)
-		delete(t.byKey, n.key)
+	for _, n := range t.byID {
+		t.remove(n)
 	}
 }

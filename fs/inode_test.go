@@ -3,8 +3,10 @@
 package fs
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -156,5 +158,76 @@ func TestStatusOfEveryError(t *testing.T) {
 		if got := unix.Errno(status(err)); got != want {
 			t.Errorf("%v: %v, want %v", err, got, want)
 		}
+	}
+}
+
+// TestMoreFilesThanDescriptors: beyond a limit files are found by their handle, whatever their
+// name is now, and never taken for a later one of their number.
+func TestMoreFilesThanDescriptors(t *testing.T) {
+	f, dir := testFS(t)
+	if f.byHandle < 0 {
+		t.Skip("files cannot be opened by handle here")
+	}
+	f.maxDescriptors = 2
+	path := func(name string) string { return filepath.Join(dir, name) }
+	var all []*inode
+	for i := range 10 {
+		name := strconv.Itoa(i)
+		if err := os.WriteFile(path(name), []byte(name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := f.entry(f.root, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pinned := n.fd >= 0; pinned != (i < 2) {
+			t.Errorf("%s keeps a descriptor: %v", name, pinned)
+		}
+		all = append(all, n)
+	}
+	if err := os.Rename(path("9"), path("nine")); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := f.reopen(all[9], unix.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := make([]byte, 1)
+	if _, err := unix.Read(fd, text); err != nil || string(text) != "9" {
+		t.Errorf("%q %v", text, err)
+	}
+	unix.Close(fd)
+	if again, _, err := f.entry(f.root, "nine"); err != nil || again != all[9] {
+		t.Errorf("the same file is another inode: %v", err)
+	}
+	// Its number is used again.
+	stale := all[8]
+	if err := os.Remove(path("8")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		name := "new" + strconv.Itoa(i)
+		if err := os.WriteFile(path(name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		st, err := statEntry(f.root.fd, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if keyOf(&st) != stale.key {
+			continue
+		}
+		n, _, err := f.entry(f.root, name)
+		if err != nil || n == stale {
+			t.Errorf("%s is taken for the file that was removed: %v", name, err)
+		}
+		f.Forget(stale.id, 1)
+		if again, _, err := f.entry(f.root, name); err != nil || again != n {
+			t.Errorf("%s: %v", name, err)
+		}
+		break
+	}
+	if _, err := f.stat(stale); !errors.Is(err, unix.ESTALE) {
+		t.Errorf("a file that is gone: %v", err)
 	}
 }

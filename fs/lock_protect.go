@@ -183,7 +183,7 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 		return f.openOther(n, in, out)
 	}
 	defer section.Leave()
-	visible, err := look(section, n)
+	visible, err := f.look(section, n)
 	switch {
 	case err != nil:
 		return err
@@ -207,7 +207,7 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 // openOther opens what is not at a lock name, or not any more.
 func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	if n.lockNamed.Load() {
-		if st, err := statFD(n.fd); err != nil || f.reaped(n, uint32(st.Nlink)) {
+		if st, err := f.stat(n); err != nil || f.reaped(n, uint32(st.Nlink)) {
 			return unix.ESTALE
 		}
 	}

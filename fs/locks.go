@@ -182,14 +182,14 @@ func (f *FS) lookAgain(n *inode, in *fuse.InHeader) (held, fresh bool, err error
 		return false, false, nil
 	}
 	defer section.Leave()
-	visible, err := look(section, n)
+	visible, err := f.look(section, n)
 	held = visible && section.Held()
 	return held, held && f.seesFresh(section, in), err
 }
 
 // look judges the lock whose section that is and whose file n is.
-func look(section lockstore.Section, n *inode) (visible bool, err error) {
-	st, err := statFD(n.fd)
+func (f *FS) look(section lockstore.Section, n *inode) (visible bool, err error) {
+	st, err := f.stat(n)
 	if err != nil {
 		return false, err
 	}

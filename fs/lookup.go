@@ -39,6 +39,10 @@ func (f *FS) entry(dir *inode, name string) (*inode, unix.Stat_t, error) {
 		return nil, st, err
 	}
 	n := f.inodes.find(keyOf(&st))
+	if n != nil && n.fd < 0 && !f.sameFile(n, dir, name) {
+		f.inodes.replaced(n)
+		n = nil
+	}
 	if n == nil {
 		fd, err := openPath(dir.fd, name)
 		if err != nil {
@@ -60,7 +64,11 @@ func (f *FS) adopt(fd int) (*inode, unix.Stat_t, error) {
 		unix.Close(fd)
 		return nil, st, err
 	}
-	return f.inodes.add(keyOf(&st), fd, st.Mode&unix.S_IFMT), st, nil
+	handle := f.unpinned(fd, &st)
+	if handle != nil {
+		fd = -1
+	}
+	return f.inodes.add(keyOf(&st), fd, handle, st.Mode&unix.S_IFMT), st, nil
 }
 
 // Forget implements fuse.RawFileSystem.

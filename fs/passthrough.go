@@ -4,6 +4,7 @@ package fs
 
 import (
 	"sync"
+	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -45,7 +46,15 @@ func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 		return false
 	}
 	if o.passthrough == 0 {
-		id, errno := f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(n.fd)})
+		var id int32
+		var errno syscall.Errno
+		if err := f.withFD(n, func(fd int) error {
+			id, errno = f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+			return nil
+		}); err != nil {
+			o.cached++
+			return false
+		}
 		if errno != 0 {
 			// EPERM: not root. ELOOP, EOPNOTSUPP: what lies beneath cannot.
 			if !f.noPassthrough.Swap(true) {

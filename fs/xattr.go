@@ -13,7 +13,11 @@ func (f *FS) attributes(id uint64, do func(path string) (int, error)) (uint32, f
 	if n == nil {
 		return 0, status(unix.ENODATA) // control files have none
 	}
-	size, err := do(procPath(n.fd))
+	size := 0
+	err := f.withFD(n, func(fd int) (err error) {
+		size, err = do(procPath(fd))
+		return err
+	})
 	return uint32(max(size, 0)), status(err)
 }
 
@@ -63,6 +67,10 @@ func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status
 	if n == nil {
 		return nil, status(unix.ESTALE)
 	}
-	target, err := readlink(n.fd, "")
+	var target []byte
+	err := f.withFD(n, func(fd int) (err error) {
+		target, err = readlink(fd, "")
+		return err
+	})
 	return target, status(err)
 }

@@ -130,3 +130,24 @@ func TestFilesStay(t *testing.T) {
 	m.unmount()
 	compareLines(t, 0, dumpTree(t, dir), before)
 }
+
+// TestMoreFilesThanDescriptors: a tree of more files than latchfs may open is served all the
+// same.
+func TestMoreFilesThanDescriptors(t *testing.T) {
+	for _, program := range []string{"prlimit", "setpriv"} {
+		needProgram(t, program)
+	}
+	dir := t.TempDir()
+	m := mountOver(t, dir)
+	m.kill()
+	m.start("prlimit", "--nofile=300:300", "setpriv", "--inh-caps=-sys_resource", "--bounding-set=-sys_resource")
+	inShell(t, m.dir, `
+		mkdir files; for i in $(seq 1000); do echo $i > files/$i; done
+		ls -l files | wc -l | grep -qx 1001
+		cp -r files copied; diff -r files copied
+		exec 3<> copied/7; rm copied/7; test "$(stat -Lc %h /dev/fd/3)" = 0; echo more >&3
+		mv copied/8 copied/eight; ln copied/9 copied/nine; chmod 600 copied/9; test "$(stat -c %a%h copied/nine)" = 6002
+		for i in $(seq 100 200); do rm copied/$i; echo again > copied/$i; grep -qx again copied/$i; done
+		(set -C; echo $$ > copied/x.lock; ! (set -C; : > copied/x.lock) 2>/dev/null; rm copied/x.lock)
+		rm -r copied files; test -z "$(ls)"`)
+}

@@ -1,0 +1,108 @@
+//go:build linux
+
+package fs
+
+import (
+	"bytes"
+
+	"golang.org/x/sys/unix"
+)
+
+// The kernel forgets an inode when it likes, and may know more of them than a process may
+// have descriptors. Beyond a part of that limit files are not kept open but found by their
+// handle (name_to_handle_at(2)), which takes CAP_DAC_READ_SEARCH and a filesystem that can;
+// where these are missing the limit is the limit. Directories are always kept open.
+
+// descriptorShare is the part of the limit that inodes may take, of 4.
+const descriptorShare = 3
+
+// probeHandles finds out whether files can be opened by handle, and how many inodes may keep
+// a descriptor.
+func (f *FS) probeHandles() {
+	f.byHandle = -1
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return
+	}
+	f.maxDescriptors = int(min(limit.Cur, 1<<30)) / 4 * descriptorShare
+	handle, _, err := unix.NameToHandleAt(f.root.fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return
+	}
+	// open_by_handle_at(2) does not take an O_PATH descriptor.
+	dir, err := reopen(f.root.fd, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return
+	}
+	f.byHandle = dir
+	if fd, err := f.openHandle(handle); err != nil {
+		unix.Close(dir)
+		f.byHandle = -1
+	} else {
+		unix.Close(fd)
+	}
+}
+
+func (f *FS) openHandle(handle unix.FileHandle) (fd int, err error) {
+	err = retry(func() error {
+		fd, err = unix.OpenByHandleAt(f.byHandle, handle, unix.O_PATH|unix.O_CLOEXEC)
+		return err
+	})
+	return fd, err
+}
+
+// withFD calls do with an O_PATH descriptor of n that is good until it returns.
+func (f *FS) withFD(n *inode, do func(fd int) error) error {
+	if n.fd >= 0 {
+		return do(n.fd)
+	}
+	fd, err := f.openHandle(*n.handle)
+	if err != nil {
+		return err // ESTALE if it is gone
+	}
+	defer unix.Close(fd)
+	return do(fd)
+}
+
+func (f *FS) stat(n *inode) (st unix.Stat_t, err error) {
+	err = f.withFD(n, func(fd int) error {
+		st, err = statFD(fd)
+		return err
+	})
+	return st, err
+}
+
+// reopen opens the file n.
+func (f *FS) reopen(n *inode, flags int) (opened int, err error) {
+	err = f.withFD(n, func(fd int) error {
+		opened, err = reopen(fd, flags)
+		return err
+	})
+	return opened, err
+}
+
+// unpinned closes the descriptor of a file for which none is to be kept and returns its
+// handle instead; nil if it is to be kept.
+func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
+	if f.byHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.root.key.dev || !f.inodes.crowded(f.maxDescriptors) {
+		return nil
+	}
+	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil
+	}
+	unix.Close(fd)
+	return &handle
+}
+
+// sameFile says that n, which is found by its handle, is the entry name of dir.
+func (f *FS) sameFile(n *inode, dir *inode, name string) bool {
+	handle, _, err := unix.NameToHandleAt(dir.fd, name, 0)
+	return err == nil && handle.Type() == n.handle.Type() && bytes.Equal(handle.Bytes(), n.handle.Bytes())
+}
+
+func closeFD(fd int) {
+	if fd >= 0 {
+		unix.Close(fd)
+	}
+}
