@@ -55,7 +55,7 @@ const editor = `mkfifo "$SIDE/held" "$SIDE/go"
 	chmod +x "$SIDE/editor"`
 
 // throughEditor runs a command in the background of what talks to its editor.
-const throughEditor = ` </dev/null >/dev/null 2>&1 & p=$!; echo $p > "$SIDE/pid"; read x < "$SIDE/held"; echo held; read x; echo go > "$SIDE/go"; wait $p`
+const throughEditor = ` </dev/null >/dev/null 2>&1 & p=$!; echo $p > "$SIDE/pid"; timeout 30 head -n 1 "$SIDE/held";  read x; echo go > "$SIDE/go"; wait $p`
 
 func lockingPrograms() []lockingProgram {
 	return []lockingProgram{
@@ -83,8 +83,8 @@ func lockingPrograms() []lockingProgram {
 		{name: "git", needs: []string{"git"}, left: "repo/.git/index.lock",
 			setUp: editor + `; git init -q -b main repo; cd repo; echo '*.slow filter=slow' > .gitattributes; git config filter.slow.clean "$SIDE/editor /dev/null"
 				echo 1 > a.slow; echo 2 > b`,
-			hold: `cd repo; date +%s%N > a.slow; touch -d '10 seconds ago' a.slow; BLOCK=1 git add a.slow` + throughEditor,
-			try:  `cd repo; date +%s%N > b; touch -d '10 seconds ago' b; git add b`},
+			hold: `cd repo; date +%s%N > a.slow; touch -d @$RANDOM a.slow; BLOCK=1 git add a.slow` + throughEditor,
+			try:  `cd repo; date +%s%N > b; touch -d @$RANDOM b; git add b`},
 		{name: "dotlockfile", needs: []string{"dotlockfile"}, left: "x.lock",
 			hold: `dotlockfile -l -r 0 x.lock || exit 1; echo held; read x; dotlockfile -u x.lock`,
 			try:  `dotlockfile -l -r 0 x.lock && dotlockfile -u x.lock`},
