@@ -72,6 +72,13 @@ func (m *machine) now() time.Time {
 	return m.clock
 }
 
+// advance lets time pass.
+func (m *machine) advance(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clock = m.clock.Add(d)
+}
+
 func (m *machine) Boot() bootid.Boot { return m.boot }
 
 func (m *machine) Process(pid int) (bootid.Process, error) {
@@ -347,13 +354,6 @@ func (w *world) visible(name string) bool {
 		return section.Look(nil, nil)
 	}
 	return section.Look(&file, &Sighting{})
-}
-
-// eventuallyVisible looks once the death of a process is dealt with.
-func (w *world) eventuallyVisible(name string) bool {
-	w.t.Helper()
-	w.store.processes.dying.Wait()
-	return w.visible(name)
 }
 
 // admitted asks whether p may remove the lock.

@@ -24,7 +24,7 @@ func TestScriptHoldsWhatItsCommandMade(t *testing.T) {
 		other := w.run(40, 40, 0)
 		w.make(name, kind, mkdir, file, "")
 		w.end(mkdir, bootid.ExitNormal, true)
-		if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Holder.PID != shell.PID || e.Judgment.Rule != RuleAncestor {
+		if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != shell.PID || e.Judgment.Rule != RuleAncestor {
 			t.Errorf("%s: %+v", kind, e)
 		}
 		if w.admitted(name, other) || !w.admitted(name, shell) {
@@ -35,7 +35,7 @@ func TestScriptHoldsWhatItsCommandMade(t *testing.T) {
 			t.Errorf("%s: after a restart %+v", kind, e)
 		}
 		w.end(shell, bootid.ExitSignal, true)
-		if w.eventuallyVisible(name) {
+		if w.visible(name) {
 			t.Errorf("%s: the script was killed, its lock is there", kind)
 		}
 	}
@@ -47,14 +47,14 @@ func TestSubshellPassesTheLockOn(t *testing.T) {
 	w.make(name, KindMkdir, mkdir, Directory, "")
 	w.end(mkdir, bootid.ExitNormal, true)
 	w.end(shell, bootid.ExitNormal, true)
-	if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Holder.PID != 10 {
+	if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != 10 {
 		t.Errorf("%+v", e)
 	}
 	w.end(w.processes[10], bootid.ExitNormal, true)
-	if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Verdict != Unknown {
+	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown {
 		t.Errorf("without an ancestor: %+v", e)
 	}
-	w.clock = w.clock.Add(2 * time.Hour)
+	w.advance(2 * time.Hour)
 	if w.visible(name) {
 		t.Error("it is too old")
 	}
@@ -65,11 +65,11 @@ func TestScriptKilledBeforeItsCommandEnds(t *testing.T) {
 	shell, mkdir := script(w)
 	w.make(name, KindMkdir, mkdir, Directory, "")
 	w.end(shell, bootid.ExitSignal, true)
-	if !w.eventuallyVisible(name) {
+	if !w.visible(name) {
 		t.Error("its creator runs")
 	}
 	w.end(mkdir, bootid.ExitNormal, true)
-	if w.eventuallyVisible(name) {
+	if w.visible(name) {
 		t.Error("held by the shell that the killed script was started from")
 	}
 }
@@ -79,7 +79,7 @@ func TestKilledCommandLeavesNothing(t *testing.T) {
 	_, mkdir := script(w)
 	w.make(name, KindMkdir, mkdir, Directory, "")
 	w.end(mkdir, bootid.ExitSignal, true)
-	if w.eventuallyVisible(name) {
+	if w.visible(name) {
 		t.Error("a lock directory of a killed creator is there")
 	}
 }
@@ -122,7 +122,7 @@ func TestFileInADirectoryNamesTheHolder(t *testing.T) {
 	}
 	w.end(mkdir, bootid.ExitNormal, true)
 	w.end(daemon, bootid.ExitNormal, true)
-	if w.eventuallyVisible(name) {
+	if w.visible(name) {
 		t.Error("its holder has ended; the script never was")
 	}
 	if kept := w.store.Reclaimed(); len(kept) != 1 || kept[0].Size == 0 {
@@ -149,7 +149,7 @@ func TestTextThatMayNameSomebody(t *testing.T) {
 		}
 	}
 	w.end(p, bootid.ExitNormal, true)
-	if w.eventuallyVisible("a.lock") || w.eventuallyVisible("b.lock") {
+	if w.visible("a.lock") || w.visible("b.lock") {
 		t.Error("their holder has ended")
 	}
 }
@@ -175,7 +175,7 @@ func TestPIDFile(t *testing.T) {
 	// Others wait for it with flock(2).
 	w.files.opened = map[string]bool{name: true}
 	w.end(daemon, bootid.ExitSignal, true)
-	if !w.eventuallyVisible(name) {
+	if !w.visible(name) {
 		t.Fatal("it was removed under those who have it open")
 	}
 	w.files.put(name, "12\n", w.now())
@@ -186,7 +186,7 @@ func TestPIDFile(t *testing.T) {
 	}
 	w.files.opened = nil
 	w.end(next, bootid.ExitSignal, true)
-	if w.eventuallyVisible(name) {
+	if w.visible(name) {
 		t.Error("its holder is dead and nobody has it open")
 	}
 }
@@ -262,7 +262,7 @@ func TestHiddenNamedProcessIsUnknown(t *testing.T) {
 	w.hidden[20] = true
 	w.take(name, p, "20\n")
 	w.end(p, bootid.ExitNormal, true)
-	if e, _ := w.entry(name); !w.eventuallyVisible(name) || e.Verdict != Unknown {
+	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown {
 		t.Errorf("%+v", e)
 	}
 }
@@ -295,7 +295,7 @@ func TestContainerOfAScriptEnds(t *testing.T) {
 	shell, mkdir := script(w)
 	w.make(name, KindMkdir, mkdir, Directory, "")
 	w.end(mkdir, bootid.ExitNormal, true)
-	w.eventuallyVisible(name)
+	w.visible(name)
 	w.store.Close()
 	w.end(shell, bootid.ExitUnknown, false)
 	w.end(w.processes[10], bootid.ExitUnknown, false)

@@ -20,7 +20,7 @@ func TestLiveHolderIsNotTooOld(t *testing.T) {
 	w := newWorld(t)
 	p, other := w.run(10, 100, 0), w.run(11, 100, 0)
 	w.take(name, p, "10\n")
-	w.clock = w.clock.Add(1000 * time.Hour)
+	w.advance(1000 * time.Hour)
 	if !w.visible(name) || w.admitted(name, other) || !w.admitted(name, p) {
 		t.Error("age took a live lock away")
 	}
@@ -127,7 +127,9 @@ func TestDataIsNeverLost(t *testing.T) {
 			w.reboot(p)
 		}},
 		{"killed with it open", false, func(w *world, p bootid.Process, d *Descriptor) {
+			w.mu.Lock()
 			w.exiting[p.PID] = true
+			w.mu.Unlock()
 			w.store.Closed(d)
 			w.end(p, bootid.ExitSignal, true)
 		}},
@@ -148,7 +150,7 @@ func TestDataIsNeverLost(t *testing.T) {
 			w.files.put(name, data, w.now())
 			section.Leave()
 			c.end(w, p, d)
-			if visible := w.eventuallyVisible(name); visible != c.stays {
+			if visible := w.visible(name); visible != c.stays {
 				t.Errorf("visible %v", visible)
 			}
 			if _, held := w.entry(name); held {
@@ -223,7 +225,7 @@ func TestUnidentifiedIsUnknownUntilOld(t *testing.T) {
 	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown || !w.admitted(name, p) {
 		t.Errorf("%+v", e)
 	}
-	w.clock = w.clock.Add(2 * time.Hour)
+	w.advance(2 * time.Hour)
 	if w.visible(name) {
 		t.Error("it is too old")
 	}
