@@ -67,9 +67,11 @@ func (s *Store) enterRecord(r *record) (Section, bool) {
 // with is closed.
 func (s *Store) Closed(d *Descriptor) {
 	r := d.record
+	// Asked before anybody sees it closed: who looks then decides by this.
+	byEnd := r.Creator.Known() && s.sys.Exiting(r.Creator)
 	s.mu.Lock()
 	if r.open {
-		r.open, r.closedAt = false, s.now()
+		r.open, r.closedAt, r.closedByEnd = false, s.now(), byEnd
 		close(r.closed)
 	}
 	name, kind := r.Name, r.Kind
@@ -80,7 +82,7 @@ func (s *Store) Closed(d *Descriptor) {
 		})
 		return
 	}
-	s.written(r, true)
+	s.written(r)
 }
 
 // Written tells that somebody who may have written the file at name, or in the directory
@@ -93,7 +95,7 @@ func (s *Store) Written(name string, seen *Sighting) {
 	case r != nil && r.Kind == KindPIDFile:
 		s.rewritten(r, seen)
 	case r != nil:
-		s.written(r, false)
+		s.written(r)
 	default:
 		section := s.Enter(name)
 		defer section.Leave()
@@ -103,18 +105,17 @@ func (s *Store) Written(name string, seen *Sighting) {
 	}
 }
 
-// written reads the payload, which may name another holder or turn out to be data. Closed says
-// that the descriptor r was made with is closed now.
-func (s *Store) written(r *record, closed bool) {
+// written reads the payload, which may name another holder or turn out to be data.
+func (s *Store) written(r *record) {
 	if section, ok := s.enterRecord(r); ok {
-		s.identify(r, closed)
+		s.identify(r)
 		section.Leave()
 		s.reap(r)
 	}
 }
 
 // identify does so within the section.
-func (s *Store) identify(r *record, closed bool) {
+func (s *Store) identify(r *record) {
 	l := s.state(r)
 	c, err := s.inspect(l.Name)
 	if err != nil {
@@ -126,11 +127,6 @@ func (s *Store) identify(r *record, closed bool) {
 		s.pass(r, named, RuleNamed)
 	case l.Kind == KindFound || l.open || l.closedByEnd:
 		// Judged as a whole, when that is over.
-	case closed && c.Class == Data && l.Creator.Known() && s.sys.Exiting(l.Creator):
-		// Word of its end is to come.
-		s.mu.Lock()
-		r.closedByEnd = true
-		s.mu.Unlock()
 	case c.Class == Data || c.Weak && l.Rule != RuleNamed && !errors.Is(err, bootid.ErrHidden):
 		s.drop(r, Dropped)
 	}

@@ -210,7 +210,7 @@ func (c Section) acquire(l Lock) (*record, error) {
 // link of any kind, or one renamed to the name. What is data is no lock.
 func (c Section) Made() {
 	if r := c.record(); r != nil {
-		c.store.identify(r, false)
+		c.store.identify(r)
 	}
 }
 

@@ -89,7 +89,7 @@ type record struct {
 	ancestors   []*watched    // of Ancestors
 	open        bool          // the descriptor it was made with is open
 	closedAt    time.Time     // when that was closed
-	closedByEnd bool          // while its creator was ending; only of data
+	closedByEnd bool          // while its creator was ending
 	closed      chan struct{} // closed with it; nil for a lock not made by this store
 	gone        bool          // not in the map any more
 }

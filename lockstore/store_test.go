@@ -351,3 +351,31 @@ func TestOneAcquires(t *testing.T) {
 		t.Errorf("%d turns, left %v", turns.Load(), w.store.List())
 	}
 }
+
+// TestLooksWhileTheEndIsTold: a look between the word of a close and that of the end decides
+// as everybody does later.
+func TestLooksWhileTheEndIsTold(t *testing.T) {
+	for range 200 {
+		w := newWorld(t)
+		p := w.run(10, 100, 0)
+		section := w.store.Enter(name)
+		d, err := section.Acquire(KindCreate, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.files.put(name, "data\n", w.now())
+		section.Leave()
+		var looks sync.WaitGroup
+		looks.Go(func() {
+			for w.visible(name) {
+			}
+		})
+		w.end(p, bootid.ExitSignal, false)
+		w.store.Closed(d)
+		if w.visible(name) {
+			t.Fatal("it is there")
+		}
+		looks.Wait()
+		w.store.Close()
+	}
+}
