@@ -47,6 +47,14 @@ func (s *Store) state(r *record) state {
 // follows from it.
 func (s *Store) judge(r *record) decision {
 	l := s.state(r)
+	d := s.judgeHolder(l)
+	if held := s.now().Sub(l.Made); d.Verdict == Live && s.maxHold > 0 && held > s.maxHold && l.Kind != KindPIDFile {
+		d.Judgment = stale(TooOld, d.Rule, "%s, and has held it for %v; the limit is %v", d.Evidence, held.Round(time.Second), s.maxHold)
+	}
+	return d
+}
+
+func (s *Store) judgeHolder(l state) decision {
 	switch {
 	case s.boot.OnOtherMachine(l.MachineID):
 		return decision{s.aged(l.Made, RuleNobody, "made on another machine (machine id %s)", l.MachineID), l.Holder}

@@ -28,6 +28,9 @@ type Options struct {
 	ReleaseOnClose func(name string) bool
 	// StaleAfter is the age at which an unknown lock becomes stale; 0 is never.
 	StaleAfter time.Duration
+	// MaxHold is the age at which an exclusive lock is stale though its holder lives; 0 is
+	// never.
+	MaxHold time.Duration
 	// Log receives one entry a transition.
 	Log logrus.FieldLogger
 	// Now is the clock; nil is time.Now.
@@ -49,6 +52,7 @@ type Store struct {
 	log        logrus.FieldLogger
 	now        func() time.Time
 	staleAfter time.Duration
+	maxHold    time.Duration
 	onClose    func(name string) bool
 	owner      *os.File
 	journal    *journal
@@ -111,7 +115,7 @@ type Entry struct {
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
-		staleAfter: o.StaleAfter, onClose: o.ReleaseOnClose, locks: make(map[string]*record),
+		staleAfter: o.StaleAfter, maxHold: o.MaxHold, onClose: o.ReleaseOnClose, locks: make(map[string]*record),
 	}
 	s.kinship.sys, s.lookups.sys = o.System, o.System
 	if s.now == nil {

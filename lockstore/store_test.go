@@ -26,6 +26,20 @@ func TestLiveHolderIsNotTooOld(t *testing.T) {
 	}
 }
 
+func TestMaxHoldTakesALiveLockAway(t *testing.T) {
+	w := newWorld(t)
+	w.store.maxHold = time.Minute
+	p, other := w.run(10, 100, 0), w.run(11, 100, 0)
+	w.take(name, p, "10\n")
+	if !w.visible(name) || w.admitted(name, other) {
+		t.Error("it is not held")
+	}
+	w.advance(2 * time.Minute)
+	if w.visible(name) {
+		t.Error("it is held for longer than allowed")
+	}
+}
+
 func TestDeathFreesAtTheNextLook(t *testing.T) {
 	for _, told := range []bool{true, false} {
 		w := newWorld(t)

@@ -27,6 +27,7 @@ type mountFlags struct {
 	lockPatterns []string
 	onClose      []string
 	staleAfter   time.Duration
+	maxHold      time.Duration
 	noHeartbeat  bool
 	allowOther   bool
 	logLevel     string
@@ -53,6 +54,7 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	f.StringVar(&flags.stateDir, "state-dir", "", "directory for the journal (default: one for each DIR in /var/lib/latchfs, or in $XDG_STATE_HOME/latchfs)")
 	f.StringArrayVar(&flags.lockPatterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
 	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
+	f.DurationVar(&flags.maxHold, "max-hold", 0, "age at which a lock is stale though its holder lives; 0 is never")
 	f.StringArrayVar(&flags.onClose, "release-on-close", nil, "names whose locks end when the descriptor they were made with is closed; repeatable")
 	f.BoolVar(&flags.noHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
 	f.BoolVar(&flags.allowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
@@ -66,6 +68,9 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 func runMount(dir string, flags mountFlags, out io.Writer) error {
 	if flags.staleAfter < 0 {
 		return usageError{fmt.Errorf("--stale-after %v: must not be negative", flags.staleAfter)}
+	}
+	if flags.maxHold < 0 {
+		return usageError{fmt.Errorf("--max-hold %v: must not be negative", flags.maxHold)}
 	}
 	for _, patterns := range []latch.Patterns{flags.lockPatterns, flags.onClose} {
 		if err := patterns.Check(); err != nil {
@@ -249,7 +254,7 @@ func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
 	for {
 		store, err := lockstore.Open(lockstore.Options{
 			StateDir: flags.stateDir, System: m.host, Files: m.fs.LockFiles(),
-			StaleAfter: flags.staleAfter, Log: m.log,
+			StaleAfter: flags.staleAfter, MaxHold: flags.maxHold, Log: m.log,
 			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },
 		})
 		switch {
