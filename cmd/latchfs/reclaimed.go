@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -18,13 +17,13 @@ func reclaimedCommand() *cobra.Command {
 		Short: "List what is kept of the lock files that were removed",
 		Args:  oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			out := cmd.OutOrStdout()
-			if asJSON {
-				return printControl(out, args[0], "reclaimed")
-			}
 			var files []latch.ReclaimedInfo
 			if err := readControl(args[0], "reclaimed", &files); err != nil {
 				return err
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return printJSON(out, files)
 			}
 			table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 			fmt.Fprintln(table, "LOCK\tREMOVED\tREASON\tBYTES\tKEPT AS")
@@ -40,14 +39,4 @@ func reclaimedCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
 	return cmd
-}
-
-// printControl prints a JSON file of the control directory as it is.
-func printControl(out interface{ Write([]byte) (int, error) }, dir, name string) error {
-	var text json.RawMessage
-	if err := readControl(dir, name, &text); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(out, "%s\n", text)
-	return err
 }
