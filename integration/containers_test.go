@@ -154,10 +154,10 @@ func TestCallersOutOfSight(t *testing.T) {
 	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
 		t.Fatal(err)
 	}
-	var log strings.Builder
+	log := &logBuffer{}
 	daemon := exec.Command("unshare", "--pid", "--mount", "--propagation", "unchanged", "--fork", "--kill-child", "sh", "-c",
-		`mount --make-rprivate /proc && mount -t proc proc /proc && exec "$0" mount --stale-after 2s --state-dir "$1" "$2"`, latchfs, state, dir)
-	daemon.Stderr = &log
+		`mount --make-rprivate /proc && mount -t proc proc /proc && exec "$0" mount --stale-after 6s --state-dir "$1" "$2"`, latchfs, state, dir)
+	daemon.Stderr = log
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -170,7 +170,7 @@ func TestCallersOutOfSight(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	m.mustDo("rm x.lock; set -C; echo 1 > x.lock") // permission bits alone
-	time.Sleep(2500 * time.Millisecond)            // its age decides
+	time.Sleep(6500 * time.Millisecond)            // its age decides
 	m.mustDo("set -C; echo 1 > x.lock; rm x.lock")
 	if !strings.Contains(log.String(), "too-old") {
 		t.Error(log.String())

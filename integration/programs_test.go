@@ -291,6 +291,9 @@ func (p lockingProgram) flags() (flags []string) {
 // TestProgramsSeeNoDifference: their system calls and what these return are those of a plain
 // directory.
 func TestProgramsSeeNoDifference(t *testing.T) {
+	if raceEnabled {
+		t.Skip("what programs see does not depend on the race detector: make test compares it")
+	}
 	needProgram(t, "strace")
 	for _, p := range lockingPrograms() {
 		t.Run(p.name, func(t *testing.T) {

@@ -169,20 +169,21 @@ func TestScanFix(t *testing.T) {
 		}
 	}
 	make("old.lock", "")
-	time.Sleep(1200 * time.Millisecond)
+	time.Sleep(6200 * time.Millisecond)
 	make("new.lock", "")
 	open, err := os.Open(filepath.Join(dir, "open.lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	before := scan(t, dir, "--stale-after", "1s")
+	before := scan(t, dir, "--stale-after", "6s")
 	for _, f := range before {
 		if (f.Verdict == "stale") != stale[f.Name] || f.Removed {
 			t.Errorf("%+v", f)
 		}
 	}
-	for _, f := range scan(t, dir, "--stale-after", "1s", "--fix") {
+	make("new.lock", "")
+	for _, f := range scan(t, dir, "--stale-after", "6s", "--fix") {
 		if f.Removed != stale[f.Name] || exists(filepath.Join(dir, f.Name)) == stale[f.Name] {
 			t.Errorf("--fix: %+v", f)
 		}
