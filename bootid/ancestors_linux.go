@@ -37,13 +37,13 @@ func (h *Host) Ancestors(p Process) []Process {
 			break
 		}
 		status, err := readStatus(child.ppid)
-		if err != nil || status.nspids[len(status.nspids)-1] == 1 {
+		if err != nil || status.nspid() == 1 {
 			break
 		}
 		pid = child.ppid
 		chain = append(chain, Process{
 			BootID: h.boot.ID, PID: pid, StartTime: parent.startTime, PIDNamespace: pidNamespace(pid),
-			NSPID: status.nspids[len(status.nspids)-1], UID: status.uid, Command: parent.command,
+			NSPID: status.nspid(), UID: status.uid, Command: parent.command,
 		})
 		child = parent
 	}

@@ -101,7 +101,7 @@ func (h *Host) describe(tid int, status procStatus) (Process, error) {
 		PID:          status.tgid,
 		StartTime:    stat.startTime,
 		PIDNamespace: pidNamespace(tid),
-		NSPID:        status.nspids[len(status.nspids)-1],
+		NSPID:        status.nspid(),
 		UID:          status.uid,
 		Command:      stat.command,
 	}, nil
@@ -200,6 +200,9 @@ type procStatus struct {
 	nspids []int  // outermost visible namespace first
 	groups []uint32
 }
+
+// nspid is the process id in the innermost pid namespace.
+func (s procStatus) nspid() int { return s.nspids[len(s.nspids)-1] }
 
 func readStatus(tid int) (procStatus, error) {
 	text, err := readProc(tid, "status")

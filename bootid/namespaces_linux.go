@@ -19,8 +19,8 @@ type otherNamespaces struct {
 const otherNamespacesLifetime = time.Second
 
 // InOtherNamespace implements [System]. In any namespace but the machine's first one there
-// are processes out of sight, so there it may always be. What was started after the last look cannot have run
-// before it.
+// are processes out of sight, so there it may always be. What was started after the last look
+// cannot have run before it.
 func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
 	if !h.namespace.Initial() {
 		return true
@@ -36,7 +36,7 @@ func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
 				return true
 			}
 			if status, err := readStatus(candidate); err == nil && len(status.nspids) > 1 {
-				o.pids[status.nspids[len(status.nspids)-1]] = true
+				o.pids[status.nspid()] = true
 			}
 			return true
 		})

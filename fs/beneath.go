@@ -124,18 +124,13 @@ func (l lockFiles) directory(name string, do func(*os.File) error) error {
 // Remove implements lockstore.Files.
 func (l lockFiles) Remove(name string) error {
 	err := l.unlink(name, 0)
-	if errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EPERM) && l.isDirectory(name) {
+	if errors.Is(err, unix.EISDIR) {
 		err = l.removeDirectory(name)
 	}
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	return err
-}
-
-func (l lockFiles) isDirectory(name string) bool {
-	file, err := l.Stat(name)
-	return err == nil && file.Type == lockstore.Directory
 }
 
 func (l lockFiles) unlink(name string, flags int) error {

@@ -99,13 +99,13 @@ func (f *FS) moved(dir *inode, name string) {
 	if err != nil {
 		return
 	}
-	f.inodes.mu.Lock()
-	defer f.inodes.mu.Unlock()
-	if n := f.inodes.byKey[keyOf(&st)]; n != nil && n != f.root {
-		lockNamed := f.isLockName(name)
-		if n.isDir() || lockNamed || dir.lockNamed.Load() {
-			n.parent, n.name = dir, name
-		}
-		n.lockNamed.Store(lockNamed)
+	n := f.inodes.peek(keyOf(&st))
+	if n == nil || n == f.root {
+		return
+	}
+	if lockNamed := f.isLockName(name); n.isDir() || lockNamed || dir.lockNamed.Load() {
+		f.inodes.place(n, dir, name, lockNamed)
+	} else {
+		n.lockNamed.Store(false)
 	}
 }

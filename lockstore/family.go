@@ -1,7 +1,6 @@
 package lockstore
 
 import (
-	"sync"
 	"time"
 
 	"latchfs/bootid"
@@ -28,43 +27,16 @@ func descends(sys bootid.System, p, ancestor bootid.Process) bool {
 	return false
 }
 
-// kinship answers the same for looks, where it may be a moment old: a listing asks it for
-// every lock there is.
-type kinship struct {
-	sys bootid.System
-
-	mu    sync.Mutex
-	known map[[2]processKey]kin
+// newKinship remembers who is related to whom, for looks.
+func newKinship() *answers[[2]processKey, bool] {
+	return &answers[[2]processKey, bool]{lifetime: time.Second, most: 4096}
 }
 
-type kin struct {
-	related bool
-	at      time.Time
-}
-
-const (
-	kinshipLifetime = time.Second
-	maxKinship      = 4096
-)
-
-func (k *kinship) related(a, b bootid.Process) bool {
+// relatedLately is related for looks, where it may be a moment old.
+func (s *Store) relatedLately(a, b bootid.Process) bool {
 	if !a.Known() || !b.Known() || a.Same(b) {
 		return a.Known() && b.Known()
 	}
 	pair := [2]processKey{{a.PID, a.StartTime}, {b.PID, b.StartTime}}
-	now := time.Now()
-	k.mu.Lock()
-	known, ok := k.known[pair]
-	k.mu.Unlock()
-	if ok && now.Sub(known.at) < kinshipLifetime {
-		return known.related
-	}
-	known = kin{related(k.sys, a, b), now}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.known == nil || len(k.known) >= maxKinship {
-		k.known = make(map[[2]processKey]kin)
-	}
-	k.known[pair] = known
-	return known.related
+	return s.kinship.get(pair, func(time.Time) bool { return true }, func() bool { return related(s.sys, a, b) })
 }

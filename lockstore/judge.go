@@ -265,7 +265,7 @@ func (s *Store) judgeFound(c content) decision {
 		}
 		return decision{Judgment: j}
 	}
-	p, err := s.lookups.process(c.PID, c.written)
+	p, err := s.processFor(c.PID, c.written)
 	var judgment Judgment
 	switch {
 	case errors.Is(err, bootid.ErrNoProcess):

@@ -13,7 +13,7 @@ type Scanner struct{ store Store }
 // and that nobody has open is stale; a staleAfter of 0 is never.
 func NewScanner(sys bootid.System, files Files, staleAfter time.Duration) *Scanner {
 	return &Scanner{Store{
-		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, now: time.Now, lookups: lookups{sys: sys},
+		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, now: time.Now, lookups: newLookups(),
 	}}
 }
 

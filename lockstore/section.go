@@ -307,7 +307,7 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 	}
 	l := s.state(r).Lock
 	caller := who()
-	return !s.kinship.related(caller, l.Holder) && !s.kinship.related(caller, l.Creator)
+	return !s.relatedLately(caller, l.Holder) && !s.relatedLately(caller, l.Creator)
 }
 
 // drop takes r out of the store. A journal that cannot be written does not keep it: its

@@ -58,8 +58,8 @@ type Store struct {
 	journal    *journal
 	reclaimed  *reclaimed
 	processes  processes
-	kinship    kinship
-	lookups    lookups
+	kinship    *answers[[2]processKey, bool]
+	lookups    *answers[int, lookup]
 	events     subscribers
 	generation atomic.Uint64
 	background sync.WaitGroup // compaction and syncs
@@ -116,8 +116,8 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
 		staleAfter: o.StaleAfter, maxHold: o.MaxHold, onClose: o.ReleaseOnClose, locks: make(map[string]*record),
+		kinship: newKinship(), lookups: newLookups(),
 	}
-	s.kinship.sys, s.lookups.sys = o.System, o.System
 	if s.now == nil {
 		s.now = time.Now
 	}

@@ -7,6 +7,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -27,9 +28,22 @@ func main() {
 }
 
 // oneDir is the argument check of commands on a mount.
-func oneDir(cmd *cobra.Command, args []string) error {
-	if err := cobra.ExactArgs(1)(cmd, args); err != nil {
-		return usageError{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
+var oneDir = checkArgs(cobra.ExactArgs(1))
+
+// checkArgs is an argument check that says how the command is used.
+func checkArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usageError{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
+		}
+		return nil
+	}
+}
+
+// notNegative is the check of a flag that is a duration.
+func notNegative(flag string, d time.Duration) error {
+	if d < 0 {
+		return usageError{fmt.Errorf("--%s %v: must not be negative", flag, d)}
 	}
 	return nil
 }

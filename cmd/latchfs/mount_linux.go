@@ -66,11 +66,11 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 
 // runMount is a mount from beginning to end.
 func runMount(dir string, flags mountFlags, out io.Writer) error {
-	if flags.staleAfter < 0 {
-		return usageError{fmt.Errorf("--stale-after %v: must not be negative", flags.staleAfter)}
+	if err := notNegative("stale-after", flags.staleAfter); err != nil {
+		return err
 	}
-	if flags.maxHold < 0 {
-		return usageError{fmt.Errorf("--max-hold %v: must not be negative", flags.maxHold)}
+	if err := notNegative("max-hold", flags.maxHold); err != nil {
+		return err
 	}
 	for _, patterns := range []latch.Patterns{flags.lockPatterns, flags.onClose} {
 		if err := patterns.Check(); err != nil {

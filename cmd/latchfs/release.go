@@ -20,12 +20,7 @@ func releaseCommand() *cobra.Command {
 latchfs reclaimed). Root, the owner of the mount and the owner of the lock may. A lock
 whose holder lives is only released with --force: the holder does not know that it has
 lost it.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if err := cobra.MinimumNArgs(1)(cmd, args); err != nil {
-				return usageError{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
-			}
-			return nil
-		},
+		Args: checkArgs(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			var failed []error
 			for _, file := range args {

@@ -52,8 +52,8 @@ type scanned struct {
 }
 
 func runScan(out io.Writer, dir string, flags scanFlags) error {
-	if flags.staleAfter < 0 {
-		return usageError{fmt.Errorf("--stale-after %v: must not be negative", flags.staleAfter)}
+	if err := notNegative("stale-after", flags.staleAfter); err != nil {
+		return err
 	}
 	if err := latch.Patterns(flags.patterns).Check(); err != nil {
 		return usageError{err}
