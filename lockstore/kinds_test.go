@@ -256,6 +256,21 @@ func TestStrangersAreTheOthers(t *testing.T) {
 	}
 }
 
+// A script's second command may come before the word that its first one has ended.
+func TestTheNextCommandIsNoStranger(t *testing.T) {
+	w := newWorld(t)
+	shell, mkdir := script(w)
+	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.end(mkdir, bootid.ExitNormal, false)
+	touch := w.run(31, 31, 0)
+	w.parents[touch.PID] = shell.PID
+	section := w.store.Enter(name)
+	defer section.Leave()
+	if section.Stranger(func() bootid.Process { return touch }) {
+		t.Error("it is a stranger")
+	}
+}
+
 func TestHiddenNamedProcessIsUnknown(t *testing.T) {
 	w := newWorld(t)
 	p := w.run(10, 100, 0)

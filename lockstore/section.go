@@ -302,12 +302,16 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 func (c Section) Stranger(who func() bootid.Process) bool {
 	s := c.store
 	r := c.record()
-	if r == nil || r.Kind == KindPIDFile || s.judge(r).Verdict != Live {
+	if r == nil || r.Kind == KindPIDFile {
 		return false
 	}
-	l := s.state(r).Lock
+	// The holder is the one judged now: an ancestor may not be recorded yet.
+	d := s.judge(r)
+	if d.Verdict != Live {
+		return false
+	}
 	caller := who()
-	return !s.relatedLately(caller, l.Holder) && !s.relatedLately(caller, l.Creator)
+	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, s.state(r).Creator)
 }
 
 // drop takes r out of the store. A journal that cannot be written does not keep it: its
