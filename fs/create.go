@@ -11,9 +11,6 @@ import (
 	"latchfs/lockstore"
 )
 
-// aclDefault is the attribute whose presence on a directory replaces the umask (acl(5)).
-const aclDefault = "system.posix_acl_default"
-
 // mode is what a new file in dir is to be made with, the caller's umask applied unless
 // dir has a default ACL.
 func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {

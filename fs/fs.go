@@ -56,6 +56,7 @@ type FS struct {
 	callers     Callers
 	log         logrus.FieldLogger
 	control     control
+	survey      *survey
 	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
 	// maxDescriptors is how many inodes may keep one.
 	maxDescriptors int
@@ -103,6 +104,7 @@ func New(o Options) (*FS, error) {
 	f.inodes = newInodes(f.root)
 	f.probeHandles()
 	f.control = control{fs: f, status: o.Status}
+	f.survey = newSurvey(f)
 	return f, nil
 }
 

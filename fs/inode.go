@@ -44,6 +44,8 @@ type inode struct {
 	// seen is what lockstore remembers of the file.
 	seen lockstore.Sighting
 
+	noACL aclAbsence
+
 	opens opens
 }
 

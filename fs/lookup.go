@@ -52,6 +52,7 @@ func (f *FS) entry(dir *inode, name string) (*inode, unix.Stat_t, error) {
 			return nil, st, err
 		}
 	}
+	n.noACL.lookedUp(&st)
 	n.takenAway.Store(false)
 	f.place(n, dir, name)
 	return n, st, nil
@@ -68,7 +69,9 @@ func (f *FS) adopt(fd int) (*inode, unix.Stat_t, error) {
 	if handle != nil {
 		fd = -1
 	}
-	return f.inodes.add(keyOf(&st), fd, handle, st.Mode&unix.S_IFMT), st, nil
+	n := f.inodes.add(keyOf(&st), fd, handle, st.Mode&unix.S_IFMT)
+	f.survey.take(n)
+	return n, st, nil
 }
 
 // Forget implements fuse.RawFileSystem.

@@ -102,6 +102,7 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.survey.start()
 	return m, nil
 }
 
@@ -110,6 +111,7 @@ func (m *Mount) serve(server *fuse.Server) {
 	go func() {
 		defer close(m.done)
 		server.Serve()
+		m.fs.survey.end()
 	}()
 }
 

@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attributes calls do with a path by which the attributes of a node are reached.
-func (f *FS) attributes(id uint64, do func(path string) (int, error)) (uint32, fuse.Status) {
-	n := f.inodes.get(id)
+// attributes calls do with a path by which the attributes of n are reached.
+func (f *FS) attributes(n *inode, do func(path string) (int, error)) (uint32, fuse.Status) {
 	if n == nil {
 		return 0, status(unix.ENODATA) // control files have none
 	}
@@ -23,7 +22,11 @@ func (f *FS) attributes(id uint64, do func(path string) (int, error)) (uint32, f
 
 // GetXAttr implements fuse.RawFileSystem.
 func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	return f.attributes(in.NodeId, func(path string) (int, error) {
+	n := f.inodes.get(in.NodeId)
+	if n != nil && name == aclAccess {
+		return f.accessACL(n, dest)
+	}
+	return f.attributes(n, func(path string) (int, error) {
 		size, err := unix.Getxattr(path, name, dest)
 		if err == unix.ENODATA && name == selinuxLabel && !f.selinux {
 			// As from a filesystem without labels: ls(1) does not ask for the next file's then.
@@ -31,6 +34,17 @@ func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []
 		}
 		return size, err
 	})
+}
+
+func (f *FS) accessACL(n *inode, dest []byte) (size uint32, code fuse.Status) {
+	if n.noACL.holds() {
+		return 0, fuse.ENODATA
+	}
+	n.noACL.look(func() bool {
+		size, code = f.attributes(n, func(path string) (int, error) { return unix.Getxattr(path, aclAccess, dest) })
+		return code == fuse.ENODATA && f.local
+	})
+	return size, code
 }
 
 // selinuxLabel is the attribute that ls -l asks of every file, SELinux or not.
@@ -41,7 +55,7 @@ func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint3
 	if isControl(in.NodeId) {
 		return 0, fuse.OK
 	}
-	return f.attributes(in.NodeId, func(path string) (int, error) { return unix.Listxattr(path, dest) })
+	return f.attributes(f.inodes.get(in.NodeId), func(path string) (int, error) { return unix.Listxattr(path, dest) })
 }
 
 // SetXAttr implements fuse.RawFileSystem.
@@ -49,7 +63,12 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 	if isControl(in.NodeId) {
 		return f.control.refuse(in.NodeId)
 	}
-	_, code := f.attributes(in.NodeId, func(path string) (int, error) {
+	n := f.inodes.get(in.NodeId)
+	if n != nil {
+		n.noACL.set()
+		defer n.noACL.set()
+	}
+	_, code := f.attributes(n, func(path string) (int, error) {
 		return 0, unix.Setxattr(path, name, data, int(in.Flags))
 	})
 	return code
@@ -57,7 +76,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 
 // RemoveXAttr implements fuse.RawFileSystem.
 func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	_, code := f.attributes(in.NodeId, func(path string) (int, error) { return 0, unix.Removexattr(path, name) })
+	_, code := f.attributes(f.inodes.get(in.NodeId), func(path string) (int, error) { return 0, unix.Removexattr(path, name) })
 	return code
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestManyLeftBehind: 10,000 lock files from before, half of them stale, among 10,000 that are
@@ -45,6 +47,7 @@ func TestManyLeftBehind(t *testing.T) {
 	beneath := listings(t, dir)
 	m := mountOver(t, dir)
 	first := listings(t, m.dir, 1)
+	eventually(t, "all are judged", func() bool { return strings.Contains(m.allLog(), "judged the lock files from before the mount") })
 	later := listings(t, m.dir)
 	t.Logf("ls -l of %d lock files: beneath %v; in the mount at first %v (%.1f times), then %v (%.1f times)", 2*files,
 		beneath, first, ratio(first, beneath), later, ratio(later, beneath))
@@ -63,6 +66,62 @@ func TestManyLeftBehind(t *testing.T) {
 	}
 	if kept := reclaimedFiles(t, m); len(kept) != min(files/2, 1000) {
 		t.Errorf("%d are kept", len(kept))
+	}
+}
+
+// TestLeftBehindIsJudgedUnasked: nobody looks at the file.
+func TestLeftBehindIsJudgedUnasked(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"x.lock", "a/b/y.lock"} {
+		if err := os.WriteFile(filepath.Join(dir, name), fmt.Append(nil, deadPID(t)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := mountOver(t, dir)
+	eventually(t, "both are reclaimed", func() bool { return len(reclaimedFiles(t, m)) == 2 })
+}
+
+// TestACLIsSeen though ls asked before there was one, set in the mount or beneath it.
+func TestACLIsSeen(t *testing.T) {
+	const acl = "system.posix_acl_access"
+	dir, outside := t.TempDir(), t.TempDir()
+	path, beneath := filepath.Join(dir, "file"), filepath.Join(outside, "file")
+	if err := os.WriteFile(beneath, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(beneath, path); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(1100 * time.Millisecond) // its change is old enough to be remembered
+	m := mountOver(t, dir)
+	// user::rw- group::r-- other::r-- user:1:r-- mask::r--
+	withUser := encodeACL([][3]uint32{{1, 6, ^uint32(0)}, {2, 4, 1}, {4, 4, ^uint32(0)}, {16, 4, ^uint32(0)}, {32, 4, ^uint32(0)}})
+	has := func() bool {
+		m.mustDo("ls -l")
+		_, err := unix.Getxattr(path, acl, nil)
+		if err != nil && err != unix.ENODATA {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	for _, set := range []string{path, beneath} {
+		if has() || has() {
+			t.Error("there is one")
+		}
+		if err := unix.Setxattr(set, acl, withUser, 0); err != nil {
+			t.Fatal(err)
+		}
+		if set == path && !has() {
+			t.Error("there is none")
+		}
+		eventually(t, "it is seen", has)
+		if err := unix.Removexattr(path, acl); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1100 * time.Millisecond)
 	}
 }
 

@@ -5,6 +5,7 @@ package integration
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -99,14 +100,22 @@ func makeGround(t *testing.T, dir string) {
 		}
 	}
 	// user::rwx group::r-x other::r-x user:1002:rwx mask::rwx, for what is made in it
-	// (acl(5), linux/posix_acl_xattr.h).
-	acl := []byte{2, 0, 0, 0}
-	for _, entry := range [][3]uint32{{1, 7, ^uint32(0)}, {2, 7, 1002}, {4, 5, ^uint32(0)}, {16, 7, ^uint32(0)}, {32, 5, ^uint32(0)}} {
-		acl = append(acl, byte(entry[0]), 0, byte(entry[1]), 0, byte(entry[2]), byte(entry[2]>>8), byte(entry[2]>>16), byte(entry[2]>>24))
-	}
+	acl := encodeACL([][3]uint32{{1, 7, ^uint32(0)}, {2, 7, 1002}, {4, 5, ^uint32(0)}, {16, 7, ^uint32(0)}, {32, 5, ^uint32(0)}})
 	if err := unix.Setxattr(filepath.Join(dir, "acl"), "system.posix_acl_default", acl, 0); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// encodeACL is an ACL of entries of tag, permissions and id as an extended attribute has it (acl(5),
+// linux/posix_acl_xattr.h).
+func encodeACL(entries [][3]uint32) []byte {
+	acl := []byte{2, 0, 0, 0}
+	for _, e := range entries {
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[0]))
+		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[1]))
+		acl = binary.LittleEndian.AppendUint32(acl, e[2])
+	}
+	return acl
 }
 
 func runOperations(t *testing.T, operations, dir string, seed int, user *syscall.Credential) []string {

@@ -52,6 +52,10 @@ func (s *Sighting) WrittenBy(p bootid.Process) {
 	}
 }
 
+// TakeOver takes over what is remembered in another Sighting of the same file, that nobody
+// was seen to write.
+func (s *Sighting) TakeOver(from *Sighting) { s.noLock.Store(from.noLock.Load()) }
+
 // Files is the directory beneath the mount as the store needs it. Names are lock
 // names, or those of files in a directory at a lock name. Every method but Invalidate
 // is called within the name's section and must not enter one.

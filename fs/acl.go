@@ -1,0 +1,78 @@
+//go:build linux
+
+package fs
+
+import (
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The access ACL of a file, and the default ACL of a directory, which replaces the umask (acl(5)).
+const (
+	aclAccess  = "system.posix_acl_access"
+	aclDefault = "system.posix_acl_default"
+)
+
+// settledTime is how old a change has to be for its time to tell it from any later one
+// (kernels before 6.13 stamp files with the time of the last clock tick).
+const settledTime = time.Second
+
+// aclAbsence remembers that a file has no access ACL. The kernel forgets what it knows of it
+// at every READDIRPLUS, so that ls -l asks for each file again; to look beneath through
+// /proc is a quarter of what such a request costs. An ACL is not set without a new status
+// change time.
+type aclAbsence struct {
+	mu      sync.Mutex
+	changed int64     // status change time when it was last looked up, in ns of Unix time
+	at      time.Time // when that was
+	known   int64     // the status change time with which it had none
+	sets    int       // how often an attribute may have been set
+}
+
+// lookedUp tells of the attributes that the kernel is about to be told.
+func (a *aclAbsence) lookedUp(st *unix.Stat_t) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.changed, a.at = st.Ctim.Nano(), time.Now()
+}
+
+// set tells that an attribute is about to be set, or was.
+func (a *aclAbsence) set() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.known = 0
+	a.sets++
+}
+
+// holds says that the file has none, as of a time within the lifetime of what the kernel was told
+// of it.
+func (a *aclAbsence) holds() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.known != 0 && a.known == a.changed && time.Since(a.at) < cacheLifetime
+}
+
+// look asks beneath with absent, and remembers if it says so.
+func (a *aclAbsence) look(absent func() bool) {
+	a.mu.Lock()
+	changed, sets := a.changed, a.sets
+	a.mu.Unlock()
+	if !absent() || time.Now().UnixNano()-changed < int64(settledTime) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sets == sets {
+		a.known = changed
+	}
+}
+
+// surveyed tells the status change time with which the file was found to have none, 0 if it is not
+// known.
+func (a *aclAbsence) surveyed(changed int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.known = changed
+}

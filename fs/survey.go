@@ -1,0 +1,151 @@
+//go:build linux
+
+package fs
+
+import (
+	"os"
+	"path"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
+)
+
+// survey judges the files that were at lock names before the mount, while it is in use: mounting
+// does not wait for that, and who lists the directory later does not either.
+type survey struct {
+	fs    *FS
+	since time.Time // what changed later is judged when it is looked at
+	stop  chan struct{}
+	done  sync.WaitGroup
+
+	mu      sync.Mutex
+	sighted map[fileKey]*sighted // until the kernel knows them
+}
+
+// sighted is what is kept of a file.
+type sighted struct {
+	seen  lockstore.Sighting
+	noACL int64
+}
+
+// mostSighted bounds survey.sighted.
+const mostSighted = 1 << 16
+
+// surveyBatch is how many entries of a directory are read at once.
+const surveyBatch = 256
+
+func newSurvey(f *FS) *survey {
+	return &survey{fs: f, since: time.Now(), stop: make(chan struct{}), sighted: map[fileKey]*sighted{}}
+}
+
+// start begins it.
+func (s *survey) start() {
+	s.done.Go(func() {
+		// By path, so that a directory is only open while it is read.
+		for queue := []string{"."}; len(queue) > 0; queue = queue[1:] {
+			queue = append(queue, s.directory(queue[0])...)
+		}
+		if !s.stopped() {
+			s.fs.log.WithField("took", time.Since(s.since).Round(time.Millisecond).String()).
+				Debug("judged the lock files from before the mount")
+		}
+	})
+}
+
+// end stops it and waits until it has.
+func (s *survey) end() {
+	close(s.stop)
+	s.done.Wait()
+}
+
+func (s *survey) stopped() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// directory judges what is in the directory at dir, and returns the directories there. One that
+// cannot be read is left to who looks into it.
+func (s *survey) directory(dir string) (below []string) {
+	_ = lockFiles{s.fs}.directory(dir, func(open *os.File) error {
+		for !s.stopped() {
+			entries, err := open.ReadDir(surveyBatch)
+			for _, entry := range entries {
+				name := path.Join(dir, entry.Name())
+				if name == controlName || s.stopped() {
+					continue
+				}
+				if s.fs.isLockName(entry.Name()) {
+					s.judge(name)
+				}
+				if entry.IsDir() {
+					below = append(below, name)
+				}
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return below
+}
+
+func (s *survey) judge(name string) {
+	section := s.fs.locks.Enter(name)
+	defer section.Leave()
+	file, err := s.fs.LockFiles().Stat(name)
+	if err != nil || !file.Changed.Before(s.since) {
+		return
+	}
+	key := fileKey{file.ID.Device, file.ID.Inode}
+	if n := s.fs.inodes.peek(key); n != nil {
+		if !section.Look(&file, &n.seen) {
+			go s.fs.LockFiles().Invalidate(name)
+		}
+		return
+	}
+	found := &sighted{}
+	if !section.Look(&file, &found.seen) {
+		return
+	}
+	found.noACL = s.noACL(name, file)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sighted) < mostSighted {
+		s.sighted[key] = found
+	}
+}
+
+// noACL is the status change time of the file with which it has no access ACL, 0 if not known.
+func (s *survey) noACL(name string, file lockstore.File) (changed int64) {
+	_ = lockFiles{s.fs}.beneath(name, func(dirfd int, base string) error {
+		_, err := unix.Lgetxattr(procPath(dirfd)+"/"+base, aclAccess, nil)
+		if err != unix.ENODATA || !s.fs.local {
+			return err
+		}
+		st, err := statEntry(dirfd, base)
+		if err == nil && fileOf(&st) == file && time.Now().UnixNano()-st.Ctim.Nano() > int64(settledTime) {
+			changed = st.Ctim.Nano()
+		}
+		return err
+	})
+	return changed
+}
+
+// take tells what was seen of the file of an inode that the kernel gets to know.
+func (s *survey) take(n *inode) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found := s.sighted[n.key]; found != nil {
+		n.seen.TakeOver(&found.seen)
+		n.noACL.surveyed(found.noACL)
+		delete(s.sighted, n.key)
+	}
+}
