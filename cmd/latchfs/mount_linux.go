@@ -66,7 +66,8 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 }
 
 // leastProcs is the least GOMAXPROCS: each reader that waits for a request occupies one, and
-// when none is idle Go's runtime takes it away after 20 us, to be waited for later.
+// when none is idle Go's runtime takes it away after 20 us, to be waited for later. It is set
+// once go-fuse has taken its number of readers from the processors there are: few are better.
 const leastProcs = 8
 
 // runMount is a mount from beginning to end.
