@@ -21,14 +21,6 @@ const cacheLifetime = time.Second
 // ask for them again before open(2) returns (may_open).
 const createLifetime = 20 * time.Millisecond
 
-// listLifetime is for the attributes of a live lock in the answer to READDIRPLUS: ls -l would ask
-// again for each. Only of a lock whose times nobody has set, since its holder may look
-// for those meanwhile.
-const listLifetime = 20 * time.Millisecond
-
-// opReadDirPlus is FUSE_READDIRPLUS of linux/fuse.h.
-const opReadDirPlus = 44
-
 func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 	*out = fuse.Attr{
 		Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks),

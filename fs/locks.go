@@ -157,9 +157,6 @@ func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fu
 		out.SetAttrTimeout(0)
 		if f.seesFresh(section, in) {
 			freshen(&out.Attr)
-			if in.Opcode == opReadDirPlus && st.Mtim == st.Ctim {
-				out.SetAttrTimeout(listLifetime)
-			}
 		}
 	}
 	return nil

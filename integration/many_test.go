@@ -108,8 +108,10 @@ func TestACLIsSeen(t *testing.T) {
 		return err == nil
 	}
 	for _, set := range []string{path, beneath} {
-		if has() || has() {
-			t.Error("there is one")
+		for range 2 { // the second time from memory
+			if has() {
+				t.Error("there is one")
+			}
 		}
 		if err := unix.Setxattr(set, acl, withUser, 0); err != nil {
 			t.Fatal(err)
