@@ -19,6 +19,9 @@ const (
 // (kernels before 6.13 stamp files with the time of the last clock tick).
 const settledTime = time.Second
 
+// settled says so of a status change time, in ns of Unix time.
+func settled(changed int64) bool { return time.Now().UnixNano()-changed >= int64(settledTime) }
+
 // aclAbsence remembers that a file has no access ACL. The kernel forgets what it knows of it
 // at every READDIRPLUS, so that ls -l asks for each file again; to look beneath through
 // /proc is a quarter of what such a request costs. An ACL is not set without a new status
@@ -59,7 +62,7 @@ func (a *aclAbsence) look(absent func() bool) {
 	a.mu.Lock()
 	changed, sets := a.changed, a.sets
 	a.mu.Unlock()
-	if !absent() || time.Now().UnixNano()-changed < int64(settledTime) {
+	if !absent() || !settled(changed) {
 		return
 	}
 	a.mu.Lock()

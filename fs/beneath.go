@@ -186,7 +186,7 @@ func (l lockFiles) inode(name string) *inode {
 	if err != nil {
 		return nil
 	}
-	return l.fs.inodes.peek(fileKey{file.ID.Device, file.ID.Inode})
+	return l.fs.inodes.peek(keyOfFile(file))
 }
 
 // Invalidate implements lockstore.Files.

@@ -17,6 +17,8 @@ type fileKey struct{ dev, ino uint64 }
 
 func keyOf(st *unix.Stat_t) fileKey { return fileKey{st.Dev, st.Ino} }
 
+func keyOfFile(file lockstore.File) fileKey { return fileKey{file.ID.Device, file.ID.Inode} }
+
 // inode is a file or directory the kernel knows. Hard links share one. While it is in
 // the table its descriptor keeps the inode number beneath from being used again; one without
 // is told from a later file of that number by its handle (inode_fd.go).

@@ -70,7 +70,7 @@ func (f *FS) enterPlace(n *inode) (lockstore.Section, bool) {
 // isAt says that n is the file at path.
 func (f *FS) isAt(n *inode, path string) bool {
 	file, err := f.LockFiles().Stat(path)
-	return err == nil && file.ID == lockstore.FileID{Device: n.key.dev, Inode: n.key.ino}
+	return err == nil && keyOfFile(file) == n.key
 }
 
 // lockOf does the same if there is a record of a lock of that name.

@@ -45,7 +45,7 @@ func newSurvey(f *FS) *survey {
 func (s *survey) start() {
 	s.done.Go(func() {
 		// By path, so that a directory is only open while it is read.
-		for queue := []string{"."}; len(queue) > 0; queue = queue[1:] {
+		for queue := []string{"."}; len(queue) > 0 && !s.stopped(); queue = queue[1:] {
 			queue = append(queue, s.directory(queue[0])...)
 		}
 		if !s.stopped() {
@@ -78,7 +78,7 @@ func (s *survey) directory(dir string) (below []string) {
 			entries, err := open.ReadDir(surveyBatch)
 			for _, entry := range entries {
 				name := path.Join(dir, entry.Name())
-				if name == controlName || s.stopped() {
+				if name == controlName {
 					continue
 				}
 				if s.fs.isLockName(entry.Name()) {
@@ -104,7 +104,7 @@ func (s *survey) judge(name string) {
 	if err != nil || !file.Changed.Before(s.since) {
 		return
 	}
-	key := fileKey{file.ID.Device, file.ID.Inode}
+	key := keyOfFile(file)
 	if n := s.fs.inodes.peek(key); n != nil {
 		if !section.Look(&file, &n.seen) {
 			go s.fs.LockFiles().Invalidate(name)
@@ -131,7 +131,7 @@ func (s *survey) noACL(name string, file lockstore.File) (changed int64) {
 			return err
 		}
 		st, err := statEntry(dirfd, base)
-		if err == nil && fileOf(&st) == file && time.Now().UnixNano()-st.Ctim.Nano() > int64(settledTime) {
+		if err == nil && fileOf(&st) == file && settled(st.Ctim.Nano()) {
 			changed = st.Ctim.Nano()
 		}
 		return err

@@ -311,7 +311,7 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 		return false
 	}
 	caller := who()
-	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, s.state(r).Creator)
+	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, r.Creator)
 }
 
 // drop takes r out of the store. A journal that cannot be written does not keep it: its
