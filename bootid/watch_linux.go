@@ -25,6 +25,7 @@ type watcher struct {
 	epoll   int // epoll descriptor
 	wake    int // eventfd that ends the goroutine
 	next    uint64
+	pidfds  Pidfds
 	watches map[uint64]*processWatch // by token, which epoll events carry; never used again
 }
 
@@ -35,6 +36,8 @@ type processWatch struct {
 	process Process
 	ended   func()
 	told    atomic.Bool // ended has been called, or Stop
+
+	closing func() // called before the pidfd is closed; may be nil
 
 	mu    sync.Mutex // guards pidfd against being closed in use
 	pidfd int        // -1 when polling or stopped
@@ -48,6 +51,22 @@ const wakeToken = 0
 // Watch implements [System]. It keeps one pidfd until Stop.
 func (h *Host) Watch(p Process, ended func()) (Watch, error) {
 	return h.watcher.watch(p, ended)
+}
+
+// Pidfds keeps the pidfds of watched processes for another server, should this one die, so that it
+// learns how those ended that ended in between.
+type Pidfds interface {
+	// Take returns the pidfd that a server before this one had of p. The caller closes it.
+	Take(p Process) (pidfd int, ok bool)
+	// Kept tells of a pidfd of p. The caller calls closing before he closes it.
+	Kept(p Process, pidfd int) (closing func())
+}
+
+// KeepPidfds has pidfds kept. It is called before the first Watch.
+func (h *Host) KeepPidfds(pidfds Pidfds) {
+	h.watcher.mu.Lock()
+	defer h.watcher.mu.Unlock()
+	h.watcher.pidfds = pidfds
 }
 
 // HasPidfd says whether deaths are events; otherwise they are polled for.
@@ -64,7 +83,17 @@ func (w *watcher) watch(p Process, ended func()) (Watch, error) {
 	if !p.Known() {
 		return nil, ErrNoProcess
 	}
-	pidfd, err := unix.PidfdOpen(p.PID, 0)
+	w.mu.Lock()
+	pidfds := w.pidfds
+	w.mu.Unlock()
+	pidfd, inherited := -1, false
+	if pidfds != nil {
+		pidfd, inherited = pidfds.Take(p)
+	}
+	var err error
+	if !inherited {
+		pidfd, err = unix.PidfdOpen(p.PID, 0)
+	}
 	switch {
 	case errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL):
 		return nil, ErrNoProcess
@@ -75,7 +104,7 @@ func (w *watcher) watch(p Process, ended func()) (Watch, error) {
 	}
 	// The number may have been used again before the pidfd was opened; from here on it
 	// cannot be mistaken.
-	if hasEnded(p) {
+	if !inherited && hasEnded(p) {
 		err = ErrNoProcess
 	} else {
 		err = w.start()
@@ -101,6 +130,9 @@ func (w *watcher) watch(p Process, ended func()) (Watch, error) {
 			delete(w.watches, watch.token)
 			unix.Close(pidfd)
 			return nil, fmt.Errorf("watch %v: %w", p, err)
+		}
+		if pidfds != nil {
+			watch.closing = pidfds.Kept(p, pidfd)
 		}
 	} else if !w.ticking {
 		w.ticking = true
@@ -166,6 +198,10 @@ func (p *processWatch) Stop() {
 	p.watcher.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closing != nil {
+		p.closing()
+		p.closing = nil
+	}
 	closeIfOpen(p.pidfd)
 	p.pidfd = -1
 }

@@ -144,7 +144,8 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 				return err
 			}
 		}
-		if err := f.truncate(n, in, int64(size)); err != nil {
+		i := f.beginEntry(&in.InHeader, opTruncate, "")
+		if err := i.once(func() error { return f.truncate(n, in, int64(size)) }, never); err != nil {
 			return err
 		}
 	}

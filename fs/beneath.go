@@ -169,7 +169,7 @@ func (l lockFiles) Move(name, path string) error {
 		})
 	})
 	if err == nil && n != nil {
-		n.takenAway.Store(true)
+		n.setTakenAway(true)
 	}
 	return err
 }

@@ -5,6 +5,7 @@ package fs
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path"
 	"strings"
@@ -84,9 +85,12 @@ func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	if in.NodeId != controlCtl || command != "release" && command != "force-release" || name == "" {
 		return 0, fuse.EINVAL
 	}
-	err := c.fs.locks.ReleaseFor(path.Clean(name), lockstore.Operator{
-		Process: c.fs.caller(&in.InHeader)(), UID: in.Uid, Owner: uint32(os.Geteuid()), Force: command == "force-release",
-	})
+	i := c.fs.beginEntry(&in.InHeader, opControl, "")
+	err := i.once(func() error {
+		return c.fs.locks.ReleaseFor(path.Clean(name), lockstore.Operator{
+			Process: c.fs.caller(&in.InHeader)(), UID: in.Uid, Owner: uint32(os.Geteuid()), Force: command == "force-release",
+		})
+	}, func(err error) bool { return errors.Is(err, lockstore.ErrNoLock) })
 	if err != nil {
 		return 0, status(err)
 	}
@@ -95,6 +99,7 @@ func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 
 func (c *control) current() Status {
 	s := c.status
+	s.ServerPID, s.AnchorPID = os.Getpid(), c.fs.Anchor()
 	s.Passthrough = !c.fs.noPassthrough.Load()
 	s.Inodes, s.Handles = c.fs.inodes.size(), c.fs.files.size()
 	return s
@@ -155,7 +160,8 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 		if err != nil {
 			return status(err)
 		}
-		out.Fh = c.files.add(append(text, '\n'))
+		out.Fh = c.fs.nextHandle()
+		c.files.add(out.Fh, append(text, '\n'))
 		return fuse.OK
 	}
 	return fuse.ENOENT

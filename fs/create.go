@@ -3,6 +3,7 @@
 package fs
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -46,27 +47,45 @@ func (f *FS) maker(in *fuse.InHeader, dir *inode, mode uint32) fuse.Caller {
 	return caller
 }
 
-// make calls do, which makes the entry name of the directory, as the caller, and fills
-// out with what came of it. Kind is that of the lock it makes at a lock name.
-func (f *FS) make(in *fuse.InHeader, name string, out *fuse.EntryOut, mode uint32, kind lockstore.Kind, do func(dir *inode) error) fuse.Status {
-	return f.makeIn(in, name, out, kind, func(dir *inode) error {
-		return f.credentials.as(f.maker(in, dir, mode), func() error { return do(dir) })
-	})
+// making is a request to make an entry in another way than with open(2).
+type making struct {
+	in   *fuse.InHeader
+	name string
+	op   operation
+	lock lockstore.Kind // of the lock it makes at a lock name; "" is none
+	kind uint32         // S_IFMT part of the mode of what is made
+	mode uint32         // that was asked for
+	// do makes it, as the caller.
+	do func(dir *inode) error
 }
 
-func (f *FS) makeIn(in *fuse.InHeader, name string, out *fuse.EntryOut, kind lockstore.Kind, do func(dir *inode) error) fuse.Status {
-	dir := f.inodes.get(in.NodeId)
-	if dir == nil {
-		return f.control.refuse(in.NodeId)
+// make carries m out and fills out with what came of it.
+func (f *FS) make(m making, out *fuse.EntryOut) fuse.Status {
+	do := m.do
+	m.do = func(dir *inode) error {
+		return f.credentials.as(f.maker(m.in, dir, m.mode), func() error { return do(dir) })
 	}
-	err := f.admitWithin(dir, in)
+	return f.makeIn(m, out, func(i intent, dir *inode) func(error) bool { return i.isNew(dir, m.name, m.kind) })
+}
+
+// makeIn does so not as the caller. Happened is that of intent.once.
+func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) func(error) bool) fuse.Status {
+	dir := f.inodes.get(m.in.NodeId)
+	if dir == nil {
+		return f.control.refuse(m.in.NodeId)
+	}
+	i := f.beginEntry(m.in, m.op, m.name)
+	do := func() error {
+		return i.once(func() error { return m.do(dir) }, happened(i, dir))
+	}
+	err := f.admitWithin(dir, m.in)
 	switch {
 	case err != nil:
-	case kind != "" && f.isLockName(name):
-		err = f.makeLock(dir, name, kind, in, out, func() error { return do(dir) })
+	case m.lock != "" && f.isLockName(m.name):
+		err = f.makeLock(i, dir, m, out, do)
 	default:
-		if err = do(dir); err == nil {
-			err = f.lookup(dir, name, in, out)
+		if err = do(); err == nil {
+			err = f.lookup(dir, m.name, m.in, out)
 		}
 	}
 	if err == nil {
@@ -77,25 +96,29 @@ func (f *FS) makeIn(in *fuse.InHeader, name string, out *fuse.EntryOut, kind loc
 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, out, in.Mode, lockstore.KindMkdir, func(dir *inode) error {
+	return f.make(making{&in.InHeader, name, opMkdir, lockstore.KindMkdir, unix.S_IFDIR, in.Mode, func(dir *inode) error {
 		return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask))
-	})
+	}}, out)
 }
 
 // Mknod implements fuse.RawFileSystem. What it makes is no lock.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(&in.InHeader, name, out, in.Mode, "", func(dir *inode) error {
+	kind := in.Mode & unix.S_IFMT
+	if kind == 0 {
+		kind = unix.S_IFREG
+	}
+	return f.make(making{&in.InHeader, name, opMknod, "", kind, in.Mode, func(dir *inode) error {
 		// The inverse of the packing in fillAttr; makedev(3) has 64 bits.
 		dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
 		return unix.Mknodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask), int(dev))
-	})
+	}}, out)
 }
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(in, name, out, 0, lockstore.KindSymlink, func(dir *inode) error {
+	return f.make(making{in, name, opSymlink, lockstore.KindSymlink, unix.S_IFLNK, 0, func(dir *inode) error {
 		return unix.Symlinkat(target, dir.fd, name)
-	})
+	}}, out)
 }
 
 // Link implements fuse.RawFileSystem.
@@ -106,12 +129,18 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	}
 	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
 	// ask again without knowing the caller's groups.
-	return f.makeIn(&in.InHeader, name, out, lockstore.KindLink, func(dir *inode) error {
+	m := making{&in.InHeader, name, opLink, lockstore.KindLink, n.kind, 0, func(dir *inode) error {
 		return f.withFD(n, func(fd int) error {
 			return retry(func() error {
 				return unix.Linkat(unix.AT_FDCWD, procPath(fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
 			})
 		})
+	}}
+	return f.makeIn(m, out, func(_ intent, dir *inode) func(error) bool {
+		return func(err error) bool {
+			st, statErr := statEntry(dir.fd, name)
+			return err == unix.EEXIST && statErr == nil && keyOf(&st) == n.key
+		}
 	})
 }
 
@@ -124,10 +153,11 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if err := f.admitWithin(dir, &in.InHeader); err != nil {
 		return status(err)
 	}
+	i := f.beginEntry(&in.InHeader, opCreate, name)
 	if f.isLockName(name) {
-		return status(f.createLock(dir, name, in, out))
+		return status(f.createLock(i, dir, name, in, out))
 	}
-	n, h, st, err := f.create(dir, name, in)
+	n, h, st, err := f.create(i, dir, name, in)
 	if err != nil {
 		return status(err)
 	}
@@ -138,14 +168,24 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 }
 
 // create makes and opens the entry name of dir.
-func (f *FS) create(dir *inode, name string, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, error) {
-	once := int(in.Flags) & (unix.O_EXCL | unix.O_TRUNC)
-	var fd int
-	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
-		fd, err = unix.Openat(dir.fd, name, int(in.Flags)&openFlags|once|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
+func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, error) {
+	once := int(in.Flags)&(unix.O_EXCL|unix.O_TRUNC) | unix.O_CREAT
+	fd := -1
+	open := func(once int) (err error) {
+		fd, err = unix.Openat(dir.fd, name, int(in.Flags)&openFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
 			f.mode(dir, in.Mode, in.Umask))
 		return err
-	})
+	}
+	err := i.once(func() error {
+		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(once) })
+	}, i.isNew(dir, name, unix.S_IFREG))
+	if err == nil && fd < 0 {
+		// A dead server made it, for whom its mode does not count.
+		if err = open(0); err == unix.EACCES && !f.credentials.root {
+			err = errors.Join(unix.Fchmodat(dir.fd, name, 0o600, 0), open(0),
+				unix.Fchmodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
+		}
+	}
 	if err != nil {
 		return nil, nil, unix.Stat_t{}, err
 	}
@@ -159,12 +199,12 @@ func (f *FS) newFile(fd int, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, e
 		unix.Close(fd)
 		return nil, nil, unix.Stat_t{}, err
 	}
-	n, st, err := f.adopt(pathFD)
+	n, st, err := f.adopt(pathFD, in.Unique)
 	if err != nil {
 		unix.Close(fd)
 		return nil, nil, st, err
 	}
-	return n, &handle{node: n, flags: int(in.Flags) & openFlags, fd: fd}, st, nil
+	return n, &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, fd: fd}, st, nil
 }
 
 // opened gives a file of that mode that is open its handle, with a passthrough
@@ -176,7 +216,7 @@ func (f *FS) opened(n *inode, h *handle, mode uint32, out *fuse.OpenOut) {
 	} else {
 		h.passthrough = f.passthroughOpen(n, out)
 	}
-	out.Fh = f.files.add(h)
+	f.addFile(h, out)
 }
 
 // openedLock does the same for the file of a lock.
@@ -184,7 +224,7 @@ func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, o
 	h.descriptor = descriptor
 	out.OpenFlags |= fuse.FOPEN_NOFLUSH
 	f.openWatched(n, h, out)
-	out.Fh = f.files.add(h)
+	f.addFile(h, out)
 }
 
 // openWatched opens a file whose writes are to come by here, one request each: without
@@ -205,6 +245,9 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if dir == nil {
 		return f.control.refuse(in.NodeId)
 	}
+	f.undo(&in.InHeader)
+	crashAt(opTmpfile, crashBefore)
+	defer crashAt(opTmpfile, crashReply)
 	var fd int
 	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
 		fd, err = unix.Open(procPath(dir.fd), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,

@@ -12,6 +12,7 @@ import (
 // dirHandle is a directory the kernel has open.
 type dirHandle struct {
 	node *inode
+	row  *handleRow // what outlives the server
 
 	mu      sync.Mutex // guards the fields below
 	fd      int
@@ -31,20 +32,33 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	if n == nil {
 		return status(unix.ESTALE)
 	}
+	f.undo(&in.InHeader)
+	crashAt(opOpenDir, crashBefore)
 	fd, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return status(err)
 	}
-	out.Fh = f.dirs.add(&dirHandle{node: n, fd: fd})
+	d := &dirHandle{node: n, fd: fd, row: f.tables.handles.take()}
+	d.row.node, d.row.unique = n.id, in.Unique&^uniqueResent
+	d.row.bits.Store(bitDirectory)
+	f.tables.set(&d.row.fd, fd)
+	out.Fh = f.nextHandle()
+	f.dirs.add(out.Fh, d)
+	d.row.id.Store(out.Fh)
+	crashAt(opOpenDir, crashReply)
 	return fuse.OK
 }
 
 // ReleaseDir implements fuse.RawFileSystem.
-func (f *FS) ReleaseDir(in *fuse.ReleaseIn) {
-	if d := f.dirs.remove(in.Fh); d != nil {
+func (f *FS) ReleaseDir(in *fuse.ReleaseIn) { f.removeDir(in.Fh) }
+
+func (f *FS) removeDir(id uint64) {
+	if d := f.dirs.remove(id); d != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		d.row.id.Store(0)
 		unix.Close(d.fd)
+		f.tables.handles.give(d.row)
 	}
 }
 
@@ -73,6 +87,9 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		// Without a node id: the kernel looks up what somebody asks for.
 		return f.control.readDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
 	}
+	f.undo(&in.InHeader)
+	crashAt(opReadDirPlus, crashBefore)
+	defer crashAt(opReadDirPlus, crashReply)
 	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {
@@ -90,7 +107,7 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		}
 		into := out.AddDirLookupEntry(entry)
 		if into == nil {
-			f.inodes.forget(found.NodeId, 1)
+			f.inodes.unfind(found.NodeId, in.Unique)
 			return false
 		}
 		*into = found

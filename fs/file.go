@@ -18,13 +18,16 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if n == nil {
 		return status(unix.ESTALE)
 	}
+	f.undo(&in.InHeader)
+	crashAt(opOpen, crashBefore)
+	defer crashAt(opOpen, crashReply)
 	return status(f.open(n, in, out))
 }
 
 // openFile opens n. Watched are those whose writes are to come by here; family says that who
 // opens it is of the family of the holder of the lock it is.
 func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, family bool) (err error) {
-	h := &handle{node: n, flags: int(in.Flags) & openFlags, family: family, fd: -1}
+	h := &handle{node: n, flags: int(in.Flags) & openFlags, family: family, unique: in.Unique, fd: -1}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
 		if h.fd, err = f.reopen(n, h.flags|unix.O_TRUNC); err != nil {
 			return err
@@ -32,7 +35,7 @@ func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, fam
 	}
 	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
 		if err := f.killPrivileges(n); err != nil {
-			h.close()
+			f.closeFile(h)
 			return err
 		}
 	}
@@ -43,7 +46,7 @@ func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, fam
 		if h.writes() {
 			st, err := f.stat(n)
 			if err != nil {
-				h.close()
+				f.closeFile(h)
 				return err
 			}
 			mode = st.Mode
@@ -54,8 +57,8 @@ func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, fam
 		// What open(2) refuses beneath has to be known now and not at the first read; and
 		// what is found by its handle may not be found once it is unlinked.
 		if _, err := f.file(h); err != nil {
-			f.files.remove(out.Fh)
 			f.closed(h)
+			f.removeFile(out.Fh, h)
 			return err
 		}
 	}
@@ -68,13 +71,28 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		f.control.files.remove(in.Fh)
 		return
 	}
-	h := f.files.remove(in.Fh)
+	h := f.files.get(in.Fh)
 	if h == nil {
-		return
+		return // a dead server did it
 	}
-	h.close()
-	f.closed(h)
+	crashAt(opRelease, crashBefore)
+	// The row goes last, so that what is not done is done when the request comes again.
+	if h.descriptor != nil && h.row.bits.Load()&bitClosing == 0 {
+		bits := uint32(bitClosing)
+		if f.locks.Ending(h.descriptor) {
+			bits |= bitClosedEnd
+		}
+		h.row.bits.Or(bits)
+	}
+	f.closeFile(h)
+	if h.row.bits.Load()&bitReleased == 0 {
+		h.row.bits.Or(bitReleased)
+		f.closed(h)
+	}
+	crashAt(opRelease, crashAfter)
 	f.closedLock(h)
+	f.removeFile(in.Fh, h)
+	crashAt(opRelease, crashReply)
 }
 
 // descriptor finds the descriptor of a file handle.
@@ -136,12 +154,38 @@ func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32,
 			return 0, status(err)
 		}
 	}
-	var n int
+	n, err := f.write(h, fd, in, data)
+	return uint32(max(n, 0)), status(err)
+}
+
+// write writes once: at the end of a file that would show.
+func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
+	i := f.begin(&in.InHeader, opWrite)
+	if n, err, ok := i.finished(); ok {
+		return n, err
+	}
+	if h.flags&unix.O_APPEND != 0 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return 0, err
+		}
+		if !i.again {
+			i.row.size = uint64(st.Size)
+		} else if grown := st.Size - int64(i.row.size); grown > 0 {
+			// The kernel lets one write at a time at a file.
+			i.finish(int(min(grown, int64(in.Size))), nil)
+			return int(min(grown, int64(in.Size))), nil
+		}
+	}
+	i.written(&in.InHeader)
+	i.crash(crashBefore)
 	err = retry(func() error {
 		n, err = unix.Pwritev(fd, data, int64(in.Offset))
 		return err
 	})
-	return uint32(max(n, 0)), status(err)
+	i.crash(crashAfter)
+	i.finish(max(n, 0), err)
+	return n, err
 }
 
 // Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a
@@ -184,9 +228,27 @@ func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	return status(retry(func() error {
-		return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length))
-	}))
+	return status(f.fallocate(fd, in))
+}
+
+// fallocate does so once: what it takes out or puts in would show.
+func (f *FS) fallocate(fd int, in *fuse.FallocateIn) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	i := f.begin(&in.InHeader, opFallocate)
+	if !i.again {
+		i.row.size = uint64(st.Size)
+	}
+	i.written(&in.InHeader)
+	const moving = unix.FALLOC_FL_COLLAPSE_RANGE | unix.FALLOC_FL_INSERT_RANGE
+	return i.once(func() error {
+		if i.again && in.Mode&moving != 0 && uint64(st.Size) != i.row.size {
+			return nil
+		}
+		return retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
+	}, never)
 }
 
 // Lseek implements fuse.RawFileSystem. The kernel asks only for SEEK_DATA and SEEK_HOLE.

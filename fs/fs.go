@@ -5,6 +5,7 @@ package fs
 import (
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -21,8 +22,13 @@ const firstNodeID = 16
 
 // Options are what an FS is made of.
 type Options struct {
-	// Backing is an open descriptor of the directory to serve. The FS closes it.
+	// Backing is an open descriptor of the directory to serve. The FS closes it. It is nil if
+	// Tables are those of a server that has died.
 	Backing *os.File
+	// Tables is memory of NewTables. The FS closes it. Nil is memory of its own.
+	Tables *os.File
+	// Keeper is the process that starts another server should this one die, 0 if there is none.
+	Keeper int
 	// LockPatterns are the names of locks.
 	LockPatterns Patterns
 	// NoHeartbeat leaves the times of live locks as they are to everybody.
@@ -46,6 +52,9 @@ type Callers interface {
 type FS struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented
 
+	tables      *tables
+	keeper      int
+	device      int // of /dev/fuse; -1 before the mount
 	root        *inode
 	inodes      *inodes
 	files       handles[*handle]
@@ -67,6 +76,10 @@ type FS struct {
 	noPassthrough atomic.Bool // it was tried and failed
 	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
 
+	// inherited are pidfds that a dead server watched processes with.
+	watchMu   sync.Mutex
+	inherited map[watchKey]*inheritedWatch
+
 	// Set before the first request.
 	locks  *lockstore.Store
 	server *fuse.Server
@@ -77,35 +90,61 @@ func New(o Options) (*FS, error) {
 	if err := o.LockPatterns.Check(); err != nil {
 		return nil, err
 	}
-	fd, err := reopenPath(int(o.Backing.Fd()))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", o.Backing.Name(), err)
-	}
-	o.Backing.Close()
-	st, err := statFD(fd)
-	if err != nil {
-		return nil, err
-	}
 	f := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		root:          &inode{key: keyOf(&st), fd: fd, kind: unix.S_IFDIR},
+		keeper:        o.Keeper,
+		device:        -1,
 		patterns:      o.LockPatterns,
 		heartbeat:     !o.NoHeartbeat,
 		callers:       o.Callers,
 		log:           o.Log,
-		local:         isLocal(fd),
 	}
+	var err error
+	if o.Tables == nil {
+		if o.Tables, err = NewTables(); err != nil {
+			return nil, err
+		}
+	}
+	if f.tables, err = openTables(o.Tables); err != nil {
+		return nil, err
+	}
+	f.inodes = newInodes(f.tables)
+	if f.Resumed() {
+		err = f.takeOver()
+	} else {
+		err = f.takeBacking(o.Backing)
+	}
+	if err != nil {
+		return nil, err
+	}
+	fd := f.root.fd
+	f.local = isLocal(fd)
 	if f.credentials, err = readCredentials(); err != nil {
 		return nil, err
 	}
 	_, err = unix.Getxattr(procPath(fd), aclDefault, nil)
 	f.acls = err == nil || err == unix.ENODATA
 	f.selinux = unix.Access("/sys/fs/selinux/enforce", unix.F_OK) == nil
-	f.inodes = newInodes(f.root)
 	f.probeHandles()
 	f.control = control{fs: f, status: o.Status}
 	f.survey = newSurvey(f)
 	return f, nil
+}
+
+// takeBacking makes the backing directory the root.
+func (f *FS) takeBacking(backing *os.File) error {
+	fd, err := reopenPath(int(backing.Fd()))
+	if err != nil {
+		return fmt.Errorf("%s: %w", backing.Name(), err)
+	}
+	backing.Close()
+	st, err := statFD(fd)
+	if err != nil {
+		return err
+	}
+	f.root = &inode{key: keyOf(&st), fd: fd, kind: unix.S_IFDIR}
+	f.inodes.addRoot(f.root)
+	return nil
 }
 
 func reopenPath(fd int) (int, error) {
@@ -139,6 +178,9 @@ func (f *FS) Init(server *fuse.Server) {
 	if offered&fuse.CAP_PASSTHROUGH == 0 {
 		f.noPassthrough.Store(true)
 	}
+	if f.Resumed() {
+		return // it was said
+	}
 	f.log.WithFields(logrus.Fields{
 		"passthrough": offered&fuse.CAP_PASSTHROUGH != 0,
 		"direct_mmap": f.directMmap,
@@ -152,8 +194,13 @@ func (f *FS) OnUnmount() {}
 
 // Close releases every descriptor once nothing is served any more.
 func (f *FS) Close() {
+	f.weighAnchor()
 	f.inodes.close()
 	closeFD(f.byHandle)
+	closeFD(f.device)
+	if err := f.tables.close(); err != nil {
+		f.log.WithError(err).Warn("closing the tables")
+	}
 }
 
 // StatFs implements fuse.RawFileSystem.

@@ -5,6 +5,7 @@ package fs
 import (
 	"sync"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"latchfs/lockstore"
@@ -20,6 +21,8 @@ type handle struct {
 	descriptor *lockstore.Descriptor
 	// family says that it was opened for writing by the family of a lock's holder.
 	family bool
+	unique uint64     // of the request that opened it
+	row    *handleRow // what outlives the server; nil until it is in the table
 
 	mu sync.Mutex
 	fd int // -1 until it is needed
@@ -40,18 +43,82 @@ func (f *FS) file(h *handle) (int, error) {
 			return -1, err
 		}
 		h.fd = fd
+		if h.row != nil {
+			f.tables.set(&h.row.fd, fd)
+		}
 	}
 	return h.fd, nil
 }
 
-func (h *handle) close() {
+// closeFile closes the descriptor of a handle.
+func (f *FS) closeFile(h *handle) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.fd >= 0 {
-		unix.Close(h.fd)
-		h.fd = -1
+	if h.fd < 0 {
+		return
+	}
+	if h.row != nil {
+		f.tables.set(&h.row.fd, -1)
+	}
+	unix.Close(h.fd)
+	h.fd = -1
+}
+
+// addFile puts h, opened as out says, into the table.
+func (f *FS) addFile(h *handle, out *fuse.OpenOut) {
+	row := f.tables.handles.take()
+	row.node, row.unique, row.flags = h.node.id, h.unique&^uniqueResent, uint32(h.flags)
+	if h.descriptor != nil {
+		row.generation = h.descriptor.Generation()
+	}
+	bits := uint32(0)
+	for _, b := range []struct {
+		is  bool
+		bit uint32
+	}{{h.passthrough, bitPassthrough}, {h.direct, bitDirect}, {h.family, bitFamily}} {
+		if b.is {
+			bits |= b.bit
+		}
+	}
+	row.bits.Store(bits)
+	f.tables.set(&row.fd, h.fd)
+	h.row = row
+	out.Fh = f.nextHandle()
+	f.files.add(out.Fh, h)
+	if h.passthrough {
+		row.backing = out.BackingID
+	}
+	row.id.Store(out.Fh)
+	if h.passthrough && out.BackingID > f.tables.head.lastBacking.Load() {
+		f.tables.head.lastBacking.Store(out.BackingID)
 	}
 }
+
+// removeFile takes a handle that is closed out of the table.
+func (f *FS) removeFile(id uint64, h *handle) {
+	f.files.remove(id)
+	h.row.id.Store(0)
+	f.tables.handles.give(h.row)
+}
+
+// undoOpens closes what a dead server opened for a request that it did not answer.
+func (f *FS) undoOpens(unique uint64) {
+	f.tables.handles.each(func(row *handleRow) {
+		id := row.id.Load()
+		if id == 0 || row.unique != unique {
+			return
+		}
+		if row.bits.Load()&bitDirectory != 0 {
+			f.removeDir(id)
+		} else if h := f.files.get(id); h != nil {
+			f.closeFile(h)
+			f.closed(h)
+			f.removeFile(id, h)
+		}
+	})
+}
+
+func (f *FS) nextHandle() uint64 { return f.tables.head.nextHandle.Add(1) - 1 }
 
 func (h *handle) writes() bool { return h.flags&unix.O_ACCMODE != unix.O_RDONLY }
 
@@ -59,18 +126,15 @@ func (h *handle) writes() bool { return h.flags&unix.O_ACCMODE != unix.O_RDONLY 
 type handles[T any] struct {
 	mu   sync.RWMutex
 	open map[uint64]T
-	next uint64
 }
 
-func (t *handles[T]) add(h T) uint64 {
+func (t *handles[T]) add(id uint64, h T) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.open == nil {
 		t.open = make(map[uint64]T)
 	}
-	t.next++
-	t.open[t.next] = h
-	return t.next
+	t.open[id] = h
 }
 
 // get returns the zero value for a number that is not in use.

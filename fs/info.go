@@ -10,7 +10,9 @@ import (
 // Status is what latchfs says of itself, in .latchfs/status.
 type Status struct {
 	Version      string    `json:"version"`
-	PID          int       `json:"pid"`
+	PID          int       `json:"pid"`        // of the keeper
+	ServerPID    int       `json:"server_pid"` // the process that answers
+	AnchorPID    int       `json:"anchor_pid"` // keeps its descriptors open; 0 if the mount dies with the server
 	StateDir     string    `json:"state_dir"`
 	BootID       string    `json:"boot_id"`
 	Started      time.Time `json:"started"`

@@ -30,18 +30,14 @@ type inode struct {
 	// handle is that of name_to_handle_at(2), if fd is -1.
 	handle *unix.FileHandle
 
-	lookups uint64 // how often the kernel was told of it; guarded by inodes.mu
+	// row is what outlives the server. The number of lookups in it, how often the kernel was told
+	// of the inode, and the place are guarded by inodes.mu.
+	row atomic.Pointer[inodeRow]
 
 	// Where it was last seen; guarded by inodes.mu. Of a directory that is where it is;
 	// of any other file it is only kept if the name is a lock name, or parent's is.
 	parent *inode
 	name   string
-	// lockNamed says that name is a lock name.
-	lockNamed atomic.Bool
-
-	// takenAway says that the store moved the file out of the directory since it was last
-	// looked up.
-	takenAway atomic.Bool
 
 	// seen is what lockstore remembers of the file.
 	seen lockstore.Sighting
@@ -53,23 +49,58 @@ type inode struct {
 
 func (n *inode) isDir() bool { return n.kind == unix.S_IFDIR }
 
+// lockNamed says that the place of n is a lock name.
+func (n *inode) lockNamed() bool { return n.row.Load().flags.Load()&flagLockNamed != 0 }
+
+// takenAway says that the store moved the file out of the directory since it was last looked up.
+func (n *inode) takenAway() bool { return n.row.Load().flags.Load()&flagTakenAway != 0 }
+
+func (n *inode) setLockNamed(is bool) { n.setFlag(flagLockNamed, is) }
+func (n *inode) setTakenAway(is bool) { n.setFlag(flagTakenAway, is) }
+
+func (n *inode) setFlag(flag uint32, is bool) {
+	row := n.row.Load()
+	switch was := row.flags.Load()&flag != 0; {
+	case is && !was:
+		row.flags.Or(flag)
+	case !is && was:
+		row.flags.And(^flag)
+	}
+}
+
 // inodes is the table of what the kernel knows.
 type inodes struct {
+	tables *tables
+
 	mu    sync.RWMutex
 	byID  map[uint64]*inode
 	byKey map[fileKey]*inode
-	next  uint64
 	// descriptors is how many of them have one.
 	descriptors int
 }
 
-func newInodes(root *inode) *inodes {
-	root.id, root.lookups = fuse.FUSE_ROOT_ID, 1
-	return &inodes{
-		byID:  map[uint64]*inode{root.id: root},
-		byKey: map[fileKey]*inode{root.key: root},
-		next:  firstNodeID,
+func newInodes(t *tables) *inodes {
+	return &inodes{tables: t, byID: make(map[uint64]*inode), byKey: make(map[fileKey]*inode)}
+}
+
+// addRoot puts the root into an empty table.
+func (t *inodes) addRoot(root *inode) {
+	root.id = fuse.FUSE_ROOT_ID
+	t.write(root, fuse.FUSE_ROOT_ID)
+	t.byID[root.id], t.byKey[root.key] = root, root
+}
+
+// write writes n down, with one lookup.
+func (t *inodes) write(n *inode, id uint64) {
+	row := t.tables.inodes.take()
+	row.dev, row.ino, row.kind = n.key.dev, n.key.ino, n.kind
+	if n.handle != nil {
+		row.handle = t.tables.addText(uint64(n.handle.Type()), n.handle.Bytes())
 	}
+	t.tables.set(&row.fd, n.fd)
+	row.lookups.Store(1)
+	row.id.Store(id)
+	n.row.Store(row)
 }
 
 // get returns the inode of a node id that the kernel has not forgotten.
@@ -79,13 +110,14 @@ func (t *inodes) get(id uint64) *inode {
 	return t.byID[id]
 }
 
-// find returns the inode of a key, counting a lookup, or nil.
-func (t *inodes) find(key fileKey) *inode {
+// find returns the inode of a key, counting a lookup for a request, or nil.
+func (t *inodes) find(key fileKey, unique uint64) *inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := t.byKey[key]
 	if n != nil {
-		n.lookups++
+		n.row.Load().lookups.Add(1)
+		t.tables.counted(unique, n.id)
 	}
 	return n
 }
@@ -98,23 +130,34 @@ func (t *inodes) peek(key fileKey) *inode {
 	return t.byKey[key]
 }
 
-// add puts an inode with the descriptor fd, or a handle, into the table, counting a lookup.
-// If it is there already fd is closed.
-func (t *inodes) add(key fileKey, fd int, handle *unix.FileHandle, kind uint32) *inode {
+// add puts an inode with the descriptor fd, or a handle, into the table, counting a lookup for a
+// request. If it is there already fd is closed.
+func (t *inodes) add(key fileKey, fd int, handle *unix.FileHandle, kind uint32, unique uint64) *inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.byKey[key]; n != nil {
 		closeFD(fd)
-		n.lookups++
+		n.row.Load().lookups.Add(1)
+		t.tables.counted(unique, n.id)
 		return n
 	}
-	n := &inode{id: t.next, key: key, fd: fd, handle: handle, kind: kind, lookups: 1}
+	n := &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind}
 	if fd >= 0 {
 		t.descriptors++
 	}
-	t.next++
+	t.write(n, n.id)
+	t.tables.counted(unique, n.id)
 	t.byID[n.id], t.byKey[key] = n, n
 	return n
+}
+
+// unfind takes the lookup of id back that was counted for a request.
+func (t *inodes) unfind(id, unique uint64) {
+	if id == 0 {
+		return
+	}
+	t.tables.uncount(unique, id)
+	t.forget(id, 1)
 }
 
 // forget takes back count lookups.
@@ -125,9 +168,17 @@ func (t *inodes) forget(id, count uint64) {
 	if n == nil || id == fuse.FUSE_ROOT_ID {
 		return
 	}
-	if n.lookups -= min(count, n.lookups); n.lookups == 0 {
+	if t.take(n, count) == 0 {
 		t.remove(n)
 	}
+}
+
+// take takes count lookups from n and returns how many are left; mu is held.
+func (t *inodes) take(n *inode, count uint64) uint64 {
+	left := n.row.Load().lookups.Load()
+	left -= min(count, left)
+	n.row.Load().lookups.Store(left)
+	return left
 }
 
 // remove takes n out; mu is held.
@@ -139,17 +190,26 @@ func (t *inodes) remove(n *inode) {
 	if n.fd >= 0 {
 		t.descriptors--
 	}
+	// Who still has n goes on with a row that is nobody's.
+	row, last := n.row.Load(), &inodeRow{}
+	last.flags.Store(row.flags.Load())
+	n.row.Store(last)
+	row.id.Store(0)
 	closeFD(n.fd)
+	t.tables.dropText(row.place.Load())
+	t.tables.dropText(row.handle)
+	t.tables.inodes.give(row)
 }
 
 // replaced tells that another file has the number of n, which has none to keep it.
-func (t *inodes) replaced(n *inode) {
+func (t *inodes) replaced(n *inode, unique uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byKey[n.key] == n {
 		delete(t.byKey, n.key)
 	}
-	n.lookups--
+	t.tables.uncount(unique, n.id)
+	t.take(n, 1)
 }
 
 // crowded says that no more descriptors than limit are to be kept.
@@ -163,8 +223,14 @@ func (t *inodes) crowded(limit int) bool {
 func (t *inodes) place(n, parent *inode, name string, lockNamed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if n.parent == parent && n.name == name && n.lockNamed() == lockNamed {
+		return
+	}
+	before := n.row.Load().place.Load()
+	n.row.Load().place.Store(t.tables.addText(parent.id, []byte(name)))
+	t.tables.dropText(before)
 	n.parent, n.name = parent, name
-	n.lockNamed.Store(lockNamed)
+	n.setLockNamed(lockNamed)
 }
 
 // parentOf is the directory n was last seen in, nil if it has no place.

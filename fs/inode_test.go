@@ -43,12 +43,12 @@ func TestHardLinksAreOneInode(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a")
+	a, _, err := f.entry(f.root, "a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, err := f.entry(f.root, "b")
-	if err != nil || a != b || a.lookups != 2 {
+	b, _, err := f.entry(f.root, "b", 0)
+	if err != nil || a != b || a.row.Load().lookups.Load() != 2 {
 		t.Errorf("%+v %+v %v", a, b, err)
 	}
 }
@@ -58,11 +58,11 @@ func TestForgetClosesAtTheLastLookup(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	n, _, err := f.entry(f.root, "a")
+	n, _, err := f.entry(f.root, "a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := f.entry(f.root, "a"); err != nil {
+	if _, _, err := f.entry(f.root, "a", 0); err != nil {
 		t.Fatal(err)
 	}
 	f.Forget(n.id, 1)
@@ -73,7 +73,7 @@ func TestForgetClosesAtTheLastLookup(t *testing.T) {
 	if f.inodes.get(n.id) != nil || isOpen(n.fd) || f.inodes.size() != 1 {
 		t.Error("not forgotten")
 	}
-	again, _, err := f.entry(f.root, "a")
+	again, _, err := f.entry(f.root, "a", 0)
 	if err != nil || again.id == n.id {
 		t.Errorf("a node id was used again: %v", err)
 	}
@@ -88,11 +88,11 @@ func TestPathFollowsMovedDirectories(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a")
+	a, _, err := f.entry(f.root, "a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, err := f.entry(a, "b")
+	b, _, err := f.entry(a, "b", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		if err := os.WriteFile(path(name), []byte(name), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		n, _, err := f.entry(f.root, name)
+		n, _, err := f.entry(f.root, name, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +197,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		t.Errorf("%q %v", text, err)
 	}
 	unix.Close(fd)
-	if again, _, err := f.entry(f.root, "nine"); err != nil || again != all[9] {
+	if again, _, err := f.entry(f.root, "nine", 0); err != nil || again != all[9] {
 		t.Errorf("the same file is another inode: %v", err)
 	}
 	// Its number is used again.
@@ -217,12 +217,12 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		if keyOf(&st) != stale.key {
 			continue
 		}
-		n, _, err := f.entry(f.root, name)
+		n, _, err := f.entry(f.root, name, 0)
 		if err != nil || n == stale {
 			t.Errorf("%s is taken for the file that was removed: %v", name, err)
 		}
 		f.Forget(stale.id, 1)
-		if again, _, err := f.entry(f.root, name); err != nil || again != n {
+		if again, _, err := f.entry(f.root, name, 0); err != nil || again != n {
 			t.Errorf("%s: %v", name, err)
 		}
 		break

@@ -11,13 +11,14 @@ import (
 
 // createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
 // record comes first, then the file, then the reply.
-func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
+func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	section := f.enter(dir, name)
 	defer section.Leave()
 	exclusive := in.Flags&unix.O_EXCL != 0
 	switch visible, err := f.lookEntry(section, dir, name); {
 	case err != nil:
 		return err
+	case visible && i.made(section):
 	// Somebody made it since the kernel looked.
 	case visible && exclusive:
 		return unix.EEXIST
@@ -26,13 +27,16 @@ func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.Cr
 	}
 	caller := f.caller(&in.InHeader)()
 	var descriptor *lockstore.Descriptor
-	if exclusive {
+	if exclusive && i.made(section) {
+		descriptor = section.Descriptor()
+	} else if exclusive {
 		var err error
 		if descriptor, err = section.Acquire(lockstore.KindCreate, caller); err != nil {
 			return err
 		}
+		i.row.generation.Store(descriptor.Generation())
 	}
-	n, h, st, err := f.create(dir, name, in)
+	n, h, st, err := f.create(i, dir, name, in)
 	if err != nil {
 		section.Release()
 		return err
@@ -51,21 +55,32 @@ func (f *FS) createLock(dir *inode, name string, in *fuse.CreateIn, out *fuse.Cr
 
 // makeLock calls do, which makes the entry at a lock name in another way, and fills out
 // with what came of it: an exclusive lock, unless it is data.
-func (f *FS) makeLock(dir *inode, name string, kind lockstore.Kind, in *fuse.InHeader, out *fuse.EntryOut, do func() error) error {
-	section := f.enter(dir, name)
+func (f *FS) makeLock(i intent, dir *inode, m making, out *fuse.EntryOut, do func() error) error {
+	section := f.enter(dir, m.name)
 	defer section.Leave()
-	if visible, err := f.lookEntry(section, dir, name); err != nil {
+	switch visible, err := f.lookEntry(section, dir, m.name); {
+	case err != nil:
 		return err
-	} else if visible {
+	case visible && i.made(section):
+	case visible:
 		return unix.EEXIST
-	}
-	if _, err := section.Acquire(kind, f.caller(in)()); err != nil {
-		return err
+	default:
+		if _, err := section.Acquire(m.lock, f.caller(m.in)()); err != nil {
+			return err
+		}
+		i.row.generation.Store(section.Generation())
 	}
 	if err := do(); err != nil {
 		section.Release()
 		return err
 	}
 	section.Made()
-	return f.lookupIn(section, dir, name, in, out)
+	return f.lookupIn(section, dir, m.name, m.in, out)
+}
+
+// made says that the lock, whose section that is, was acquired by a dead server for this request,
+// or that it settled since: then there is only the file.
+func (i intent) made(section lockstore.Section) bool {
+	generation := i.row.generation.Load()
+	return i.again && generation != 0 && (section.Generation() == generation || !section.Held())
 }

@@ -13,13 +13,13 @@ import (
 )
 
 // removeLock removes the entry at a lock name: first the file, then the record.
-func (f *FS) removeLock(dir *inode, name string, flags int, in *fuse.InHeader) error {
+func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() error) error {
 	section := f.enter(dir, name)
 	defer section.Leave()
 	if err := f.admitEntry(section, dir, name, f.caller(in), lockstore.Removing); err != nil {
 		return err
 	}
-	err := retry(func() error { return unix.Unlinkat(dir.fd, name, flags) })
+	err := do()
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		section.Release()
 	}
@@ -39,6 +39,7 @@ func (f *FS) admitEntry(section lockstore.Section, dir *inode, name string, who 
 
 // renaming is a rename(2) between two entries.
 type renaming struct {
+	intent           intent
 	oldDir, newDir   *inode
 	oldName, newName string
 	exchange         bool
@@ -86,6 +87,7 @@ func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
 			if _, err := to.Acquire(lockstore.KindRename, r.who()); err != nil {
 				return err
 			}
+			r.intent.row.generation.Store(to.Generation())
 		}
 	}
 	if err := r.do(); err != nil {
@@ -156,7 +158,7 @@ func (f *FS) admitWithin(dir *inode, in *fuse.InHeader) error {
 
 // changedWithin tells the store that something in dir was changed.
 func (f *FS) changedWithin(dir *inode) {
-	if !dir.lockNamed.Load() {
+	if !dir.lockNamed() {
 		return
 	}
 	if path, ok := f.inodes.placePath(dir); ok && f.locks.Holds(path) {
@@ -206,13 +208,13 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 
 // openOther opens what is not at a lock name, or not any more.
 func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
-	if n.lockNamed.Load() {
+	if n.lockNamed() {
 		if st, err := f.stat(n); err != nil || f.reaped(n, uint32(st.Nlink)) {
 			return unix.ESTALE
 		}
 	}
 	dir := f.inodes.parentOf(n)
-	if dir == nil || n.isDir() || !dir.lockNamed.Load() {
+	if dir == nil || n.isDir() || !dir.lockNamed() {
 		return f.openFile(n, in, out, false, false)
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
@@ -230,8 +232,8 @@ func (f *FS) closedLock(h *handle) {
 	n := h.node
 	switch {
 	case h.descriptor != nil:
-		f.locks.Closed(h.descriptor)
-	case n.lockNamed.Load():
+		f.locks.Closed(h.descriptor, h.row.bits.Load()&bitClosedEnd != 0)
+	case n.lockNamed():
 		if path, ok := f.inodes.placePath(n); ok && (h.writes() || f.locks.Holds(path)) && f.isAt(n, path) {
 			f.locks.Written(path, &n.seen)
 		}

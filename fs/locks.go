@@ -48,7 +48,7 @@ func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.
 // enterPlace takes the section of the lock name that the file n was last seen at; false if
 // it is not there any more.
 func (f *FS) enterPlace(n *inode) (lockstore.Section, bool) {
-	if !n.lockNamed.Load() {
+	if !n.lockNamed() {
 		return lockstore.Section{}, false
 	}
 	for {
@@ -75,7 +75,7 @@ func (f *FS) isAt(n *inode, path string) bool {
 
 // lockOf does the same if there is a record of a lock of that name.
 func (f *FS) lockOf(n *inode) (lockstore.Section, bool) {
-	if !n.lockNamed.Load() {
+	if !n.lockNamed() {
 		return lockstore.Section{}, false
 	}
 	if path, ok := f.inodes.placePath(n); !ok || !f.locks.Holds(path) {
@@ -89,7 +89,7 @@ func (f *FS) lockOf(n *inode) (lockstore.Section, bool) {
 func (f *FS) place(n, dir *inode, name string) {
 	lockNamed := f.isLockName(name)
 	if !n.isDir() {
-		if !lockNamed && !dir.lockNamed.Load() {
+		if !lockNamed && !dir.lockNamed() {
 			return
 		}
 		if at, ok := f.inodes.placePath(n); ok && at != f.inodes.path(dir, name) && f.locks.Holds(at) && f.isAt(n, at) {
@@ -140,7 +140,7 @@ func (f *FS) lookupLock(dir *inode, name string, in *fuse.InHeader, out *fuse.En
 
 // lookupIn does so within the section.
 func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
-	n, st, err := f.entry(dir, name)
+	n, st, err := f.entry(dir, name, in.Unique)
 	if errors.Is(err, unix.ENOENT) {
 		section.Look(nil, nil)
 	}
@@ -149,7 +149,7 @@ func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fu
 	}
 	file := fileOf(&st)
 	if !section.Look(&file, &n.seen) {
-		f.inodes.forget(n.id, 1)
+		f.inodes.unfind(n.id, in.Unique)
 		return unix.ENOENT
 	}
 	fillEntry(out, n, &st)
@@ -216,7 +216,7 @@ func (f *FS) lookEntry(section lockstore.Section, dir *inode, name string) (visi
 // reaped says that n, with so many links, was a lock and is gone, and that the kernel
 // asks because it has the name cached and not because it has the file open.
 func (f *FS) reaped(n *inode, links uint32) bool {
-	return (links == 0 || n.takenAway.Load()) && n.lockNamed.Load() && !n.opens.any()
+	return (links == 0 || n.takenAway()) && n.lockNamed() && !n.opens.any()
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.

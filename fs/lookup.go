@@ -16,6 +16,9 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 	if dir == nil {
 		return status(unix.ESTALE)
 	}
+	f.undo(in)
+	crashAt(opLookup, crashBefore)
+	defer crashAt(opLookup, crashReply)
 	return status(f.lookup(dir, name, in, out))
 }
 
@@ -24,7 +27,7 @@ func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryO
 	if f.isLockName(name) {
 		return f.lookupLock(dir, name, in, out)
 	}
-	n, st, err := f.entry(dir, name)
+	n, st, err := f.entry(dir, name, in.Unique)
 	if err != nil {
 		return err
 	}
@@ -32,15 +35,15 @@ func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryO
 	return nil
 }
 
-// entry finds the inode of the entry name of dir and counts a lookup of it.
-func (f *FS) entry(dir *inode, name string) (*inode, unix.Stat_t, error) {
+// entry finds the inode of the entry name of dir and counts a lookup of it for a request.
+func (f *FS) entry(dir *inode, name string, unique uint64) (*inode, unix.Stat_t, error) {
 	st, err := statEntry(dir.fd, name)
 	if err != nil {
 		return nil, st, err
 	}
-	n := f.inodes.find(keyOf(&st))
+	n := f.inodes.find(keyOf(&st), unique)
 	if n != nil && n.fd < 0 && !f.sameFile(n, dir, name) {
-		f.inodes.replaced(n)
+		f.inodes.replaced(n, unique)
 		n = nil
 	}
 	if n == nil {
@@ -48,18 +51,18 @@ func (f *FS) entry(dir *inode, name string) (*inode, unix.Stat_t, error) {
 		if err != nil {
 			return nil, st, err
 		}
-		if n, st, err = f.adopt(fd); err != nil {
+		if n, st, err = f.adopt(fd, unique); err != nil {
 			return nil, st, err
 		}
 	}
 	n.noACL.lookedUp(&st)
-	n.takenAway.Store(false)
+	n.setTakenAway(false)
 	f.place(n, dir, name)
 	return n, st, nil
 }
 
-// adopt takes an O_PATH descriptor into the table and counts a lookup.
-func (f *FS) adopt(fd int) (*inode, unix.Stat_t, error) {
+// adopt takes an O_PATH descriptor into the table and counts a lookup for a request.
+func (f *FS) adopt(fd int, unique uint64) (*inode, unix.Stat_t, error) {
 	st, err := statFD(fd)
 	if err != nil {
 		unix.Close(fd)
@@ -69,7 +72,7 @@ func (f *FS) adopt(fd int) (*inode, unix.Stat_t, error) {
 	if handle != nil {
 		fd = -1
 	}
-	n := f.inodes.add(keyOf(&st), fd, handle, st.Mode&unix.S_IFMT)
+	n := f.inodes.add(keyOf(&st), fd, handle, st.Mode&unix.S_IFMT, unique)
 	f.survey.take(n)
 	return n, st, nil
 }

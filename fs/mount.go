@@ -94,17 +94,72 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	}
 	m := &Mount{dir: o.Dir, fs: f, direct: f.credentials.root, done: make(chan struct{})}
 	var err error
-	if m.direct {
+	switch {
+	case f.Resumed():
+		err = m.resume(options)
+	case m.direct:
 		err = m.mountDirectly(o, options)
-	} else {
+	default:
 		err = m.mountWithHelper(o, options)
 	}
 	if err != nil {
 		return nil, err
 	}
-	f.survey.start()
+	if !f.tables.head.surveyed.Load() {
+		f.survey.start()
+	}
 	return m, nil
 }
+
+// resume goes on with the mount of a dead server.
+func (m *Mount) resume(options *fuse.MountOptions) error {
+	m.fs.settlePlaces()
+	m.fs.joinLocks()
+	m.fs.closeInherited()
+	server, err := m.fs.connect(options)
+	if err != nil {
+		return err
+	}
+	m.serve(server)
+	if err := m.fs.resend(); err != nil {
+		return fmt.Errorf("have the kernel send requests again: %w", err)
+	}
+	return nil
+}
+
+// begin serves a connection that was just made.
+func (m *Mount) begin(device int, options *fuse.MountOptions) error {
+	f := m.fs
+	f.device = device
+	f.tables.set(&f.tables.head.device, device)
+	server, err := f.connect(options)
+	if err != nil {
+		return err
+	}
+	if err := f.outlive(); err != nil {
+		f.log.WithError(err).Info("the mount will not outlive its server: should that die, requests in flight fail and the mount is replaced")
+	}
+	m.serve(server)
+	return nil
+}
+
+// outlive makes the mount one that outlives this server, if there is a keeper to start another.
+func (f *FS) outlive() error {
+	switch {
+	case f.keeper == 0:
+		return errors.New("there is no keeper")
+	case f.server.KernelSettings().Flags64()&fuse.CAP_HAS_RESEND == 0:
+		return errors.New("the kernel cannot send requests again (Linux 6.9)")
+	}
+	if err := f.dropAnchor(); err != nil {
+		return err
+	}
+	f.tables.head.active.Store(uint32(f.tables.column) + 1)
+	return nil
+}
+
+// Outlives says that the mount outlives its server.
+func (f *FS) Outlives() bool { return f.tables.head.active.Load() != 0 }
 
 // serve answers requests until the connection ends.
 func (m *Mount) serve(server *fuse.Server) {
@@ -128,11 +183,9 @@ func (m *Mount) mountDirectly(o MountOptions, options *fuse.MountOptions) error 
 		return fmt.Errorf("mount: %w", err)
 	}
 	defer unix.Close(detached)
-	server, err := fuse.NewServer(m.fs, "/dev/fd/"+strconv.Itoa(device), options)
-	if err != nil {
+	if err := m.begin(device, options); err != nil {
 		return err
 	}
-	m.serve(server)
 	if o.OverDead {
 		err = replaceDead(detached, o.Dir)
 	} else {
@@ -255,12 +308,11 @@ func openBeneathDead(dir string, dead func(dir string) bool) (int, error) {
 
 // mountWithHelper lets fusermount3 mount.
 func (m *Mount) mountWithHelper(o MountOptions, options *fuse.MountOptions) error {
-	server, err := fuse.NewServer(m.fs, o.Dir, options)
+	device, err := fusermount(o)
 	if err != nil {
-		return fmt.Errorf("fusermount3: %w", err)
+		return err
 	}
-	m.serve(server)
-	return nil
+	return m.begin(device, options)
 }
 
 // Unmount takes the mount away: unix.EBUSY if somebody uses it, unless lazily, when it

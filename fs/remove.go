@@ -27,10 +27,18 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	if err := f.admitWithin(dir, in); err != nil {
 		return status(err)
 	}
-	if f.isLockName(name) {
-		return status(f.removeLock(dir, name, flags, in))
+	op := opUnlink
+	if flags != 0 {
+		op = opRmdir
 	}
-	return status(retry(func() error { return unix.Unlinkat(dir.fd, name, flags) }))
+	i := f.beginEntry(in, op, name)
+	do := func() error {
+		return i.once(func() error { return retry(func() error { return unix.Unlinkat(dir.fd, name, flags) }) }, is(unix.ENOENT))
+	}
+	if f.isLockName(name) {
+		return status(f.removeLock(dir, name, in, do))
+	}
+	return status(do())
 }
 
 // Rename implements fuse.RawFileSystem.
@@ -39,6 +47,14 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 	if oldDir == nil || newDir == nil || oldDir == f.root && oldName == controlName || newDir == f.root && newName == controlName {
 		return f.control.refuse(in.NodeId)
 	}
+	st, statErr := statEntry(oldDir.fd, oldName)
+	i := f.begin(&in.InHeader, opRename)
+	if !i.again {
+		i.row.dir.set(in.NodeId, oldName)
+		i.row.other.set(in.Newdir, newName)
+		i.row.dev, i.row.ino, i.row.size = st.Dev, st.Ino, uint64(in.Flags)
+	}
+	i.written(&in.InHeader)
 	rename := func() error {
 		do := func() error { return unix.Renameat2(oldDir.fd, oldName, newDir.fd, newName, uint(in.Flags)) }
 		if in.Flags&unix.RENAME_WHITEOUT != 0 {
@@ -52,22 +68,89 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		}
 	}
 	r := renaming{
-		oldDir: oldDir, oldName: oldName, newDir: newDir, newName: newName,
-		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, who: f.caller(&in.InHeader), do: rename,
+		intent: i, oldDir: oldDir, oldName: oldName, newDir: newDir, newName: newName,
+		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, who: f.caller(&in.InHeader),
 	}
-	st, err := statEntry(oldDir.fd, oldName)
+	r.do = func() error { return i.once(rename, never) }
+	defer i.over()
+	var err error
 	switch {
-	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || r.exchange && f.isDirectory(newDir, newName):
+	case i.again && f.renamed(i.row, oldDir, newDir):
+		f.finishRename(r)
+	case statErr == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || r.exchange && f.isDirectory(newDir, newName):
 		err = f.renameTree(r)
 	case f.isLockName(oldName) || f.isLockName(newName):
 		err = f.renameLock(r)
 	default:
-		err = rename()
+		err = r.do()
 	}
 	if err == nil {
 		f.changedWithin(newDir)
 	}
 	return status(err)
+}
+
+// finishRename records what a dead server renamed. The store knows already, but for the entries
+// themselves (Options.Renames).
+func (f *FS) finishRename(r renaming) {
+	if f.isLockName(r.oldName) {
+		section := f.enter(r.oldDir, r.oldName)
+		if r.exchange {
+			section.Replaced()
+		} else {
+			section.Release()
+		}
+		section.Leave()
+	}
+	if f.isLockName(r.newName) {
+		section := f.enter(r.newDir, r.newName)
+		if section.Held() && section.Generation() == r.intent.row.generation.Load() {
+			section.Made()
+		} else {
+			section.Replaced()
+		}
+		section.Leave()
+	}
+	f.moved(r.newDir, r.newName)
+	if r.exchange {
+		f.moved(r.oldDir, r.oldName)
+	}
+	r.intent.finish(0, nil)
+}
+
+// unfinishedRenames are those that a dead server carried out and did not record.
+func (f *FS) unfinishedRenames() (renames []lockstore.Rename) {
+	for i := range f.tables.intents {
+		row := &f.tables.intents[i]
+		oldDir, newDir := f.inodes.get(row.dir.node), f.inodes.get(row.other.node)
+		if row.unique.Load() == 0 || row.op != opRename || row.state.Load() == intentOver || oldDir == nil || newDir == nil ||
+			!f.renamed(row, oldDir, newDir) {
+			continue
+		}
+		oldName, newName := row.dir.text(), row.other.text()
+		f.moved(newDir, newName)
+		exchange := row.size&unix.RENAME_EXCHANGE != 0
+		if exchange {
+			f.moved(oldDir, oldName)
+		}
+		renames = append(renames, lockstore.Rename{
+			Old: f.inodes.path(oldDir, oldName), New: f.inodes.path(newDir, newName), Exchange: exchange,
+			Lock: f.isLockName(oldName) && f.isLockName(newName),
+		})
+	}
+	return renames
+}
+
+// renamed says that a rename, of what was the old entry, was carried out.
+func (f *FS) renamed(row *intentRow, oldDir, newDir *inode) bool {
+	key := fileKey{row.dev, row.ino}
+	st, err := statEntry(newDir.fd, row.other.text())
+	if err != nil || key.ino == 0 || keyOf(&st) != key {
+		return false
+	}
+	// Two links to one file that are renamed onto each other stay as they are.
+	st, err = statEntry(oldDir.fd, row.dir.text())
+	return err != nil || keyOf(&st) != key
 }
 
 func (f *FS) isDirectory(dir *inode, name string) bool {
@@ -103,9 +186,9 @@ func (f *FS) moved(dir *inode, name string) {
 	if n == nil || n == f.root {
 		return
 	}
-	if lockNamed := f.isLockName(name); n.isDir() || lockNamed || dir.lockNamed.Load() {
+	if lockNamed := f.isLockName(name); n.isDir() || lockNamed || dir.lockNamed() {
 		f.inodes.place(n, dir, name, lockNamed)
 	} else {
-		n.lockNamed.Store(false)
+		n.setLockNamed(false)
 	}
 }

@@ -49,6 +49,7 @@ func (s *survey) start() {
 			queue = append(queue, s.directory(queue[0])...)
 		}
 		if !s.stopped() {
+			s.fs.tables.head.surveyed.Store(true)
 			s.fs.log.WithField("took", time.Since(s.since).Round(time.Millisecond).String()).
 				Debug("judged the lock files from before the mount")
 		}

@@ -3,6 +3,8 @@
 package fs
 
 import (
+	"bytes"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 )
@@ -68,15 +70,23 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 		n.noACL.set()
 		defer n.noACL.set()
 	}
+	i := f.beginEntry(&in.InHeader, opSetXattr, name)
 	_, code := f.attributes(n, func(path string) (int, error) {
-		return 0, unix.Setxattr(path, name, data, int(in.Flags))
+		return 0, i.once(func() error { return unix.Setxattr(path, name, data, int(in.Flags)) }, func(err error) bool {
+			value := make([]byte, len(data)+1)
+			size, getErr := unix.Getxattr(path, name, value)
+			return err == unix.EEXIST && getErr == nil && bytes.Equal(value[:size], data)
+		})
 	})
 	return code
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
 func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	_, code := f.attributes(f.inodes.get(in.NodeId), func(path string) (int, error) { return 0, unix.Removexattr(path, name) })
+	i := f.beginEntry(in, opRemoveXattr, name)
+	_, code := f.attributes(f.inodes.get(in.NodeId), func(path string) (int, error) {
+		return 0, i.once(func() error { return unix.Removexattr(path, name) }, is(unix.ENODATA))
+	})
 	return code
 }
 

@@ -26,6 +26,8 @@ func runHelper() {
 		locker()
 	case "table", "random":
 		operations(helper)
+	case "worker":
+		work()
 	case "hammer":
 		hammer()
 	default:

@@ -341,7 +341,7 @@ func (w *world) take(name string, creator bootid.Process, payload string) {
 	}
 	w.files.put(name, payload, w.now())
 	section.Leave()
-	w.store.Closed(d)
+	w.store.Closed(d, w.store.Ending(d))
 }
 
 // visible looks at a name as a LOOKUP does.

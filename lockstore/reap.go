@@ -63,12 +63,16 @@ func (s *Store) enterRecord(r *record) (Section, bool) {
 	}
 }
 
+// Ending says whether the creator of a lock is ending or has ended. It is asked before Closed.
+func (s *Store) Ending(d *Descriptor) bool {
+	creator := d.record.Creator
+	return creator.Known() && s.sys.Exiting(creator)
+}
+
 // Closed tells that the last descriptor of the open file description a lock was made
-// with is closed.
-func (s *Store) Closed(d *Descriptor) {
+// with is closed, by the end of its creator or before.
+func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	r := d.record
-	// Asked before anybody sees it closed: who looks then decides by this.
-	byEnd := r.Creator.Known() && s.sys.Exiting(r.Creator)
 	s.mu.Lock()
 	if r.open {
 		r.open, r.closedAt, r.closedByEnd = false, s.now(), byEnd

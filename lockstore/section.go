@@ -382,6 +382,29 @@ func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
 	}
 }
 
+// Generation is that of the lock of the name, 0 if there is none.
+func (c Section) Generation() uint64 {
+	if r := c.record(); r != nil {
+		return r.Generation
+	}
+	return 0
+}
+
+// Descriptor stands for the open file of the lock of the name, which was acquired and whose file
+// is being opened anew; nil if there is none.
+func (c Section) Descriptor() *Descriptor {
+	r := c.record()
+	if r == nil {
+		return nil
+	}
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	if !r.open {
+		r.open, r.closed = true, make(chan struct{})
+	}
+	return &Descriptor{r}
+}
+
 // Guarded says that there is a lock of the name whose bytes are its holder's too.
 func (c Section) Guarded() bool {
 	r := c.record()

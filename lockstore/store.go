@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -28,6 +29,11 @@ type Options struct {
 	ReleaseOnClose func(name string) bool
 	// StaleAfter is the age at which an unknown lock becomes stale; 0 is never.
 	StaleAfter time.Duration
+	// Open are the generations of locks that were made with a descriptor which is still open: a
+	// server that has died opened it.
+	Open map[uint64]bool
+	// Renames are those that a server that has died may have carried out without recording them.
+	Renames []Rename
 	// MaxHold is the age at which an exclusive lock is stale though its holder lives; 0 is
 	// never.
 	MaxHold time.Duration
@@ -101,6 +107,9 @@ type record struct {
 // Descriptor stands for the open file description a lock was made with.
 type Descriptor struct{ record *record }
 
+// Generation is that of the lock.
+func (d *Descriptor) Generation() uint64 { return d.record.Generation }
+
 // Entry is a lock and what is known of its holder now.
 type Entry struct {
 	Lock
@@ -140,14 +149,25 @@ func Open(o Options) (*Store, error) {
 	}
 	s.journal = journal
 	s.generation.Store(generation)
-	s.recover(locks)
+	s.recover(locks, o)
 	return s, nil
 }
 
+// Rename is a file or directory that was renamed. With Exchange the other one got the old name.
+type Rename struct {
+	Old, New string
+	// Lock says that the file itself was renamed from one lock name to another.
+	Lock     bool
+	Exchange bool
+}
+
 // recover takes the locks of the journal over and judges them.
-func (s *Store) recover(locks map[string]Lock) {
+func (s *Store) recover(locks map[string]Lock, o Options) {
 	for name, l := range locks {
 		r := &record{Lock: l}
+		if o.Open[l.Generation] {
+			r.open, r.closed = true, make(chan struct{})
+		}
 		if !s.boot.Differs(l.BootID) && !s.boot.OnOtherMachine(l.MachineID) && !s.outOfSight(l) {
 			s.attach(r)
 		}
@@ -155,7 +175,10 @@ func (s *Store) recover(locks map[string]Lock) {
 		s.locks[name] = r
 		s.mu.Unlock()
 	}
-	for name := range locks {
+	for _, rename := range o.Renames {
+		s.finishRename(rename)
+	}
+	for _, name := range s.names() {
 		section := s.Enter(name)
 		section.lookRecorded()
 		section.Leave()
@@ -166,6 +189,41 @@ func (s *Store) recover(locks map[string]Lock) {
 		s.mu.Unlock()
 		s.log.WithFields(logrus.Fields{"recorded": len(locks), "held": held}).Info("recovered locks")
 	}
+}
+
+// finishRename records a rename that was carried out.
+func (s *Store) finishRename(r Rename) {
+	if r.Lock && !r.Exchange {
+		from, to := s.EnterBoth(r.Old, r.New)
+		if to.record() == nil {
+			from.Move(to)
+		}
+		to.Leave()
+		from.Leave()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.moveTree(r.Exchange, r.Old, r.New)
+}
+
+// names are those of the locks there are.
+func (s *Store) names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.locks))
+}
+
+// Descriptors are those of Options.Open whose locks are there, by generation.
+func (s *Store) Descriptors() map[uint64]*Descriptor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := make(map[uint64]*Descriptor)
+	for _, r := range s.locks {
+		if r.open {
+			open[r.Generation] = &Descriptor{r}
+		}
+	}
+	return open
 }
 
 // attach makes r depend on its creator, holder and ancestors.
@@ -257,6 +315,12 @@ func (s *Store) MoveTree(exchange bool, do func(at func(name string) Section) (o
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.moveTree(exchange, oldDir, newDir)
+	return nil
+}
+
+// moveTree moves the locks beneath a directory along with it; mu is held.
+func (s *Store) moveTree(exchange bool, oldDir, newDir string) {
 	renames := make(map[*record]string)
 	for name, r := range s.locks {
 		if rest, ok := strings.CutPrefix(name, oldDir+"/"); ok {
@@ -271,7 +335,6 @@ func (s *Store) MoveTree(exchange bool, do func(at func(name string) Section) (o
 	for r, name := range renames {
 		s.rename(r, name)
 	}
-	return nil
 }
 
 // rename gives r another name; mu is held and the old name is out of the map.

@@ -121,35 +121,35 @@ func TestDataIsNeverLost(t *testing.T) {
 		end   func(*world, bootid.Process, *Descriptor)
 	}{
 		{"closed, then ended", true, func(w *world, p bootid.Process, d *Descriptor) {
-			w.store.Closed(d)
+			w.store.Closed(d, w.store.Ending(d))
 			w.end(p, bootid.ExitNormal, true)
 		}},
 		{"closed, then killed", true, func(w *world, p bootid.Process, d *Descriptor) {
-			w.store.Closed(d)
+			w.store.Closed(d, w.store.Ending(d))
 			w.end(p, bootid.ExitSignal, true)
 		}},
 		{"closed, and word of it comes after the end", true, func(w *world, p bootid.Process, d *Descriptor) {
 			w.end(p, bootid.ExitNormal, true)
-			w.store.Closed(d)
+			w.store.Closed(d, w.store.Ending(d))
 		}},
 		{"closed, then ended in a way the kernel does not tell", true, func(w *world, p bootid.Process, d *Descriptor) {
 			w.end(p, bootid.ExitUnknown, true)
-			w.store.Closed(d)
+			w.store.Closed(d, w.store.Ending(d))
 		}},
 		{"closed, then a reboot", true, func(w *world, p bootid.Process, d *Descriptor) {
-			w.store.Closed(d)
+			w.store.Closed(d, w.store.Ending(d))
 			w.reboot(p)
 		}},
 		{"killed with it open", false, func(w *world, p bootid.Process, d *Descriptor) {
 			w.mu.Lock()
 			w.exiting[p.PID] = true
 			w.mu.Unlock()
-			w.store.Closed(d)
+			w.store.Closed(d, w.store.Ending(d))
 			w.end(p, bootid.ExitSignal, true)
 		}},
 		{"killed with it open, and word of it comes after the end", false, func(w *world, p bootid.Process, d *Descriptor) {
 			w.end(p, bootid.ExitSignal, true)
-			w.store.Closed(d)
+			w.store.Closed(d, w.store.Ending(d))
 		}},
 		{"a reboot with it open", false, func(w *world, p bootid.Process, d *Descriptor) { w.reboot(p) }},
 	} {
@@ -352,7 +352,7 @@ func TestOneAcquires(t *testing.T) {
 				}
 				turns.Add(1)
 				inside.Add(-1)
-				w.store.Closed(d)
+				w.store.Closed(d, w.store.Ending(d))
 				section = w.store.Enter(name)
 				_ = w.files.Remove(name)
 				section.Release()
@@ -385,7 +385,7 @@ func TestLooksWhileTheEndIsTold(t *testing.T) {
 			}
 		})
 		w.end(p, bootid.ExitSignal, false)
-		w.store.Closed(d)
+		w.store.Closed(d, w.store.Ending(d))
 		if w.visible(name) {
 			t.Fatal("it is there")
 		}

@@ -57,8 +57,17 @@ func startDaemon(out io.Writer) error {
 	return fmt.Errorf("the daemon ended before its mount was usable: %w", err)
 }
 
-// tellReady reports to whoever waits in startDaemon and lets go of his terminal: from
-// then on the log goes to a file in the state directory.
+// logToFile has the log go to a file in the state directory, and lets go of the terminal.
+func logToFile(stateDir string) error {
+	log, err := os.OpenFile(filepath.Join(stateDir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	return unix.Dup3(int(log.Fd()), unix.Stderr, 0)
+}
+
+// tellReady reports to whoever waits in startDaemon and lets go of his terminal.
 func tellReady(stateDir string) error {
 	number, err := strconv.Atoi(os.Getenv(readyVariable))
 	if err != nil {
@@ -66,11 +75,7 @@ func tellReady(stateDir string) error {
 	}
 	report := os.NewFile(uintptr(number), "ready")
 	defer report.Close()
-	log, err := os.OpenFile(filepath.Join(stateDir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err == nil {
-		defer log.Close()
-		err = unix.Dup3(int(log.Fd()), unix.Stderr, 0)
-	}
+	err = logToFile(stateDir)
 	_, told := report.WriteString(readyWord)
 	return errors.Join(err, told)
 }

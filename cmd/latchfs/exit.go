@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"strings"
 
+	latch "latchfs/fs"
 	"latchfs/lockstore"
 )
 
@@ -43,7 +44,7 @@ func exitCode(err error) int {
 		return c.code
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
-	case errors.Is(err, lockstore.ErrNewerFormat):
+	case errors.Is(err, lockstore.ErrNewerFormat), errors.Is(err, latch.ErrTables), errors.Is(err, latch.ErrNegotiated), errors.Is(err, latch.ErrNoAnchor):
 		return exitFormat
 	case errors.Is(err, lockstore.ErrInUse), errors.Is(err, lockstore.ErrNoSpace):
 		return exitState

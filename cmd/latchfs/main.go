@@ -20,7 +20,7 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(mountCommand(), umountCommand(), lsCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
+	root.AddCommand(mountCommand(), serveCommand(), upgradeCommand(), umountCommand(), lsCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "latchfs:", err)
 		os.Exit(exitCode(err))

@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -24,15 +22,15 @@ import (
 
 // mountFlags are the flags of latchfs mount.
 type mountFlags struct {
-	stateDir     string
-	lockPatterns []string
-	onClose      []string
-	staleAfter   time.Duration
-	maxHold      time.Duration
-	noHeartbeat  bool
-	allowOther   bool
-	logLevel     string
-	logFormat    string
+	StateDir     string
+	LockPatterns []string
+	OnClose      []string
+	StaleAfter   time.Duration
+	MaxHold      time.Duration
+	NoHeartbeat  bool
+	AllowOther   bool
+	LogLevel     string
+	LogFormat    string
 	daemon       bool
 }
 
@@ -52,15 +50,15 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&flags.stateDir, "state-dir", "", "directory for the journal (default: one for each DIR in /var/lib/latchfs, or in $XDG_STATE_HOME/latchfs)")
-	f.StringArrayVar(&flags.lockPatterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
-	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
-	f.DurationVar(&flags.maxHold, "max-hold", 0, "age at which a lock is stale though its holder lives; 0 is never")
-	f.StringArrayVar(&flags.onClose, "release-on-close", nil, "names whose locks end when the descriptor they were made with is closed; repeatable")
-	f.BoolVar(&flags.noHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
-	f.BoolVar(&flags.allowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
-	f.StringVar(&flags.logLevel, "log-level", "info", "trace (every request), debug, info, warning or error")
-	f.StringVar(&flags.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&flags.StateDir, "state-dir", "", "directory for the journal (default: one for each DIR in /var/lib/latchfs, or in $XDG_STATE_HOME/latchfs)")
+	f.StringArrayVar(&flags.LockPatterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
+	f.DurationVar(&flags.StaleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
+	f.DurationVar(&flags.MaxHold, "max-hold", 0, "age at which a lock is stale though its holder lives; 0 is never")
+	f.StringArrayVar(&flags.OnClose, "release-on-close", nil, "names whose locks end when the descriptor they were made with is closed; repeatable")
+	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
+	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
+	f.StringVar(&flags.LogLevel, "log-level", "info", "trace (every request), debug, info, warning or error")
+	f.StringVar(&flags.LogFormat, "log-format", "text", "text or json")
 	f.BoolVar(&flags.daemon, "daemon", false, "return once the mount is usable, and serve it in the background")
 	return cmd
 }
@@ -70,15 +68,15 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 // once go-fuse has taken its number of readers from the processors there are: few are better.
 const leastProcs = 8
 
-// runMount is a mount from beginning to end.
+// runMount is the keeper of a mount, from beginning to end.
 func runMount(dir string, flags mountFlags, out io.Writer) error {
-	if err := notNegative("stale-after", flags.staleAfter); err != nil {
+	if err := notNegative("stale-after", flags.StaleAfter); err != nil {
 		return err
 	}
-	if err := notNegative("max-hold", flags.maxHold); err != nil {
+	if err := notNegative("max-hold", flags.MaxHold); err != nil {
 		return err
 	}
-	for _, patterns := range []latch.Patterns{flags.lockPatterns, flags.onClose} {
+	for _, patterns := range []latch.Patterns{flags.LockPatterns, flags.OnClose} {
 		if err := patterns.Check(); err != nil {
 			return usageError{err}
 		}
@@ -87,33 +85,24 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if flags.stateDir == "" {
-		flags.stateDir, err = defaultStateDir(dir)
+	if flags.StateDir == "" {
+		flags.StateDir, err = defaultStateDir(dir)
 	} else {
-		flags.stateDir, err = filepath.Abs(flags.stateDir)
+		flags.StateDir, err = filepath.Abs(flags.StateDir)
 	}
 	if err != nil {
 		return err
 	}
-	log, err := newLog(out, flags.logLevel, flags.logFormat)
+	log, err := newLog(out, flags.LogLevel, flags.LogFormat)
 	if err != nil {
 		return err
 	}
-	stop := make(chan os.Signal, 4)
-	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
-
-	m, err := openMount(dir, flags, log)
-	if err != nil {
+	// Nothing here may keep the directory busy.
+	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	defer m.close()
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastProcs))
-	}
-	if err := tellReady(flags.stateDir); err != nil {
-		log.WithError(err).Warn("could not tell that the mount is ready")
-	}
-	return m.wait(stop)
+	k := keeper{log: log, config: serverConfig{Dir: dir, Flags: flags, Keeper: os.Getpid(), Daemon: isDaemon()}}
+	return k.keep()
 }
 
 // mounted is a directory that is mounted, and what serves it.
@@ -126,72 +115,91 @@ type mounted struct {
 	mount *latch.Mount
 }
 
-// openMount checks the place, takes the state directory, recovers the locks and mounts.
-func openMount(dir string, flags mountFlags, log *logrus.Logger) (_ *mounted, err error) {
-	at, inside, err := mountsAt(dir)
-	if err != nil {
-		return nil, err
-	}
-	overDead := len(at) > 0 && deadMount(dir)
-	switch {
-	case len(at) > 0 && !overDead:
-		return nil, coded{exitMounted, fmt.Errorf("%s is mounted already", dir)}
-	case inside != nil:
-		return nil, coded{exitMounted, fmt.Errorf("%s is inside the latchfs mount at %s", dir, inside.Mountpoint)}
-	}
-	if err := checkStateDir(dir, flags.stateDir); err != nil {
-		return nil, err
-	}
-	if err := latch.Probe(); errors.Is(err, latch.ErrNoFUSE) || errors.Is(err, latch.ErrNoHelper) {
-		return nil, coded{exitNoFUSE, err}
-	} else if err != nil {
-		return nil, err
-	}
-	backing, err := openBacking(dir, overDead)
-	if err != nil {
-		return nil, err
-	}
+// openMount recovers the locks and mounts, or goes on with the mount of a server that has died.
+func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mounted, err error) {
+	dir, flags := config.Dir, config.Flags
 	m := &mounted{dir: dir, log: log, host: bootid.NewHost()}
-	if m.host.Blind() {
-		log.Warn("/proc is not that of this pid namespace: no process can be identified, so every lock is unknown. Mount a /proc of its own")
-	}
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
-	m.warnOfUsers()
-	// Nothing here may keep the directory busy, and files get the modes asked for.
-	if err := os.Chdir("/"); err != nil {
-		return nil, err
-	}
 	unix.Umask(0)
 	raiseFileLimit()
-	m.fs, err = latch.New(latch.Options{
-		Backing: backing, LockPatterns: flags.lockPatterns, NoHeartbeat: flags.noHeartbeat, Callers: m.host, Log: log,
+	options := latch.Options{
+		Tables: tables, Keeper: config.Keeper,
+		LockPatterns: flags.LockPatterns, NoHeartbeat: flags.NoHeartbeat, Callers: m.host, Log: log,
 		Status: latch.Status{
-			Version: version, PID: os.Getpid(), StateDir: flags.stateDir, BootID: m.host.Boot().ID,
-			Started: time.Now(), LockPatterns: flags.lockPatterns,
+			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
+			Started: time.Now(), LockPatterns: flags.LockPatterns,
 		},
-	})
-	if err != nil {
-		return nil, usageError{err}
 	}
+	resumed, err := latch.InUse(tables)
+	if err != nil {
+		return nil, err
+	}
+	var overDead bool
+	if !resumed {
+		if options.Backing, overDead, err = m.prepare(flags.StateDir); err != nil {
+			return nil, err
+		}
+	}
+	if m.fs, err = latch.New(options); err != nil {
+		return nil, err
+	}
+	m.host.KeepPidfds(m.fs)
 	if m.store, err = openStore(m, flags); err != nil {
 		return nil, err
 	}
 	m.mount, err = m.fs.Serve(m.store, latch.MountOptions{
-		Dir: dir, OverDead: overDead, AllowOther: flags.allowOther, Debug: log.IsLevelEnabled(logrus.TraceLevel),
+		Dir: dir, OverDead: overDead, AllowOther: flags.AllowOther, Debug: log.IsLevelEnabled(logrus.TraceLevel),
 	})
 	if err != nil {
 		return nil, err
 	}
 	boot := m.host.Boot()
+	message := "mounted"
+	if resumed {
+		message = "resumed"
+	}
 	log.WithFields(logrus.Fields{
-		"dir": dir, "state": flags.stateDir, "version": version, "boot_id": orUnknown(boot.ID),
+		"dir": dir, "state": flags.StateDir, "version": version, "boot_id": orUnknown(boot.ID),
 		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
-	}).Info("mounted")
+		"outlives_server": m.fs.Outlives(),
+	}).Info(message)
 	return m, nil
+}
+
+// prepare checks the place and opens the directory that will be beneath the mount.
+func (m *mounted) prepare(stateDir string) (backing *os.File, overDead bool, err error) {
+	dir, log := m.dir, m.log
+	at, inside, err := mountsAt(dir)
+	if err != nil {
+		return nil, false, err
+	}
+	overDead = len(at) > 0 && deadMount(dir)
+	switch {
+	case len(at) > 0 && !overDead:
+		return nil, false, coded{exitMounted, fmt.Errorf("%s is mounted already", dir)}
+	case inside != nil:
+		return nil, false, coded{exitMounted, fmt.Errorf("%s is inside the latchfs mount at %s", dir, inside.Mountpoint)}
+	}
+	if err := checkStateDir(dir, stateDir); err != nil {
+		return nil, false, err
+	}
+	if err := latch.Probe(); errors.Is(err, latch.ErrNoFUSE) || errors.Is(err, latch.ErrNoHelper) {
+		return nil, false, coded{exitNoFUSE, err}
+	} else if err != nil {
+		return nil, false, err
+	}
+	if m.host.Blind() {
+		log.Warn("/proc is not that of this pid namespace: no process can be identified, so every lock is unknown. Mount a /proc of its own")
+	}
+	backing, err = openBacking(dir, overDead)
+	if err == nil {
+		m.warnOfUsers()
+	}
+	return backing, overDead, err
 }
 
 // raiseFileLimit allows as many descriptors as the system does: there is one for each
@@ -258,12 +266,13 @@ func checkStateDir(dir, stateDir string) error {
 // openStore takes the state directory. One that is just being given up by a latchfs that
 // was unmounted is waited for.
 func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
-	onClose := latch.Patterns(flags.onClose)
+	onClose := latch.Patterns(flags.OnClose)
 	deadline := time.Now().Add(2 * time.Second)
 	for {
 		store, err := lockstore.Open(lockstore.Options{
-			StateDir: flags.stateDir, System: m.host, Files: m.fs.LockFiles(),
-			StaleAfter: flags.staleAfter, MaxHold: flags.maxHold, Log: m.log,
+			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
+			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log,
+			Open: m.fs.OpenLocks(), Renames: m.fs.UnfinishedRenames(),
 			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },
 		})
 		switch {
@@ -287,12 +296,16 @@ func (m *mounted) warnOfUsers() {
 }
 
 // wait serves until the mount is gone, which a signal asks for.
-func (m *mounted) wait(stop <-chan os.Signal) error {
+func (m *mounted) wait(stop <-chan os.Signal, yield <-chan struct{}) error {
 	for asked := false; ; {
 		select {
 		case <-m.mount.Done():
 			m.log.WithField("dir", m.dir).Info("unmounted")
 			return nil
+		case <-yield:
+			m.log.WithField("dir", m.dir).Info("making way for another server")
+			// What it has in hand the kernel sends to the next one.
+			os.Exit(exitHandedOver)
 		case sig := <-stop:
 			if asked {
 				return coded{exitBusy, fmt.Errorf("%v: left %s while it is in use", sig, m.dir)}
@@ -311,6 +324,9 @@ func (m *mounted) unmount() {
 		return
 	}
 	for _, p := range m.host.UsersOf(m.dir) {
+		if p.PID == m.fs.Anchor() {
+			continue
+		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).Warn("this process keeps the mount busy")
 	}
 	m.log.WithError(err).WithField("dir", m.dir).Warn("the mount is busy; it is gone for new users, and ends with its last one")

@@ -20,6 +20,16 @@ func umountCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
 }
 
+func serveCommand() *cobra.Command {
+	return &cobra.Command{Use: "serve DIR", Hidden: true, Args: oneDir,
+		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
+}
+
+func upgradeCommand() *cobra.Command {
+	return &cobra.Command{Use: "upgrade DIR", Short: "Not on this platform", Args: oneDir,
+		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
+}
+
 func isDead(error) bool { return false }
 
 func scanCommand() *cobra.Command {

@@ -58,7 +58,7 @@ func runUmount(dir string, lazy bool) error {
 	// Those that could not be taken away when they were replaced lie beneath.
 	for range at {
 		if err := latch.Unmount(dir, lazy); errors.Is(err, unix.EBUSY) {
-			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir, daemon.PID))}
+			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir, daemon))}
 		} else if errors.Is(err, os.ErrPermission) {
 			return coded{exitForbidden, fmt.Errorf("%s: %w", dir, err)}
 		} else if err != nil {
@@ -76,10 +76,10 @@ func runUmount(dir string, lazy bool) error {
 }
 
 // users names the processes that keep dir busy.
-func users(host *bootid.Host, dir string, daemon int) string {
+func users(host *bootid.Host, dir string, daemon latch.Status) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
-		if p.PID == daemon {
+		if p.PID == daemon.ServerPID || p.PID == daemon.AnchorPID {
 			continue // it has the directory beneath open
 		}
 		names = append(names, fmt.Sprintf("%d (%s)", p.PID, p.Command))

@@ -1,0 +1,295 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	latch "latchfs/fs"
+)
+
+// Three processes make a mount that outlives its server:
+//
+//	latchfs mount (keeper) ── starts, and starts again ──▶ latchfs serve (server)
+//	   │ holds the tables                                    │ shares its descriptors with
+//	   ▼                                                     ▼
+//	memory: what the kernel was told                       anchor: sleeps, keeps /dev/fuse open
+//
+// The keeper does nothing while the server runs, so that it has no reason to die. When the server
+// dies, the next one finds in the tables what the kernel was told, takes the descriptors from the
+// anchor, has an anchor of its own from then on, and the kernel sends it again what was not
+// answered. The anchor and the server end with the keeper.
+
+// exitHandedOver is the exit code of a server that made way for another.
+const exitHandedOver = 42
+
+// Descriptors that a server starts with.
+const (
+	tablesFD = 3 + iota
+	keeperFD // of a socket pair; the first message is the serverConfig
+)
+
+// Messages between the two.
+const (
+	messageServing = "serving"  // server: the mount is usable
+	messageBound   = "bound"    // server: so it is, but it dies with this server
+	messageYield   = "make way" // keeper: end, and leave what is not answered to the next
+	messageLimit   = 1 << 16
+)
+
+// serverConfig is what a server is to serve. A newer one may read that of an older keeper.
+type serverConfig struct {
+	Dir    string
+	Flags  mountFlags
+	Keeper int  // the keeper's process
+	Daemon bool // the log goes to a file
+}
+
+// keeper starts the servers of one mount.
+type keeper struct {
+	config  serverConfig
+	log     *logrus.Logger
+	tables  *os.File
+	program *os.File // what servers are started from, whatever happens to its path
+	path    string   // where it was, and where another version will be
+	signals chan os.Signal
+
+	served   bool // a server has served
+	bound    bool // the mount dies with its server
+	stopping os.Signal
+	backoff  time.Duration
+}
+
+const (
+	leastBackoff = 50 * time.Millisecond
+	mostBackoff  = 5 * time.Second
+	// steady is how long a server has run that will not die at once again.
+	steady = 10 * time.Second
+)
+
+// keep runs servers until the mount is gone.
+func (k *keeper) keep() error {
+	k.signals = make(chan os.Signal, 8)
+	signal.Notify(k.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	var err error
+	if k.path, err = os.Executable(); err != nil {
+		return err
+	}
+	if k.program, err = os.Open("/proc/self/exe"); err != nil {
+		return err
+	}
+	if k.tables, err = latch.NewTables(); err != nil {
+		return err
+	}
+	// Anchors whose server has died come to the keeper, to be waited for.
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	for program := k.program; ; {
+		end, err := k.runServer(program)
+		k.reapAnchors()
+		switch {
+		case err != nil && !k.served:
+			return err
+		case err != nil:
+			k.log.WithError(err).Error("no server could be started; trying again")
+			k.wait(end)
+		case end.next != nil:
+			program = end.next // on probation until it serves
+			continue
+		default:
+			if done, err := k.after(end, program); done || err != nil {
+				return err
+			}
+		}
+		if program != k.program {
+			program.Close()
+			program = k.program
+		}
+	}
+}
+
+// ending is how a server ended.
+type ending struct {
+	state  *os.ProcessState
+	served bool
+	lived  time.Duration
+	next   *os.File // the program that is to take over
+}
+
+// after decides what follows from it.
+func (k *keeper) after(end ending, program *os.File) (done bool, err error) {
+	code := end.state.ExitCode()
+	log := k.log.WithFields(logrus.Fields{"dir": k.config.Dir, "server": end.state.Pid(), "reason": end.state.String()})
+	switch {
+	case code == 0:
+		return true, nil
+	case !k.served:
+		// It has said why.
+		os.Exit(max(code, exitFailure))
+	case program != k.program && !end.served:
+		if code != exitFormat {
+			log.Error("the new version did not come up; the one before goes on")
+			return false, nil
+		}
+		log.Warn("the new version cannot read the tables of the running one: mounting anew. Files that are open now fail")
+		k.useProgramAt(k.path)
+		return false, latch.Abandon(k.tables)
+	case code > 0 && code != exitFailure && end.served:
+		return true, coded{code, errors.New("the server ended: " + end.state.String())}
+	case k.bound || code == exitFormat:
+		log.Error("the server has died, and the mount with it: mounting anew. Files that are open now fail")
+		if err := latch.Abandon(k.tables); err != nil {
+			return true, err
+		}
+	default:
+		log.Warn("the server has died; starting another")
+	}
+	k.wait(end)
+	return false, nil
+}
+
+// wait waits before a server is started in the place of one that died of itself, unless it had run
+// for some time. One that was killed is replaced at once.
+func (k *keeper) wait(end ending) {
+	var status syscall.WaitStatus
+	if end.state != nil {
+		status = end.state.Sys().(syscall.WaitStatus)
+	}
+	if status.Signaled() && status.Signal() == syscall.SIGKILL || end.served && end.lived > steady {
+		k.backoff = 0
+		return
+	}
+	time.Sleep(k.backoff)
+	k.backoff = min(max(2*k.backoff, leastBackoff), mostBackoff)
+}
+
+// runServer runs a server to its end.
+func (k *keeper) runServer(program *os.File) (end ending, err error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return end, fmt.Errorf("socket pair: %w", err)
+	}
+	socket, theirs := os.NewFile(uintptr(pair[0]), "server"), os.NewFile(uintptr(pair[1]), "keeper")
+	defer socket.Close()
+	config, err := json.Marshal(k.config)
+	if err != nil {
+		return end, err
+	}
+	if _, err := socket.Write(config); err != nil {
+		return end, err
+	}
+	// By the keeper's number: a child's are others.
+	cmd := exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd()), "serve", k.config.Dir)
+	cmd.Args[0] = "latchfs"
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{k.tables, theirs}
+	// A terminal's Ctrl-C reaches it through the keeper.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	started := time.Now()
+	err = cmd.Start()
+	theirs.Close()
+	if err != nil {
+		return end, fmt.Errorf("start a server: %w", err)
+	}
+	messages := make(chan string, 4)
+	go func() {
+		defer close(messages)
+		buffer := make([]byte, messageLimit)
+		for {
+			n, err := socket.Read(buffer)
+			if err != nil || n == 0 {
+				return
+			}
+			messages <- string(buffer[:n])
+		}
+	}()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // the state says how
+		close(ended)
+	}()
+	for {
+		select {
+		case message, open := <-messages:
+			if !open {
+				messages = nil
+				continue
+			}
+			end.served = true
+			k.serving(message, program)
+			if k.stopping != nil {
+				_ = cmd.Process.Signal(k.stopping)
+			}
+		case sig := <-k.signals:
+			if sig != unix.SIGHUP {
+				k.stopping = sig
+				if end.served || !k.served {
+					_ = cmd.Process.Signal(sig)
+				}
+			} else if end.served && !k.bound {
+				if end.next, err = k.openProgram(); err != nil {
+					k.log.WithError(err).Error("there is no program to upgrade to")
+				} else if _, err := socket.Write([]byte(messageYield)); err != nil {
+					k.log.WithError(err).Error("the server cannot be asked to make way")
+				}
+			} else {
+				k.log.Error("the mount cannot be handed over to another server here; unmount it and mount it again")
+			}
+		case <-ended:
+			end.state, end.lived = cmd.ProcessState, time.Since(started)
+			// Its end of the socket stays open in the anchor.
+			_ = unix.Shutdown(int(socket.Fd()), unix.SHUT_RDWR)
+			if messages != nil {
+				for range messages { // what it said before it died
+					end.served = true
+				}
+			}
+			if end.state.ExitCode() != exitHandedOver && end.next != nil {
+				end.next.Close() // it died first
+				end.next = nil
+			}
+			return end, nil
+		}
+	}
+}
+
+// serving notes that a server of that program serves.
+func (k *keeper) serving(message string, program *os.File) {
+	k.bound = message == messageBound
+	if program != k.program {
+		k.program.Close()
+		k.program = program
+	}
+	if !k.served {
+		k.served = true
+		if err := tellReady(k.config.Flags.StateDir); err != nil {
+			k.log.WithError(err).Warn("could not tell that the mount is ready")
+		}
+	}
+}
+
+func (k *keeper) openProgram() (*os.File, error) { return os.Open(k.path) }
+
+func (k *keeper) useProgramAt(path string) {
+	if program, err := os.Open(path); err == nil {
+		k.program.Close()
+		k.program = program
+	}
+}
+
+// reapAnchors waits for anchors that have ended. No server is running.
+func (k *keeper) reapAnchors() {
+	for {
+		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		if err != nil || pid <= 0 {
+			return
+		}
+	}
+}

@@ -1,0 +1,189 @@
+//go:build linux
+
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The anchor of a server is a process that shares the server's table of descriptors
+// (CLONE_FILES) and sleeps. When the server is killed every descriptor stays open there, the one
+// of /dev/fuse with them, which keeps the mount from dying; the next server takes them
+// with pidfd_getfd(2). So descriptors outlive the server without a system call or a message for
+// any of them.
+//
+// It is a copy of the server that never runs Go again: execve(2) would undo the sharing. It ends
+// when the keeper does.
+
+// dropAnchor starts the anchor of this server and writes it down.
+func (f *FS) dropAnchor() error {
+	keeper, err := unix.PidfdOpen(f.keeper, 0)
+	if err != nil {
+		return fmt.Errorf("pidfd of the keeper: %w", err)
+	}
+	pid, err := cloneAnchor(keeper, f.keeper)
+	if err != nil {
+		return fmt.Errorf("clone the anchor: %w", err)
+	}
+	anchor := &f.tables.head.anchors[f.tables.column]
+	started, err := startTime(pid)
+	if err == nil {
+		anchor.started.Store(started)
+		anchor.pid.Store(uint64(pid))
+		err = f.tryAnchor(pid)
+	}
+	if err != nil {
+		anchor.pid.Store(0)
+		_ = unix.Kill(pid, unix.SIGKILL)
+		_, _ = unix.Wait4(pid, nil, 0, nil)
+	}
+	return err
+}
+
+// tryAnchor finds out whether a descriptor can be taken from it (ptrace(2), "ptrace access mode
+// checking").
+func (f *FS) tryAnchor(pid int) error {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(pidfd)
+	fd, err := unix.PidfdGetfd(pidfd, int(f.tables.file.Fd()), 0)
+	if err != nil {
+		return fmt.Errorf("pidfd_getfd: %w", err)
+	}
+	return unix.Close(fd)
+}
+
+// Anchor is the process that keeps this server's descriptors open, 0 if there is none.
+func (f *FS) Anchor() int { return int(f.tables.head.anchors[f.tables.column].pid.Load()) }
+
+// Abandon ends the anchors recorded in tables, of any version, and with them the mount if its server
+// has ended. The tables are empty afterwards.
+func Abandon(file *os.File) error {
+	memory, err := unix.Mmap(int(file.Fd()), 0, sizeOf[tableHead](1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map the tables: %w", err)
+	}
+	head := (*tableHead)(unsafe.Pointer(&memory[0]))
+	if head.magic == tablesMagic {
+		for i := range head.anchors {
+			if pidfd := openAnchor(&head.anchors[i]); pidfd >= 0 {
+				_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+				awaitEnd(pidfd)
+				unix.Close(pidfd)
+			}
+		}
+	}
+	return errors.Join(unix.Munmap(memory), ResetTables(file))
+}
+
+// awaitEnd waits, at most a second, for the process of a pidfd to end.
+func awaitEnd(pidfd int) {
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	_ = retry(func() error {
+		_, err := unix.Poll(poll, int(time.Second/time.Millisecond))
+		return err
+	})
+}
+
+// weighAnchor ends the anchor, if there is one.
+func (f *FS) weighAnchor() {
+	anchor := &f.tables.head.anchors[f.tables.column]
+	pid := int(anchor.pid.Swap(0))
+	if pid == 0 {
+		return
+	}
+	_ = unix.Kill(pid, unix.SIGKILL)
+	_, _ = unix.Wait4(pid, nil, 0, nil)
+}
+
+// openAnchor returns a pidfd of an anchor of another server; -1 if it has ended.
+func openAnchor(row *anchorRow) int {
+	pid := int(row.pid.Load())
+	if pid == 0 {
+		return -1
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1
+	}
+	if started, err := startTime(pid); err != nil || started != row.started.Load() {
+		unix.Close(pidfd)
+		return -1
+	}
+	return pidfd
+}
+
+// startTime is that of proc_pid_stat(5), in clock ticks since boot.
+func startTime(pid int) (uint64, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	end := strings.LastIndexByte(string(text), ')')
+	fields := strings.Fields(string(text[end+1:]))
+	const startField = 22 - 3 // the first after the command is the third
+	if end < 0 || len(fields) <= startField {
+		return 0, errors.New("stat is of no known format")
+	}
+	return strconv.ParseUint(fields[startField], 10, 64)
+}
+
+// pollFD is struct pollfd of poll(2).
+type pollFD struct {
+	fd      int32
+	events  int16
+	revents int16
+}
+
+var anchorName = [16]byte{'l', 'a', 't', 'c', 'h', 'f', 's', '-', 'a', 'n', 'c', 'h', 'o', 'r'}
+
+// cloneAnchor starts an anchor that ends with the process of a pidfd.
+func cloneAnchor(keeperFD, keeper int) (pid int, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// The copy inherits the mask: no signal handler of Go's runtime must run there.
+	all, before := ^uint64(0), uint64(0)
+	if _, _, errno := syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&all)), uintptr(unsafe.Pointer(&before)), 8, 0, 0); errno != 0 {
+		return 0, errno
+	}
+	poll := pollFD{fd: int32(keeperFD), events: unix.POLLIN}
+	child, errno := rawAnchor(&poll, uintptr(keeper))
+	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&before)), 0, 8, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(child), nil
+}
+
+// rawAnchor returns in the parent only. In the copy there is one thread and nothing of Go's
+// runtime: system calls alone, no memory is allocated, no stack grows.
+//
+//go:norace
+//go:nosplit
+func rawAnchor(poll *pollFD, keeper uintptr) (pid uintptr, errno syscall.Errno) {
+	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_FILES|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 || pid != 0 {
+		return pid, errno
+	}
+	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&anchorName)), 0, 0, 0, 0)
+	// Yama lets only descendants be looked at, unless they say by whom.
+	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PTRACER, keeper, 0, 0, 0, 0)
+	for {
+		n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(poll)), 1, 0, 0, 0, 0)
+		if n == 1 {
+			syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 0, 0, 0, 0, 0, 0)
+		}
+	}
+}

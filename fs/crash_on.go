@@ -1,0 +1,31 @@
+//go:build linux && crashtest
+
+package fs
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// crashFile is a file with an operation and a point, "mkdir after": the server kills itself there
+// and takes the file away before.
+var crashFile = os.Getenv("LATCHFS_CRASH_FILE")
+
+var operationNames = map[operation]string{
+	opCreate: "create", opMkdir: "mkdir", opMknod: "mknod", opSymlink: "symlink", opLink: "link", opUnlink: "unlink",
+	opRmdir: "rmdir", opRename: "rename", opTruncate: "truncate", opWrite: "write", opFallocate: "fallocate",
+	opSetXattr: "setxattr", opRemoveXattr: "removexattr", opControl: "control", opLookup: "lookup", opOpen: "open",
+	opOpenDir: "opendir", opReadDirPlus: "readdirplus", opTmpfile: "tmpfile", opRelease: "release",
+}
+
+func crashAt(op operation, point crashPoint) {
+	text, err := os.ReadFile(crashFile)
+	if err != nil || string(text) != fmt.Sprintf("%s %s", operationNames[op], point) {
+		return
+	}
+	os.Remove(crashFile)
+	_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+	select {}
+}

@@ -1,0 +1,305 @@
+//go:build linux
+
+package fs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
+	"latchfs/lockstore"
+)
+
+// InUse says that tables are those of a mount. It returns ErrTables if they are of another version.
+func InUse(tables *os.File) (bool, error) {
+	memory, err := unix.Mmap(int(tables.Fd()), 0, sizeOf[tableHead](1), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return false, fmt.Errorf("map the tables: %w", err)
+	}
+	defer unix.Munmap(memory)
+	head := (*tableHead)(unsafe.Pointer(&memory[0]))
+	if head.magic == 0 {
+		return false, nil
+	}
+	return head.active.Load() != 0, head.check()
+}
+
+// Resumed says that f goes on with the mount of a server that has died.
+func (f *FS) Resumed() bool { return f.tables.head.active.Load() != 0 }
+
+// takeOver takes the descriptors of a dead server from its anchor and rebuilds the tables. The other
+// column counts from the moment when all are there; until then a server after this one begins
+// again.
+func (f *FS) takeOver() error {
+	t := f.tables
+	from, to := t.activeColumn(), t.column
+	// That of a server that died while it did this.
+	if pidfd := openAnchor(&t.head.anchors[to]); pidfd >= 0 {
+		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		unix.Close(pidfd)
+	}
+	t.head.anchors[to].pid.Store(0)
+	anchor := openAnchor(&t.head.anchors[from])
+	if anchor < 0 {
+		return ErrNoAnchor
+	}
+	defer unix.Close(anchor)
+
+	var failed error
+	take := func(pair *descriptorPair) int {
+		fd := -1
+		if number := int(pair[from].Load()) - 1; number >= 0 {
+			taken, err := unix.PidfdGetfd(anchor, number, 0)
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("take descriptor %d: %w", number, err))
+			} else {
+				fd = taken
+			}
+		}
+		t.set(pair, fd)
+		return fd
+	}
+	// Early, while there is little memory to copy.
+	if err := f.dropAnchor(); err != nil {
+		return err
+	}
+	f.device = take(&t.head.device)
+	f.takeInodes(take)
+	f.takeFiles(take)
+	f.inherited = make(map[watchKey]*inheritedWatch)
+	t.watches.each(func(row *watchRow) {
+		if pid := row.pid.Load(); pid != 0 {
+			f.inherited[watchKey{int(pid), row.started}] = &inheritedWatch{row, take(&row.fd)}
+		}
+	})
+	if f.root == nil || f.device < 0 {
+		return errors.Join(errors.New("the tables lack the root or the device"), failed)
+	}
+	if failed != nil {
+		return failed
+	}
+	t.head.active.Store(uint32(to) + 1)
+	_ = unix.PidfdSendSignal(anchor, unix.SIGKILL, nil, 0)
+	// The state directory is free when it has ended.
+	awaitEnd(anchor)
+	f.closeLostBacking()
+	return nil
+}
+
+// takeInodes rebuilds the table of inodes.
+func (f *FS) takeInodes(take func(*descriptorPair) int) {
+	t := f.tables
+	used := make(map[uint32]bool) // texts
+	t.inodes.each(func(row *inodeRow) {
+		id := row.id.Load()
+		if id == 0 {
+			return
+		}
+		n := &inode{id: id, key: fileKey{row.dev, row.ino}, kind: row.kind, fd: take(&row.fd)}
+		n.row.Store(row)
+		if kind, bytes := t.text(row.handle); row.handle != 0 {
+			handle := unix.NewFileHandle(int32(kind), bytes)
+			n.handle = &handle
+		}
+		used[row.handle], used[row.place.Load()] = true, true
+		if n.fd >= 0 {
+			f.inodes.descriptors++
+		}
+		f.inodes.byID[id], f.inodes.byKey[n.key] = n, n
+	})
+	f.root = f.inodes.byID[1]
+	for _, n := range f.inodes.byID {
+		parent, name := t.text(n.row.Load().place.Load())
+		if dir := f.inodes.byID[parent]; dir != nil {
+			n.parent, n.name = dir, string(name)
+		} else {
+			n.setLockNamed(false)
+		}
+	}
+	// Texts that were written and not referred to yet, or not any more.
+	t.texts.each(func(row *textRow) {
+		if number := t.texts.number(row); row.used.Load() != 0 && !used[number] {
+			t.dropText(number)
+		}
+	})
+}
+
+// settlePlaces makes the flags agree with what is beneath: a kill may have come between the two.
+func (f *FS) settlePlaces() {
+	for _, n := range f.inodes.byID {
+		if n.parent == nil || !f.isLockName(n.name) {
+			n.setLockNamed(false)
+			continue
+		}
+		if path, _ := f.inodes.placePath(n); f.isAt(n, path) {
+			n.setLockNamed(true)
+		} else if n.lockNamed() {
+			n.setTakenAway(true)
+		}
+	}
+}
+
+// takeFiles rebuilds the tables of what is open.
+func (f *FS) takeFiles(take func(*descriptorPair) int) {
+	f.tables.handles.each(func(row *handleRow) {
+		id := row.id.Load()
+		if id == 0 {
+			return
+		}
+		fd, bits := take(&row.fd), row.bits.Load()
+		n := f.inodes.byID[row.node]
+		if n == nil {
+			// Forgotten, so it only waits for its RELEASE.
+			n = &inode{fd: -1}
+			n.row.Store(&inodeRow{})
+		}
+		if bits&bitDirectory != 0 {
+			f.dirs.add(id, &dirHandle{node: n, row: row, fd: fd})
+			return
+		}
+		h := &handle{
+			node: n, flags: int(row.flags), passthrough: bits&bitPassthrough != 0, direct: bits&bitDirect != 0, family: bits&bitFamily != 0,
+			unique: row.unique, row: row, fd: fd,
+		}
+		if bits&bitReleased == 0 {
+			f.countOpen(h, row.backing)
+		}
+		f.files.add(id, h)
+	})
+}
+
+// countOpen counts a handle that another server opened.
+func (f *FS) countOpen(h *handle, backing int32) {
+	o := &h.node.opens
+	switch {
+	case h.direct:
+		o.direct++
+	case h.passthrough:
+		o.passthrough++
+		o.backingID = backing
+	default:
+		o.cached++
+	}
+}
+
+// OpenLocks are the generations of the locks whose descriptor a dead server left open.
+func (f *FS) OpenLocks() map[uint64]bool {
+	open := make(map[uint64]bool)
+	f.tables.handles.each(func(row *handleRow) {
+		if row.id.Load() != 0 && row.generation != 0 {
+			open[row.generation] = true
+		}
+	})
+	return open
+}
+
+// UnfinishedRenames are those that a dead server carried out and did not record.
+func (f *FS) UnfinishedRenames() []lockstore.Rename { return f.unfinishedRenames() }
+
+// joinLocks gives the handles that locks were made with their descriptors.
+func (f *FS) joinLocks() {
+	descriptors := f.locks.Descriptors()
+	f.tables.handles.each(func(row *handleRow) {
+		if h := f.files.get(row.id.Load()); h != nil {
+			h.descriptor = descriptors[row.generation]
+		}
+	})
+}
+
+// Take implements bootid.Pidfds.
+func (f *FS) Take(p bootid.Process) (pidfd int, ok bool) {
+	f.watchMu.Lock()
+	defer f.watchMu.Unlock()
+	w := f.inherited[watchKey{p.PID, p.StartTime}]
+	if w == nil || w.pidfd < 0 {
+		return -1, false
+	}
+	pidfd, w.pidfd = w.pidfd, -1
+	return pidfd, true
+}
+
+// Kept implements bootid.Pidfds.
+func (f *FS) Kept(p bootid.Process, pidfd int) (closing func()) {
+	f.watchMu.Lock()
+	defer f.watchMu.Unlock()
+	key := watchKey{p.PID, p.StartTime}
+	var row *watchRow
+	if w := f.inherited[key]; w != nil && w.pidfd < 0 {
+		row = w.row
+		delete(f.inherited, key)
+	} else {
+		row = f.tables.watches.take()
+		row.started = p.StartTime
+		f.tables.set(&row.fd, pidfd)
+		row.pid.Store(uint64(p.PID))
+	}
+	return func() { f.dropWatch(row) }
+}
+
+func (f *FS) dropWatch(row *watchRow) {
+	row.pid.Store(0)
+	f.tables.watches.give(row)
+}
+
+// closeInherited closes the pidfds of processes that no lock depends on any more.
+func (f *FS) closeInherited() {
+	f.watchMu.Lock()
+	defer f.watchMu.Unlock()
+	for _, w := range f.inherited {
+		f.dropWatch(w.row)
+		closeFD(w.pidfd)
+	}
+	clear(f.inherited)
+}
+
+// inheritedWatch is a pidfd of a dead server.
+type inheritedWatch struct {
+	row   *watchRow
+	pidfd int // -1 when it was taken
+}
+
+// watchKey is a process of one boot.
+type watchKey struct {
+	pid     int
+	started uint64
+}
+
+// closeLostBacking closes the backing ids that a dead server had registered, or was about to
+// give back, and that no open file has: each keeps a file from being freed.
+func (f *FS) closeLostBacking() {
+	known := make(map[int32]bool)
+	var given []int32
+	f.tables.handles.each(func(row *handleRow) {
+		if row.id.Load() == 0 || row.bits.Load()&bitPassthrough == 0 {
+			return
+		}
+		if row.bits.Load()&bitReleased != 0 {
+			given = append(given, row.backing)
+		} else {
+			known[row.backing] = true
+		}
+	})
+	for _, id := range given {
+		if !known[id] {
+			_ = closeBacking(f.device, id)
+		}
+	}
+	// They count up: one more says which were given out since the last that was written down.
+	probe, err := unix.MemfdCreate("latchfs-probe", unix.MFD_CLOEXEC)
+	if err != nil {
+		return
+	}
+	defer unix.Close(probe)
+	next, err := openBacking(f.device, probe)
+	if err != nil {
+		return
+	}
+	for id := f.tables.head.lastBacking.Load() + 1; id <= next; id++ {
+		_ = closeBacking(f.device, id)
+	}
+	f.tables.head.lastBacking.Store(next)
+}
