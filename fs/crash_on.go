@@ -15,7 +15,7 @@ var crashFile = os.Getenv("LATCHFS_CRASH_FILE")
 
 var operationNames = map[operation]string{
 	opCreate: "create", opMkdir: "mkdir", opMknod: "mknod", opSymlink: "symlink", opLink: "link", opUnlink: "unlink",
-	opRmdir: "rmdir", opRename: "rename", opTruncate: "truncate", opWrite: "write", opFallocate: "fallocate",
+	opRmdir: "rmdir", opRename: "rename", opTruncate: "truncate", opWrite: "write",
 	opSetXattr: "setxattr", opRemoveXattr: "removexattr", opControl: "control", opLookup: "lookup", opOpen: "open",
 	opOpenDir: "opendir", opReadDirPlus: "readdirplus", opTmpfile: "tmpfile", opRelease: "release",
 }

@@ -228,27 +228,9 @@ func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	return status(f.fallocate(fd, in))
-}
-
-// fallocate does so once: what it takes out or puts in would show.
-func (f *FS) fallocate(fd int, in *fuse.FallocateIn) error {
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return err
-	}
-	i := f.begin(&in.InHeader, opFallocate)
-	if !i.again {
-		i.row.size = uint64(st.Size)
-	}
-	i.written(&in.InHeader)
-	const moving = unix.FALLOC_FL_COLLAPSE_RANGE | unix.FALLOC_FL_INSERT_RANGE
-	return i.once(func() error {
-		if i.again && in.Mode&moving != 0 && uint64(st.Size) != i.row.size {
-			return nil
-		}
-		return retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
-	}, never)
+	return status(retry(func() error {
+		return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length))
+	}))
 }
 
 // Lseek implements fuse.RawFileSystem. The kernel asks only for SEEK_DATA and SEEK_HOLE.

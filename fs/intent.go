@@ -71,7 +71,6 @@ const (
 	opRename
 	opTruncate
 	opWrite
-	opFallocate
 	opSetXattr
 	opRemoveXattr
 	opControl

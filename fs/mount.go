@@ -120,10 +120,11 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 	if err != nil {
 		return err
 	}
-	m.serve(server)
+	// Before the first is read here, which would come twice.
 	if err := m.fs.resend(); err != nil {
 		return fmt.Errorf("have the kernel send requests again: %w", err)
 	}
+	m.serve(server)
 	return nil
 }
 

@@ -29,7 +29,7 @@ import (
 const (
 	tablesMagic = 0x31626174_6c686374 // "tchltab1"
 	// tablesVersion changes with any row below.
-	tablesVersion = 1
+	tablesVersion = 1 + versionsAhead
 
 	maxInodeRows  = 1 << 22
 	maxHandleRows = 1 << 20

@@ -299,7 +299,9 @@ func (f *FS) closeLostBacking() {
 		return
 	}
 	for id := f.tables.head.lastBacking.Load() + 1; id <= next; id++ {
-		_ = closeBacking(f.device, id)
+		if !known[id] {
+			_ = closeBacking(f.device, id)
+		}
 	}
 	f.tables.head.lastBacking.Store(next)
 }

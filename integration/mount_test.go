@@ -38,13 +38,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	latchfs = filepath.Join(dir, "latchfs")
-	args := []string{"build", "-o", latchfs}
-	if raceEnabled {
-		args = append(args, "-race")
-	}
-	build := exec.Command("go", append(args, "latchfs/cmd/latchfs")...)
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
+	if err := build(latchfs); err != nil {
 		fmt.Fprintln(os.Stderr, "build latchfs:", err)
 		return 1
 	}
@@ -53,6 +47,17 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	return m.Run()
+}
+
+// build builds latchfs, with the race detector if the tests have it.
+func build(program string, args ...string) error {
+	args = append([]string{"build", "-o", program}, args...)
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "latchfs/cmd/latchfs")...)
+	cmd.Stderr = os.Stderr
+	return cmd.Run()
 }
 
 // needFUSE skips a test where the kernel or the user cannot mount, but not in CI.
@@ -96,6 +101,8 @@ type mount struct {
 	dir      string
 	stateDir string
 	args     []string
+	program  string   // latchfs if it is ""
+	env      []string // beside the test's own
 	process  *exec.Cmd
 	ended    chan struct{} // closed when process has ended
 	log      *logBuffer
@@ -105,14 +112,30 @@ type mount struct {
 // of the test.
 func mountOver(t *testing.T, dir string, args ...string) *mount {
 	t.Helper()
+	return (&mount{t: t, args: args}).over(dir)
+}
+
+// over fills m in and starts it.
+func (m *mount) over(dir string) *mount {
+	t := m.t
+	t.Helper()
 	needFUSE(t)
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mount{t: t, dir: real, stateDir: filepath.Join(t.TempDir(), "state"), args: args, log: &logBuffer{}}
+	m.dir, m.stateDir, m.log = real, filepath.Join(t.TempDir(), "state"), &logBuffer{}
 	m.start()
 	t.Cleanup(m.cleanUp)
+	if os.Getenv(killerVariable) != "" {
+		stop := make(chan struct{})
+		kills := m.killAgainAndAgain(stop, 50*time.Millisecond, 500*time.Millisecond)
+		t.Cleanup(func() {
+			close(stop)
+			t.Logf("servers killed: %d", kills())
+			m.eventuallyServed()
+		})
+	}
 	return m
 }
 
@@ -130,10 +153,14 @@ func (m *mount) tryStart(prefix ...string) error {
 		return err
 	}
 	defer ready.Close()
-	words := append(append(prefix, latchfs, "mount", "--state-dir", m.stateDir, "--log-format", "json", "--log-level", "debug"), m.args...)
+	program := m.program
+	if program == "" {
+		program = latchfs
+	}
+	words := append(append(prefix, program, "mount", "--state-dir", m.stateDir, "--log-format", "json", "--log-level", "debug"), m.args...)
 	words = append(words, m.dir)
 	m.process = exec.Command(words[0], words[1:]...)
-	m.process.Env = append(os.Environ(), "LATCHFS_READY_FD=3")
+	m.process.Env = append(append(os.Environ(), "LATCHFS_READY_FD=3"), m.env...)
 	m.process.ExtraFiles = []*os.File{report}
 	// Its own log goes to a file once it is ready.
 	m.process.Stderr = m.log

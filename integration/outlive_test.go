@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,6 +72,42 @@ func (m *mount) killAgainAndAgain(stop <-chan struct{}, least, most time.Duratio
 		}
 	}()
 	return func() int { <-done; return count }
+}
+
+// killerVariable has the server of every mount killed again and again.
+const killerVariable = "LATCHFS_TEST_KILLER"
+
+// eventuallyServed waits until there is a server that answers.
+func (m *mount) eventuallyServed() {
+	m.t.Helper()
+	eventually(m.t, "the mount is served", func() bool { return exists(m.path(".latchfs/status")) })
+}
+
+// TestProgramsWhileTheServerIsKilled: the programs' tests pass.
+func TestProgramsWhileTheServerIsKilled(t *testing.T) {
+	needFUSE(t)
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "-test.run", "^(TestPrograms|TestOpenClaw.*)$", "-test.timeout", "10m", "-test.v")
+	cmd.Env = append(os.Environ(), killerVariable+"=yes")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if passed := bytes.Count(out, []byte("--- PASS: TestPrograms/")); passed < 10 {
+		t.Errorf("%d programs only", passed)
+	}
+	kills := 0
+	for _, match := range regexp.MustCompile(`servers killed: (\d+)`).FindAllSubmatch(out, -1) {
+		n, _ := strconv.Atoi(string(match[1]))
+		kills += n
+	}
+	t.Logf("servers were killed %d times", kills)
+	if kills < 10 {
+		t.Error("hardly ever")
+	}
 }
 
 // number is an environment variable that is a number, or what it is without.
@@ -203,4 +240,126 @@ func TestUpgrade(t *testing.T) {
 	if handed := len(m.logged("making way")); handed != upgrades {
 		t.Errorf("handed over %d times, not %d", handed, upgrades)
 	}
+}
+
+// copyProgram puts a latchfs at a path of its own, by renaming it there as a package manager does.
+func copyProgram(t *testing.T, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to+".new", text, 0o755)
+	}
+	if err == nil {
+		err = os.Rename(to+".new", to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUpgradeToWhatCannot: a file that is no program leaves all as it is. A latchfs of another format
+// mounts anew, and says so; the locks of who lives are held.
+func TestUpgradeToWhatCannot(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, "latchfs")
+	copyProgram(t, latchfs, program)
+	m := (&mount{t: t, program: program}).over(t.TempDir())
+	holder := newLocker(t)
+	holder.must("ok", "take", m.path("x.lock"))
+	file, err := os.Create(m.path("open"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+
+	if err := os.WriteFile(filepath.Join(dir, "text"), []byte("no program"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	copyProgram(t, filepath.Join(dir, "text"), program)
+	if err := m.process.Process.Signal(unix.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is said", func() bool { return len(m.logged("no server could be started")) > 0 })
+	m.eventuallyServed()
+	if _, err := file.WriteString("text"); err != nil {
+		t.Error(err)
+	}
+	// Should it die, another of the version before is started, though its file is gone.
+	m.killServer()
+	if err := unix.Fstat(int(file.Fd()), &unix.Stat_t{}); err != nil {
+		t.Error(err)
+	}
+
+	other := filepath.Join(dir, "other")
+	if err := build(other, "-tags", "formattest"); err != nil {
+		t.Fatal(err)
+	}
+	copyProgram(t, other, program)
+	if out, err := exec.Command(latchfs, "upgrade", m.dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if len(m.logged("cannot read the tables of the running one: mounting anew")) != 1 {
+		t.Error("it was not said that it is mounted anew")
+	}
+	if l := m.locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.cmd.Process.Pid {
+		t.Errorf("%+v", l)
+	}
+	if err := unix.Fstat(int(file.Fd()), &unix.Stat_t{}); err != unix.ENOTCONN {
+		t.Errorf("a file that was open: %v", err)
+	}
+}
+
+// TestKeeperIsSmall: what must not die holds little memory, and does nothing while the mount is idle.
+func TestKeeperIsSmall(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	m.killServer()
+	m.eventuallyServed()
+	anchor := 0
+	for _, pid := range append(children(m.server()), children(m.process.Process.Pid)...) {
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "latchfs-anchor\n" && !ended(pid) {
+			anchor = pid
+		}
+	}
+	if anchor == 0 {
+		t.Fatal("there is no anchor")
+	}
+	switches := func(pid int) (n int) {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		for _, task := range tasks {
+			n += statusNumber(t, task, "voluntary_ctxt_switches:")
+		}
+		return n
+	}
+	for name, pid := range map[string]int{"keeper": m.process.Process.Pid, "anchor": anchor} {
+		resident := statusNumber(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
+		t.Logf("%s: %d KiB resident", name, resident)
+		if resident > 10<<10 && !raceEnabled {
+			t.Errorf("the %s has %d KiB", name, resident)
+		}
+		// What it still had to do is over in one of these.
+		idle := false
+		for range 5 {
+			before := switches(pid)
+			time.Sleep(time.Second)
+			idle = idle || switches(pid) == before
+		}
+		if !idle {
+			t.Errorf("the %s was never idle for a second", name)
+		}
+	}
+}
+
+// statusNumber is a number in a file like proc_pid_status(5).
+func statusNumber(t *testing.T, path, field string) int {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), "\n"+field)
+	n := 0
+	if _, err := fmt.Sscan(rest, &n); !ok || err != nil {
+		t.Fatalf("%s: no %s", path, field)
+	}
+	return n
 }

@@ -1,0 +1,5 @@
+//go:build linux && !formattest
+
+package fs
+
+const versionsAhead = 0

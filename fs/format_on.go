@@ -1,0 +1,6 @@
+//go:build linux && formattest
+
+package fs
+
+// versionsAhead makes a latchfs of another format, for the tests.
+const versionsAhead = 1
