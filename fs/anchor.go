@@ -39,6 +39,7 @@ func (f *FS) dropAnchor() error {
 	started, err := startTime(pid)
 	if err == nil {
 		anchor.started.Store(started)
+		anchor.server.Store(uint64(os.Getpid()))
 		anchor.pid.Store(uint64(pid))
 		err = f.tryAnchor(pid)
 	}

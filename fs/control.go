@@ -99,7 +99,7 @@ func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 
 func (c *control) current() Status {
 	s := c.status
-	s.ServerPID, s.AnchorPID = os.Getpid(), c.fs.Anchor()
+	s.ServerPID, s.AnchorPID, s.DiesWithServer = os.Getpid(), c.fs.Anchor(), c.fs.bound
 	s.Passthrough = !c.fs.noPassthrough.Load()
 	s.Inodes, s.Handles = c.fs.inodes.size(), c.fs.files.size()
 	return s
@@ -156,19 +156,38 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 		if file.content == nil {
 			return fuse.OK
 		}
-		text, err := json.MarshalIndent(file.content(c), "", "  ")
+		text, err := c.content(file.id)
 		if err != nil {
 			return status(err)
 		}
 		out.Fh = c.fs.nextHandle()
-		c.files.add(out.Fh, append(text, '\n'))
+		c.files.add(out.Fh, text)
 		return fuse.OK
 	}
 	return fuse.ENOENT
 }
 
+// content is what the file of a node id says now.
+func (c *control) content(id uint64) ([]byte, error) {
+	for _, file := range controlFiles {
+		if file.id == id && file.content != nil {
+			text, err := json.MarshalIndent(file.content(c), "", "  ")
+			return append(text, '\n'), err
+		}
+	}
+	return nil, unix.EBADF
+}
+
 func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
 	text := c.files.get(in.Fh)
+	if text == nil {
+		// Another server opened it: what is so now has to do.
+		var err error
+		if text, err = c.content(in.NodeId); err != nil {
+			return nil, status(err)
+		}
+		c.files.add(in.Fh, text)
+	}
 	from := min(in.Offset, uint64(len(text)))
 	to := min(from+uint64(in.Size), uint64(len(text)))
 	return fuse.ReadResultData(text[from:to]), fuse.OK

@@ -27,6 +27,10 @@ type Options struct {
 	Backing *os.File
 	// Tables is memory of NewTables. The FS closes it. Nil is memory of its own.
 	Tables *os.File
+	// Storable says that the keeper may die too, and all descriptors with it but those of Stored.
+	Storable bool
+	// Stored are what is left of a mount whose keeper has died, nil otherwise.
+	Stored *Stored
 	// Keeper is the process that starts another server should this one die, 0 if there is none.
 	Keeper int
 	// LockPatterns are the names of locks.
@@ -54,7 +58,9 @@ type FS struct {
 
 	tables      *tables
 	keeper      int
-	device      int // of /dev/fuse; -1 before the mount
+	bound       string // why the mount does not outlive this server; "" if it does
+	storable    bool   // descriptors may be lost with the keeper: inodes have their file handles written down
+	device      int    // of /dev/fuse; -1 before the mount
 	root        *inode
 	inodes      *inodes
 	files       handles[*handle]
@@ -93,6 +99,7 @@ func New(o Options) (*FS, error) {
 	f := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		keeper:        o.Keeper,
+		storable:      o.Storable,
 		device:        -1,
 		patterns:      o.LockPatterns,
 		heartbeat:     !o.NoHeartbeat,
@@ -110,7 +117,7 @@ func New(o Options) (*FS, error) {
 	}
 	f.inodes = newInodes(f.tables)
 	if f.Resumed() {
-		err = f.takeOver()
+		err = f.takeOver(o.Stored)
 	} else {
 		err = f.takeBacking(o.Backing)
 	}

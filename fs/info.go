@@ -17,9 +17,11 @@ type Status struct {
 	BootID       string    `json:"boot_id"`
 	Started      time.Time `json:"started"`
 	LockPatterns []string  `json:"lock_patterns"`
-	Passthrough  bool      `json:"passthrough"`
-	Inodes       int       `json:"inodes"`
-	Handles      int       `json:"handles"`
+	// DiesWithServer says why the mount does not outlive the server; "" if it does.
+	DiesWithServer string `json:"dies_with_server,omitempty"`
+	Passthrough    bool   `json:"passthrough"`
+	Inodes         int    `json:"inodes"`
+	Handles        int    `json:"handles"`
 }
 
 // LockInfo is one lock in .latchfs/locks.json, in latchfs ls and latchfs scan.

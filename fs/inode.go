@@ -86,16 +86,16 @@ func newInodes(t *tables) *inodes {
 // addRoot puts the root into an empty table.
 func (t *inodes) addRoot(root *inode) {
 	root.id = fuse.FUSE_ROOT_ID
-	t.write(root, fuse.FUSE_ROOT_ID)
+	t.write(root, fuse.FUSE_ROOT_ID, nil)
 	t.byID[root.id], t.byKey[root.key] = root, root
 }
 
-// write writes n down, with one lookup.
-func (t *inodes) write(n *inode, id uint64) {
+// write writes n down, with one lookup and its file handle, if that is known.
+func (t *inodes) write(n *inode, id uint64, handle *unix.FileHandle) {
 	row := t.tables.inodes.take()
 	row.dev, row.ino, row.kind = n.key.dev, n.key.ino, n.kind
-	if n.handle != nil {
-		row.handle = t.tables.addText(uint64(n.handle.Type()), n.handle.Bytes())
+	if handle != nil {
+		row.handle = t.tables.addText(uint64(handle.Type()), handle.Bytes())
 	}
 	t.tables.set(&row.fd, n.fd)
 	row.lookups.Store(1)
@@ -130,9 +130,9 @@ func (t *inodes) peek(key fileKey) *inode {
 	return t.byKey[key]
 }
 
-// add puts an inode with the descriptor fd, or a handle, into the table, counting a lookup for a
+// add puts an inode with the descriptor fd, or a handle, into the table, with the handle to be stored, counting a lookup for a
 // request. If it is there already fd is closed.
-func (t *inodes) add(key fileKey, fd int, handle *unix.FileHandle, kind uint32, unique uint64) *inode {
+func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind uint32, unique uint64) *inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.byKey[key]; n != nil {
@@ -145,7 +145,7 @@ func (t *inodes) add(key fileKey, fd int, handle *unix.FileHandle, kind uint32, 
 	if fd >= 0 {
 		t.descriptors++
 	}
-	t.write(n, n.id)
+	t.write(n, n.id, stored)
 	t.tables.counted(unique, n.id)
 	t.byID[n.id], t.byKey[key] = n, n
 	return n

@@ -95,6 +95,18 @@ func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
 	return &handle
 }
 
+// storedHandle is the handle to be written down with a file that has a descriptor or a handle.
+func (f *FS) storedHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
+	if handle != nil || !f.storable {
+		return handle
+	}
+	named, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil
+	}
+	return &named
+}
+
 // sameFile says that n, which is found by its handle, is the entry name of dir.
 func (f *FS) sameFile(n *inode, dir *inode, name string) bool {
 	handle, _, err := unix.NameToHandleAt(dir.fd, name, 0)

@@ -72,7 +72,7 @@ func (f *FS) adopt(fd int, unique uint64) (*inode, unix.Stat_t, error) {
 	if handle != nil {
 		fd = -1
 	}
-	n := f.inodes.add(keyOf(&st), fd, handle, st.Mode&unix.S_IFMT, unique)
+	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
 	f.survey.take(n)
 	return n, st, nil
 }

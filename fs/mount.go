@@ -138,6 +138,7 @@ func (m *Mount) begin(device int, options *fuse.MountOptions) error {
 		return err
 	}
 	if err := f.outlive(); err != nil {
+		f.bound = err.Error()
 		f.log.WithError(err).Info("the mount will not outlive its server: should that die, requests in flight fail and the mount is replaced")
 	}
 	m.serve(server)

@@ -67,6 +67,7 @@ type tableHead struct {
 // anchorRow is the anchor of a server.
 type anchorRow struct {
 	pid, started atomic.Uint64
+	server       atomic.Uint64 // its pid
 }
 
 // inodeRow is an inode the kernel knows.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"unsafe"
 
+	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
@@ -31,10 +32,35 @@ func InUse(tables *os.File) (bool, error) {
 // Resumed says that f goes on with the mount of a server that has died.
 func (f *FS) Resumed() bool { return f.tables.head.active.Load() != 0 }
 
+// Stored are the descriptors of a mount that a service manager kept when its keeper died
+// (FDSTORE in sd_notify(3)), beside the tables.
+type Stored struct {
+	Device *os.File // /dev/fuse
+	Root   *os.File // the backing directory
+}
+
+// Stored returns what is to be stored; the caller does not close it.
+func (f *FS) Stored() (device, root int) { return f.device, f.root.fd }
+
+// takeStored readies f to go on without an anchor: files are opened anew by their handles.
+func (f *FS) takeStored(stored *Stored) error {
+	// Server and anchor end with the keeper, if not at the same moment.
+	anchor := &f.tables.head.anchors[f.tables.activeColumn()]
+	for _, pid := range []uint64{anchor.pid.Load(), anchor.server.Load()} {
+		if pidfd, err := unix.PidfdOpen(int(pid), 0); err == nil {
+			awaitEnd(pidfd)
+			unix.Close(pidfd)
+		}
+	}
+	root, err := reopen(int(stored.Root.Fd()), unix.O_RDONLY|unix.O_DIRECTORY)
+	f.byHandle = root
+	return err
+}
+
 // takeOver takes the descriptors of a dead server from its anchor and rebuilds the tables. The other
 // column counts from the moment when all are there; until then a server after this one begins
 // again.
-func (f *FS) takeOver() error {
+func (f *FS) takeOver(stored *Stored) error {
 	t := f.tables
 	from, to := t.activeColumn(), t.column
 	// That of a server that died while it did this.
@@ -43,16 +69,20 @@ func (f *FS) takeOver() error {
 		unix.Close(pidfd)
 	}
 	t.head.anchors[to].pid.Store(0)
-	anchor := openAnchor(&t.head.anchors[from])
-	if anchor < 0 {
+	anchor := -1
+	if stored != nil {
+		if err := f.takeStored(stored); err != nil {
+			return err
+		}
+	} else if anchor = openAnchor(&t.head.anchors[from]); anchor < 0 {
 		return ErrNoAnchor
 	}
-	defer unix.Close(anchor)
+	defer closeFD(anchor)
 
 	var failed error
 	take := func(pair *descriptorPair) int {
 		fd := -1
-		if number := int(pair[from].Load()) - 1; number >= 0 {
+		if number := int(pair[from].Load()) - 1; number >= 0 && anchor >= 0 {
 			taken, err := unix.PidfdGetfd(anchor, number, 0)
 			if err != nil {
 				failed = errors.Join(failed, fmt.Errorf("take descriptor %d: %w", number, err))
@@ -68,7 +98,17 @@ func (f *FS) takeOver() error {
 		return err
 	}
 	f.device = take(&t.head.device)
-	f.takeInodes(take)
+	if stored != nil {
+		var err error
+		if f.device, err = unix.FcntlInt(stored.Device.Fd(), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+			return err
+		}
+		t.set(&t.head.device, f.device)
+	}
+	f.takeInodes(take, stored)
+	if f.byHandle > 0 {
+		unix.Close(f.byHandle)
+	}
 	f.takeFiles(take)
 	f.inherited = make(map[watchKey]*inheritedWatch)
 	t.watches.each(func(row *watchRow) {
@@ -83,15 +123,17 @@ func (f *FS) takeOver() error {
 		return failed
 	}
 	t.head.active.Store(uint32(to) + 1)
-	_ = unix.PidfdSendSignal(anchor, unix.SIGKILL, nil, 0)
-	// The state directory is free when it has ended.
-	awaitEnd(anchor)
+	if anchor >= 0 {
+		_ = unix.PidfdSendSignal(anchor, unix.SIGKILL, nil, 0)
+		// The state directory is free when it has ended.
+		awaitEnd(anchor)
+	}
 	f.closeLostBacking()
 	return nil
 }
 
 // takeInodes rebuilds the table of inodes.
-func (f *FS) takeInodes(take func(*descriptorPair) int) {
+func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 	t := f.tables
 	used := make(map[uint32]bool) // texts
 	t.inodes.each(func(row *inodeRow) {
@@ -101,9 +143,14 @@ func (f *FS) takeInodes(take func(*descriptorPair) int) {
 		}
 		n := &inode{id: id, key: fileKey{row.dev, row.ino}, kind: row.kind, fd: take(&row.fd)}
 		n.row.Store(row)
-		if kind, bytes := t.text(row.handle); row.handle != 0 {
+		if kind, bytes := t.text(row.handle); row.handle != 0 && n.fd < 0 {
 			handle := unix.NewFileHandle(int32(kind), bytes)
 			n.handle = &handle
+		}
+		if stored != nil && n.fd < 0 && !f.openStored(n, stored) {
+			row.id.Store(0)
+			t.inodes.give(row)
+			return // who has it open gets ESTALE
 		}
 		used[row.handle], used[row.place.Load()] = true, true
 		if n.fd >= 0 {
@@ -111,7 +158,7 @@ func (f *FS) takeInodes(take func(*descriptorPair) int) {
 		}
 		f.inodes.byID[id], f.inodes.byKey[n.key] = n, n
 	})
-	f.root = f.inodes.byID[1]
+	f.root = f.inodes.byID[fuse.FUSE_ROOT_ID]
 	for _, n := range f.inodes.byID {
 		parent, name := t.text(n.row.Load().place.Load())
 		if dir := f.inodes.byID[parent]; dir != nil {
@@ -126,6 +173,25 @@ func (f *FS) takeInodes(take func(*descriptorPair) int) {
 			t.dropText(number)
 		}
 	})
+}
+
+// openStored opens an inode whose descriptor was lost.
+func (f *FS) openStored(n *inode, stored *Stored) bool {
+	var err error
+	switch {
+	case n.id == fuse.FUSE_ROOT_ID:
+		n.fd, err = reopenPath(int(stored.Root.Fd()))
+	case n.handle != nil:
+		n.fd, err = f.openHandle(*n.handle)
+		n.handle = nil
+	default:
+		return false
+	}
+	if err != nil {
+		return false
+	}
+	f.tables.set(&n.row.Load().fd, n.fd)
+	return true
 }
 
 // settlePlaces makes the flags agree with what is beneath: a kill may have come between the two.
@@ -158,6 +224,12 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 			n.row.Store(&inodeRow{})
 		}
 		if bits&bitDirectory != 0 {
+			if fd < 0 && n.fd >= 0 {
+				if opened, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
+					fd = opened
+					f.tables.set(&row.fd, fd)
+				}
+			}
 			f.dirs.add(id, &dirHandle{node: n, row: row, fd: fd})
 			return
 		}
@@ -230,6 +302,7 @@ func (f *FS) Kept(p bootid.Process, pidfd int) (closing func()) {
 	var row *watchRow
 	if w := f.inherited[key]; w != nil && w.pidfd < 0 {
 		row = w.row
+		f.tables.set(&row.fd, pidfd)
 		delete(f.inherited, key)
 	} else {
 		row = f.tables.watches.take()

@@ -101,8 +101,9 @@ type mount struct {
 	dir      string
 	stateDir string
 	args     []string
-	program  string   // latchfs if it is ""
-	env      []string // beside the test's own
+	program  string     // latchfs if it is ""
+	env      []string   // beside the test's own
+	files    []*os.File // that it starts with
 	process  *exec.Cmd
 	ended    chan struct{} // closed when process has ended
 	log      *logBuffer
@@ -160,8 +161,8 @@ func (m *mount) tryStart(prefix ...string) error {
 	words := append(append(prefix, program, "mount", "--state-dir", m.stateDir, "--log-format", "json", "--log-level", "debug"), m.args...)
 	words = append(words, m.dir)
 	m.process = exec.Command(words[0], words[1:]...)
-	m.process.Env = append(append(os.Environ(), "LATCHFS_READY_FD=3"), m.env...)
-	m.process.ExtraFiles = []*os.File{report}
+	m.process.Env = append(append(os.Environ(), fmt.Sprintf("LATCHFS_READY_FD=%d", 3+len(m.files))), m.env...)
+	m.process.ExtraFiles = append(m.files[:len(m.files):len(m.files)], report)
 	// Its own log goes to a file once it is ready.
 	m.process.Stderr = m.log
 	if err := m.process.Start(); err != nil {

@@ -35,6 +35,9 @@ const exitHandedOver = 42
 const (
 	tablesFD = 3 + iota
 	keeperFD // of a socket pair; the first message is the serverConfig
+	// Of a mount whose keeper has died.
+	deviceFD
+	rootFD
 )
 
 // Messages between the two.
@@ -51,6 +54,8 @@ type serverConfig struct {
 	Flags  mountFlags
 	Keeper int  // the keeper's process
 	Daemon bool // the log goes to a file
+	// Storable says that a service manager may keep descriptors, Stored that it did.
+	Storable, Stored bool
 }
 
 // keeper starts the servers of one mount.
@@ -61,6 +66,8 @@ type keeper struct {
 	program *os.File // what servers are started from, whatever happens to its path
 	path    string   // where it was, and where another version will be
 	signals chan os.Signal
+	// stored is what a service manager kept, until a server has taken it over.
+	stored *latch.Stored
 
 	served   bool // a server has served
 	bound    bool // the mount dies with its server
@@ -86,7 +93,10 @@ func (k *keeper) keep() error {
 	if k.program, err = os.Open("/proc/self/exe"); err != nil {
 		return err
 	}
-	if k.tables, err = latch.NewTables(); err != nil {
+	k.config.Storable = hasStore()
+	if k.tables, k.stored = takeStored(k.config.Dir); k.tables != nil {
+		k.log.WithField("dir", k.config.Dir).Warn("the keeper of the mount has died; going on with what the service manager kept")
+	} else if k.tables, err = latch.NewTables(); err != nil {
 		return err
 	}
 	// Anchors whose server has died come to the keeper, to be waited for.
@@ -130,6 +140,11 @@ func (k *keeper) after(end ending, program *os.File) (done bool, err error) {
 	switch {
 	case code == 0:
 		return true, nil
+	case !k.served && k.stored != nil:
+		log.Error("what the service manager kept cannot be gone on with: mounting anew")
+		k.dropStored()
+		unstore()
+		return false, latch.Abandon(k.tables)
 	case !k.served:
 		// It has said why.
 		os.Exit(max(code, exitFailure))
@@ -170,6 +185,12 @@ func (k *keeper) wait(end ending) {
 	k.backoff = min(max(2*k.backoff, leastBackoff), mostBackoff)
 }
 
+// message is what a server says.
+type message struct {
+	text  string
+	files []*os.File // to be stored
+}
+
 // runServer runs a server to its end.
 func (k *keeper) runServer(program *os.File) (end ending, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -178,6 +199,7 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 	}
 	socket, theirs := os.NewFile(uintptr(pair[0]), "server"), os.NewFile(uintptr(pair[1]), "keeper")
 	defer socket.Close()
+	k.config.Stored = k.stored != nil
 	config, err := json.Marshal(k.config)
 	if err != nil {
 		return end, err
@@ -190,6 +212,9 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 	cmd.Args[0] = "latchfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{k.tables, theirs}
+	if k.stored != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, k.stored.Device, k.stored.Root)
+	}
 	// A terminal's Ctrl-C reaches it through the keeper.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	started := time.Now()
@@ -198,16 +223,18 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 	if err != nil {
 		return end, fmt.Errorf("start a server: %w", err)
 	}
-	messages := make(chan string, 4)
+	messages := make(chan message, 4)
 	go func() {
 		defer close(messages)
-		buffer := make([]byte, messageLimit)
 		for {
-			n, err := socket.Read(buffer)
-			if err != nil || n == 0 {
+			text, files, err := receiveMessage(socket)
+			if err == unix.EINTR {
+				continue
+			}
+			if err != nil || text == "" {
 				return
 			}
-			messages <- string(buffer[:n])
+			messages <- message{text, files}
 		}
 	}()
 	ended := make(chan struct{})
@@ -217,13 +244,13 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 	}()
 	for {
 		select {
-		case message, open := <-messages:
+		case said, open := <-messages:
 			if !open {
 				messages = nil
 				continue
 			}
 			end.served = true
-			k.serving(message, program)
+			k.serving(said, program)
 			if k.stopping != nil {
 				_ = cmd.Process.Signal(k.stopping)
 			}
@@ -261,8 +288,21 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 }
 
 // serving notes that a server of that program serves.
-func (k *keeper) serving(message string, program *os.File) {
-	k.bound = message == messageBound
+func (k *keeper) serving(said message, program *os.File) {
+	k.bound = said.text == messageBound
+	k.dropStored()
+	var stored *latch.Stored
+	if len(said.files) == 2 && !k.served && !k.bound {
+		stored = &latch.Stored{Device: said.files[0], Root: said.files[1]}
+	}
+	if !k.served {
+		if err := storeAll(k.tables, stored); err != nil {
+			k.log.WithError(err).Warn("could not tell the service manager")
+		}
+	}
+	for _, file := range said.files {
+		file.Close()
+	}
 	if program != k.program {
 		k.program.Close()
 		k.program = program
@@ -272,6 +312,14 @@ func (k *keeper) serving(message string, program *os.File) {
 		if err := tellReady(k.config.Flags.StateDir); err != nil {
 			k.log.WithError(err).Warn("could not tell that the mount is ready")
 		}
+	}
+}
+
+func (k *keeper) dropStored() {
+	if k.stored != nil {
+		k.stored.Device.Close()
+		k.stored.Root.Close()
+		k.stored = nil
 	}
 }
 

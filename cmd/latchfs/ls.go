@@ -30,7 +30,14 @@ locks, and who holds flock(2) or fcntl(2) locks on any of them. With --json also
 that were removed as stale last, and why.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			locks, err := listLocks(args[0])
+			var status latch.Status
+			if err := readControl(args[0], "status", &status); err != nil {
+				return err
+			}
+			if status.DiesWithServer != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "latchfs: this mount dies with its server:", status.DiesWithServer)
+			}
+			locks, err := listLocks(args[0], status)
 			if err != nil {
 				return err
 			}
@@ -51,12 +58,8 @@ func printJSON(out io.Writer, v any) error {
 }
 
 // listLocks asks latchfs for its locks and looks for other files at lock names itself.
-func listLocks(dir string) ([]latch.LockInfo, error) {
+func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 	var locks []latch.LockInfo
-	var status latch.Status
-	if err := readControl(dir, "status", &status); err != nil {
-		return nil, err
-	}
 	files, err := lockFiles(dir, status.LockPatterns)
 	if err != nil {
 		return nil, err

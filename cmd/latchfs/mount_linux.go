@@ -127,12 +127,17 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 	unix.Umask(0)
 	raiseFileLimit()
 	options := latch.Options{
-		Tables: tables, Keeper: config.Keeper,
+		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
 		LockPatterns: flags.LockPatterns, NoHeartbeat: flags.NoHeartbeat, Callers: m.host, Log: log,
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.LockPatterns,
 		},
+	}
+	if config.Stored {
+		options.Stored = &latch.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
+		defer options.Stored.Device.Close()
+		defer options.Stored.Root.Close()
 	}
 	resumed, err := latch.InUse(tables)
 	if err != nil {

@@ -64,7 +64,12 @@ func runServe() error {
 	if !m.fs.Outlives() {
 		serving = messageBound
 	}
-	if _, err := keeper.WriteString(serving); err != nil {
+	var toStore []int
+	if config.Storable {
+		device, root := m.fs.Stored()
+		toStore = []int{device, root}
+	}
+	if err := sendMessage(keeper, serving, toStore...); err != nil {
 		return fmt.Errorf("tell the keeper: %w", err)
 	}
 	return m.wait(stop, yield)
