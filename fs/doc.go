@@ -8,8 +8,10 @@
 // refers to it is closed.
 //
 // [FS] is the raw file system that go-fuse serves. It keeps two tables, of inodes
-// and of handles, under numbers that are never used again, so that they could be
-// written down and taken over by another server. A [Mount] is one mounted FS.
+// and of handles, under numbers that are never used again. What of them the kernel was
+// told is in memory that outlives the server (tables.go), its descriptors are kept open by
+// another process (anchor.go), and another server takes both over (takeover.go). A [Mount] is
+// one mounted FS.
 //
 // # Decisions
 //
@@ -33,12 +35,20 @@
 //     of others must come by to be refused. The kernel wants all opens of an
 //     inode to agree (fuse_file_io_open), so the first one decides for as long as
 //     any is open.
+//   - Descriptors outlive the server by being shared with a process that sleeps, not by being
+//     sent to one: a lookup or an open costs no system call more. The tables are memory writes,
+//     in an order in which a kill leaves too much counted and never too little.
+//   - A request that comes again after a server's death is carried out again. What must
+//     not be, is preceded by an intent (intent.go). That the kernel holds the directory
+//     or file while a request is unanswered is what tells a dead server's work from anybody
+//     else's.
 //   - A reap invalidates the kernel's entry from a goroutine that is in no
 //     section and holds no lock: the notification waits for the directory, which a
 //     request that waits for us may hold.
 //
 // # Caveats
 //
-// Linux only. Changes made beneath the mount, by processes that had the directory open
+// Linux only. When a server dies, a FORGET that it had read and not carried out is lost: that inode
+// stays in the tables, and its descriptor open, until the mount ends. Changes made beneath the mount, by processes that had the directory open
 // before, show after at most a second.
 package fs

@@ -154,8 +154,27 @@ func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32,
 			return 0, status(err)
 		}
 	}
-	n, err := f.write(h, fd, in, data)
+	write := f.write
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 && h.flags&unix.O_APPEND != 0 {
+		write = f.writeMapped
+	}
+	n, err := write(h, fd, in, data)
 	return uint32(max(n, 0)), status(err)
+}
+
+// writeMapped writes what comes from a mapped file to its place: a descriptor with O_APPEND would
+// have it at the end.
+func (f *FS) writeMapped(h *handle, _ int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
+	fd, err := f.reopen(h.node, h.flags&^unix.O_APPEND)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	err = retry(func() error {
+		n, err = unix.Pwritev(fd, data, int64(in.Offset))
+		return err
+	})
+	return n, err
 }
 
 // write writes once: at the end of a file that would show.

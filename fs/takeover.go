@@ -163,8 +163,12 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 		parent, name := t.text(n.row.Load().place.Load())
 		if dir := f.inodes.byID[parent]; dir != nil {
 			n.parent, n.name = dir, string(name)
-		} else {
-			n.setLockNamed(false)
+			continue
+		}
+		n.setLockNamed(false)
+		if n.isDir() && n != f.root {
+			// It was being looked up, or there was no row for its name: it will be again.
+			f.inodes.remove(n)
 		}
 	}
 	// Texts that were written and not referred to yet, or not any more.

@@ -242,6 +242,28 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestServerPanics: a server that ends by a fault of its own is replaced too, and why it ended is
+// logged. (SIGQUIT ends a Go program as a panic does.)
+func TestServerPanics(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	for range 3 {
+		server := m.server()
+		if err := unix.Kill(server, unix.SIGQUIT); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it has ended", func() bool { return ended(server) })
+		if err := os.WriteFile(m.path("file"), []byte("text"), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, entry := range m.logged("the server has died") {
+		if entry["reason"] != "exit status 2" {
+			t.Errorf("%v", entry)
+		}
+	}
+	m.leftNothing()
+}
+
 // copyProgram puts a latchfs at a path of its own, by renaming it there as a package manager does.
 func copyProgram(t *testing.T, from, to string) {
 	t.Helper()

@@ -3,9 +3,13 @@
 package integration
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestPassthroughRequests: reads and writes of an ordinary file do not visit latchfs, nor
@@ -40,6 +44,35 @@ func TestPassthroughRequests(t *testing.T) {
 	for _, request := range []string{": READ ", ": WRITE "} {
 		if strings.Contains(m.allLog(), request) {
 			t.Errorf("there was a%s", request)
+		}
+	}
+}
+
+// TestMappedAppend: what is changed in the mapping of a file that was opened to append stays at its
+// place, at a lock name too, where writes do not go to the file by themselves.
+func TestMappedAppend(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	for _, name := range []string{"file", "x.lock"} {
+		fd, err := unix.Open(m.path(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_APPEND, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		want := bytes.Repeat([]byte("a"), 8192)
+		if _, err := unix.Write(fd, want); err != nil {
+			t.Fatal(err)
+		}
+		memory, err := unix.Mmap(fd, 0, len(want), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copy(memory, "mapped")
+		copy(want, "mapped")
+		if err := errors.Join(unix.Msync(memory, unix.MS_SYNC), unix.Munmap(memory)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(m.path(name)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, beginning with %q: %v", name, len(got), got[:6], err)
 		}
 	}
 }

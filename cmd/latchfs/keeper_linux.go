@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,24 +15,13 @@ import (
 	latch "latchfs/fs"
 )
 
-// Three processes make a mount that outlives its server:
-//
-//	latchfs mount (keeper) ── starts, and starts again ──▶ latchfs serve (server)
-//	   │ holds the tables                                    │ shares its descriptors with
-//	   ▼                                                     ▼
-//	memory: what the kernel was told                       anchor: sleeps, keeps /dev/fuse open
-//
-// The keeper does nothing while the server runs, so that it has no reason to die. When the server
-// dies, the next one finds in the tables what the kernel was told, takes the descriptors from the
-// anchor, has an anchor of its own from then on, and the kernel sends it again what was not
-// answered. The anchor and the server end with the keeper.
-
 // exitHandedOver is the exit code of a server that made way for another.
 const exitHandedOver = 42
 
 // Descriptors that a server starts with.
 const (
-	tablesFD = 3 + iota
+	programFD = 3 + iota // what it is started from
+	tablesFD
 	keeperFD // of a socket pair; the first message is the serverConfig
 	// Of a mount whose keeper has died.
 	deviceFD
@@ -156,8 +144,8 @@ func (k *keeper) after(end ending, program *os.File) (done bool, err error) {
 		log.Warn("the new version cannot read the tables of the running one: mounting anew. Files that are open now fail")
 		k.useProgramAt(k.path)
 		return false, latch.Abandon(k.tables)
-	case code > 0 && code != exitFailure && end.served:
-		return true, coded{code, errors.New("the server ended: " + end.state.String())}
+	case code == exitBusy && end.served: // a second signal
+		return true, coded{code, fmt.Errorf("left %s while it is in use", k.config.Dir)}
 	case k.bound || code == exitFormat:
 		log.Error("the server has died, and the mount with it: mounting anew. Files that are open now fail")
 		if err := latch.Abandon(k.tables); err != nil {
@@ -207,11 +195,10 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 	if _, err := socket.Write(config); err != nil {
 		return end, err
 	}
-	// By the keeper's number: a child's are others.
-	cmd := exec.Command(fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), program.Fd()), "serve", k.config.Dir)
+	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", programFD), "serve", k.config.Dir)
 	cmd.Args[0] = "latchfs"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{k.tables, theirs}
+	cmd.ExtraFiles = []*os.File{program, k.tables, theirs}
 	if k.stored != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, k.stored.Device, k.stored.Root)
 	}

@@ -26,6 +26,7 @@ func serveCommand() *cobra.Command {
 func runServe() error {
 	// Started from a descriptor it would be called by its number.
 	_ = os.WriteFile("/proc/self/comm", []byte("latchfs-server"), 0)
+	unix.Close(programFD)
 	unix.CloseOnExec(tablesFD)
 	unix.CloseOnExec(keeperFD)
 	keeper, tables := os.NewFile(keeperFD, "keeper"), os.NewFile(tablesFD, "tables")
