@@ -54,6 +54,8 @@ func locker() {
 			err = take(words[1], "")
 		case "remove":
 			err = unix.Unlink(words[1])
+		case "look":
+			err = unix.Lstat(words[1], &unix.Stat_t{})
 		case "truncate":
 			err = unix.Truncate(words[1], 0)
 		case "write": // open without O_TRUNC and write

@@ -48,6 +48,9 @@ func (s *Store) state(r *record) state {
 func (s *Store) judge(r *record) decision {
 	l := s.state(r)
 	d := s.judgeHolder(l)
+	if mutated("steals") {
+		d.Verdict = Stale
+	}
 	if held := s.now().Sub(l.Made); d.Verdict == Live && s.maxHold > 0 && held > s.maxHold && l.Kind != KindPIDFile {
 		d.Judgment = stale(TooOld, d.Rule, "%s, and has held it for %v; the limit is %v", d.Evidence, held.Round(time.Second), s.maxHold)
 	}
@@ -164,7 +167,7 @@ func (s *Store) runs(w *watched) bool {
 		return false
 	}
 	_, ended := s.processes.hasEnded(w)
-	return !ended
+	return !ended || mutated("deaf")
 }
 
 // outOfSight says that the pids of l were those of a pid namespace that reaches further than

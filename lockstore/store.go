@@ -163,6 +163,9 @@ type Rename struct {
 
 // recover takes the locks of the journal over and judges them.
 func (s *Store) recover(locks map[string]Lock, o Options) {
+	if mutated("forgets") {
+		clear(locks)
+	}
 	for name, l := range locks {
 		r := &record{Lock: l}
 		if o.Open[l.Generation] {

@@ -1,0 +1,217 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// A history is what several processes did to a few locks, and when each call was made and had
+// returned. It is right if there is an order of these moments in which each lock has one holder at
+// a time and is free when that has died.
+
+// lockCall is an operation of a history.
+type lockCall struct {
+	what    string // take, remove, look or die
+	process int    // each has a number of its own
+}
+
+// unanswered is the result of a call whose process was killed meanwhile.
+const unanswered = "unanswered"
+
+// oneLock is the model: the state is the process that holds it, 0 for none.
+var oneLock = porcupine.NondeterministicModel{
+	Init: func() []any { return []any{0} },
+	Step: func(state, input, output any) []any {
+		holder, call := state.(int), input.(lockCall)
+		is := func(ok bool, next int) []any {
+			if ok {
+				return []any{next}
+			}
+			return nil
+		}
+		switch call.what {
+		case "take":
+			switch {
+			case output == unanswered && holder == 0:
+				return []any{0, call.process}
+			case output == unanswered:
+				return []any{holder}
+			case output == "ok":
+				return is(holder == 0, call.process)
+			}
+			return is(output == "EEXIST" && holder != 0, holder)
+		case "remove":
+			switch {
+			case holder == call.process:
+				return is(output == "ok", 0)
+			case holder == 0:
+				return is(output == "ENOENT", 0)
+			}
+			return is(output == "EBUSY", holder)
+		case "look":
+			return is(output == "ok" && holder != 0 || output == "ENOENT" && holder == 0, holder)
+		case "die":
+			if holder == call.process {
+				return []any{0}
+			}
+			return []any{holder}
+		}
+		return nil
+	},
+	Equal:             func(a, b any) bool { return a == b },
+	DescribeOperation: func(input, output any) string { return fmt.Sprintf("%v: %v", input, output) },
+}
+
+// recorder gathers the operations of a history, for each lock.
+type recorder struct {
+	start time.Time
+
+	mu         sync.Mutex
+	operations map[string][]porcupine.Operation
+	count      int
+}
+
+func (r *recorder) add(names []string, client int, call lockCall, from time.Duration, output string) {
+	to := time.Since(r.start)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.count++
+	for _, name := range names {
+		r.operations[name] = append(r.operations[name], porcupine.Operation{
+			ClientId: client, Input: call, Call: int64(from), Output: output, Return: int64(to),
+		})
+	}
+}
+
+// record makes a history of so many operations in the directory.
+func record(t *testing.T, dir string, seed uint64, operations int) *recorder {
+	t.Helper()
+	const clients = 6
+	names := []string{"a.lock", "b.lock", "c.lock"}
+	r := &recorder{start: time.Now(), operations: make(map[string][]porcupine.Operation)}
+	var all sync.WaitGroup
+	for client := range clients {
+		all.Go(func() {
+			random := rand.New(rand.NewPCG(seed, uint64(client)))
+			incarnation := 0
+			var p *process
+			start := func() {
+				incarnation++
+				p = newLocker(t)
+			}
+			start()
+			held := make(map[string]bool)
+			for range operations / clients {
+				number := 1 + client + clients*incarnation
+				name := names[random.IntN(len(names))]
+				path := filepath.Join(dir, name)
+				call := lockCall{"take", number}
+				command := []string{"take", path}
+				switch dice := random.IntN(100); {
+				case held[name] && dice < 80:
+					call.what, command = "remove", []string{"remove", path}
+				case dice < 10:
+					call.what, command = "look", []string{"look", path}
+				case dice < 15:
+					call.what, command = "remove", []string{"remove", path}
+				case dice < 30:
+					command[0] = "make"
+				case dice < 33: // dies, most likely before it answers
+					from := time.Since(r.start)
+					_, _ = fmt.Fprintln(p.in, "take", path)
+					time.Sleep(time.Duration(random.IntN(int(300 * time.Microsecond))))
+					dying := time.Since(r.start)
+					p.kill()
+					r.add([]string{name}, client, call, from, unanswered)
+					r.add(names, client, lockCall{"die", number}, dying, "")
+					clear(held)
+					start()
+					continue
+				}
+				from := time.Since(r.start)
+				output := p.do(command...)
+				r.add([]string{name}, client, call, from, output)
+				if output == "ok" && call.what != "look" {
+					held[name] = call.what == "take"
+				}
+			}
+			dying := time.Since(r.start)
+			p.kill()
+			r.add(names, client, lockCall{"die", 1 + client + clients*incarnation}, dying, "")
+		})
+	}
+	all.Wait()
+	return r
+}
+
+// check says what porcupine says of all of a history.
+func (r *recorder) check() porcupine.CheckResult {
+	for _, operations := range r.operations {
+		if result := porcupine.CheckOperationsTimeout(oneLock.ToModel(), operations, time.Minute); result != porcupine.Ok {
+			return result
+		}
+	}
+	return porcupine.Ok
+}
+
+const operationsEach = 2000
+
+// TestHistories: what processes see of locks that are taken, given back and left by the killed has an
+// order, also while the server is killed. HISTORIES is how many of either are made, HISTORY_SEED the
+// seed of the first.
+func TestHistories(t *testing.T) {
+	histories := number(t, "HISTORIES", 8)
+	first := number(t, "HISTORY_SEED", int(time.Now().Unix()))
+	t.Logf("HISTORY_SEED=%d", first)
+	for _, restarts := range []bool{false, true} {
+		m := mountOver(t, t.TempDir())
+		operations := 0
+		for i := range histories {
+			seed := uint64(first + i)
+			stop := make(chan struct{})
+			kills := func() int { return 0 }
+			if restarts {
+				kills = m.killAgainAndAgain(stop, 20*time.Millisecond, 200*time.Millisecond)
+			}
+			r := record(t, m.dir, seed, operationsEach)
+			close(stop)
+			kills()
+			operations += r.count
+			if result := r.check(); result != porcupine.Ok {
+				t.Fatalf("restarts %v, seed %d: %v", restarts, seed, result)
+			}
+		}
+		m.eventuallyServed()
+		t.Logf("restarts %v: %d histories, %d operations: Ok", restarts, histories, operations)
+	}
+}
+
+// TestHistoriesCanFail: with a fault put in on purpose there is no order.
+func TestHistoriesCanFail(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "latchfs")
+	if err := build(program, "-tags", "mutation"); err != nil {
+		t.Fatal(err)
+	}
+	for _, mutation := range []string{"steals", "deaf", "forgets", "unguarded"} {
+		t.Run(mutation, func(t *testing.T) {
+			m := (&mount{t: t, program: program, env: []string{"LATCHFS_MUTATION=" + mutation}}).over(t.TempDir())
+			stop := make(chan struct{})
+			kills := m.killAgainAndAgain(stop, 20*time.Millisecond, 200*time.Millisecond)
+			defer func() { close(stop); kills(); m.eventuallyServed() }()
+			for seed := range uint64(10) {
+				if record(t, m.dir, seed, operationsEach/4).check() == porcupine.Illegal {
+					return
+				}
+			}
+			t.Error("ten histories were found to be right")
+		})
+	}
+}

@@ -1,0 +1,208 @@
+package lockstore
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"pgregory.net/rapid"
+
+	"latchfs/bootid"
+)
+
+// simulation is the store on a made-up machine beside a model that is as simple as what users
+// expect: a lock is held as long as its holder runs, under the boot it was taken in, and no longer.
+type simulation struct {
+	*world
+	living     []bootid.Process
+	holders    map[string]bootid.Process // of every lock that was taken and not given back
+	ticks      uint64                    // start times
+	boots      int
+	generation uint64
+}
+
+var simulatedNames = []string{"a.lock", "b.lock", "dir/c.lock"}
+
+func newSimulation(t *testing.T) *simulation {
+	t.Helper()
+	state, err := os.MkdirTemp(t.TempDir(), "state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &simulation{
+		world:   &world{t: t, machine: newMachine(), files: &directory{}, state: state, log: logrus.New()},
+		holders: make(map[string]bootid.Process),
+	}
+	s.log.SetOutput(io.Discard)
+	s.open()
+	return s
+}
+
+// held says who holds a lock by the model.
+func (s *simulation) held(name string) (bootid.Process, bool) {
+	holder, taken := s.holders[name]
+	return holder, taken && slices.Contains(s.living, holder)
+}
+
+func (s *simulation) somebody(t *rapid.T) bootid.Process {
+	if len(s.living) == 0 {
+		t.Skip("nobody lives")
+	}
+	return rapid.SampledFrom(s.living).Draw(t, "process")
+}
+
+func (s *simulation) name(t *rapid.T) string {
+	return rapid.SampledFrom(simulatedNames).Draw(t, "name")
+}
+
+// start starts a process under a pid that is free: most have had others before.
+func (s *simulation) start(t *rapid.T) {
+	pid := rapid.IntRange(100, 105).Draw(t, "pid")
+	if slices.ContainsFunc(s.living, func(p bootid.Process) bool { return p.PID == pid }) {
+		t.Skip("that pid is taken")
+	}
+	s.ticks++
+	s.living = append(s.living, s.run(pid, s.ticks, 1000))
+}
+
+func (s *simulation) die(t *rapid.T) {
+	p := s.somebody(t)
+	how := rapid.SampledFrom([]bootid.Exit{bootid.ExitNormal, bootid.ExitSignal, bootid.ExitUnknown}).Draw(t, "exit")
+	s.end(p, how, rapid.Bool().Draw(t, "told"))
+	s.living = slices.DeleteFunc(s.living, func(other bootid.Process) bool { return other == p })
+}
+
+// take does what CREATE does.
+func (s *simulation) take(t *rapid.T) {
+	p, name := s.somebody(t), s.name(t)
+	holder, held := s.held(name)
+	if visible := s.visible(name); visible != held {
+		t.Fatalf("%s: visible %v, held by %v: %v", name, visible, holder, held)
+	}
+	if held {
+		return
+	}
+	section := s.store.Enter(name)
+	d, err := section.Acquire(KindCreate, p)
+	if err != nil {
+		section.Leave()
+		t.Fatalf("%s is free: %v", name, err)
+	}
+	if d.Generation() <= s.generation {
+		t.Fatalf("generation %d after %d", d.Generation(), s.generation)
+	}
+	s.generation = d.Generation()
+	payload := rapid.SampledFrom([]string{"%d\n", `{"pid":%d}`, `{"pid":%d,"bootId":"` + s.boot.ID + `"}`}).Draw(t, "payload")
+	s.files.put(name, fmt.Sprintf(payload, p.PID), s.now())
+	section.Leave()
+	s.store.Closed(d, s.store.Ending(d))
+	s.holders[name] = p
+}
+
+// remove does what UNLINK does.
+func (s *simulation) remove(t *rapid.T) {
+	p, name := s.somebody(t), s.name(t)
+	holder, held := s.held(name)
+	if s.visible(name) != held {
+		t.Fatalf("%s: held by %v: %v, but not seen so", name, holder, held)
+	}
+	if !held {
+		return
+	}
+	section := s.store.Enter(name)
+	defer section.Leave()
+	err := section.Admit(func() bootid.Process { return p }, Removing)
+	switch {
+	case p != holder && !errors.Is(err, ErrHeld):
+		t.Fatalf("%s of %v: %v may remove it: %v", name, holder, p, err)
+	case p == holder && err != nil:
+		t.Fatalf("%s: its holder %v may not remove it: %v", name, p, err)
+	case p == holder:
+		_ = s.files.Remove(name)
+		section.Release()
+		delete(s.holders, name)
+	}
+}
+
+// newBoot ends everything and starts again under another boot id.
+func (s *simulation) newBoot(t *rapid.T) {
+	if err := s.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range s.living {
+		s.end(p, bootid.ExitUnknown, false)
+	}
+	s.living = nil
+	s.boots++
+	s.boot.ID = fmt.Sprintf("%08d-2222-4333-8444-555555555555", s.boots)
+	s.advance(time.Minute)
+	s.boot.Time = s.clock
+	s.advance(time.Minute)
+	s.open()
+}
+
+// check is made after every step: what is listed as live is what is held.
+func (s *simulation) check(t *rapid.T) {
+	listed := make(map[string]Entry)
+	for _, e := range s.store.List() {
+		listed[e.Name] = e
+	}
+	for _, name := range simulatedNames {
+		holder, held := s.held(name)
+		e, ok := listed[name]
+		if held != (ok && e.Verdict == Live) || held && !e.Holder.Same(holder) {
+			t.Fatalf("%s: held by %v: %v; listed: %v %+v", name, holder, held, ok, e)
+		}
+	}
+}
+
+// TestSimulation runs random histories. A failure prints the shortest one it finds, and how to
+// have it again.
+func TestSimulation(t *testing.T) {
+	// Long enough for several processes to meet at a name.
+	if err := flag.Set("rapid.steps", "100"); err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newSimulation(t)
+		defer func() { _ = s.store.Close() }()
+		rt.Repeat(map[string]func(*rapid.T){
+			"": s.check,
+			// Those that come twice come more often.
+			"start": s.start, "start again": s.start,
+			"take": s.take, "take again": s.take,
+			"remove": s.remove, "remove again": s.remove,
+			"die": s.die,
+			"restart": func(*rapid.T) {
+				s.restart()
+			},
+			"reboot": s.newBoot,
+			"wait": func(t *rapid.T) {
+				s.advance(time.Duration(rapid.IntRange(1, 100).Draw(t, "minutes")) * time.Minute)
+			},
+		})
+	})
+}
+
+// TestSimulationCanFail: the model is not satisfied with a store that has a fault.
+func TestSimulationCanFail(t *testing.T) {
+	if raceEnabled {
+		t.Skip("without the race detector it is the same")
+	}
+	for _, mutation := range []string{"steals", "deaf", "forgets", "unguarded"} {
+		cmd := exec.Command("go", "test", "-count=1", "-tags", "mutation", "-run", "^TestSimulation$", "-rapid.nofailfile", "-rapid.shrinktime", "1ms", ".")
+		cmd.Env = append(os.Environ(), "LATCHFS_MUTATION="+mutation)
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "[rapid] failed after") {
+			t.Errorf("%s: %v: %s", mutation, err, out)
+		}
+	}
+}
