@@ -187,10 +187,17 @@ func (m *mount) tryStart(prefix ...string) error {
 // kill ends the daemon as nothing else would: the mount stays, dead.
 func (m *mount) kill() {
 	m.t.Helper()
+	var others []int // its server and anchor end with it
+	for _, server := range children(m.process.Process.Pid) {
+		others = append(append(others, server), children(server)...)
+	}
 	if err := m.process.Process.Kill(); err != nil {
 		m.t.Fatal(err)
 	}
 	<-m.ended
+	for _, pid := range others {
+		eventually(m.t, "server and anchor have ended", func() bool { return ended(pid) })
+	}
 }
 
 // unmount ends the mount and its daemon.

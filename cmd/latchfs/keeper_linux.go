@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -72,6 +73,7 @@ const (
 
 // keep runs servers until the mount is gone.
 func (k *keeper) keep() error {
+	runtime.LockOSThread()
 	k.signals = make(chan os.Signal, 8)
 	signal.Notify(k.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	var err error
@@ -202,8 +204,8 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 	if k.stored != nil {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, k.stored.Device, k.stored.Root)
 	}
-	// A terminal's Ctrl-C reaches it through the keeper.
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	// A terminal's Ctrl-C reaches it through the keeper. It ends with the keeper's thread, this one.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	started := time.Now()
 	err = cmd.Start()
 	theirs.Close()

@@ -17,8 +17,10 @@ import (
 	latch "latchfs/fs"
 )
 
-// isDead says that err is what a mount answers whose server has died.
-func isDead(err error) bool { return errors.Is(err, unix.ENOTCONN) }
+// isDead says that err is what a mount answers whose server has died, or dies while it is asked.
+func isDead(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
+}
 
 // realDir is the absolute path of dir without symbolic links. A dead mount at dir
 // itself is no error.
