@@ -263,6 +263,13 @@ func parseStatus(text []byte) (procStatus, error) {
 	return s, nil
 }
 
+// StartTime is when the process pid was started, in clock ticks since boot (proc_pid_stat(5)). Its
+// errors are those of [System].Process.
+func StartTime(pid int) (uint64, error) {
+	stat, err := readStat(pid)
+	return stat.startTime, err
+}
+
 func readStat(pid int) (procStat, error) {
 	text, err := readProc(pid, "stat")
 	if err != nil {

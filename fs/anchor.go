@@ -7,13 +7,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
 )
 
 // The anchor of a server is a process that shares the server's table of descriptors
@@ -36,7 +36,7 @@ func (f *FS) dropAnchor() error {
 		return fmt.Errorf("clone the anchor: %w", err)
 	}
 	anchor := &f.tables.head.anchors[f.tables.column]
-	started, err := startTime(pid)
+	started, err := bootid.StartTime(pid)
 	if err == nil {
 		anchor.started.Store(started)
 		anchor.server.Store(uint64(os.Getpid()))
@@ -72,21 +72,25 @@ func (f *FS) Anchor() int { return int(f.tables.head.anchors[f.tables.column].pi
 // Abandon ends the anchors recorded in tables, of any version, and with them the mount if its server
 // has ended. The tables are empty afterwards.
 func Abandon(file *os.File) error {
-	memory, err := unix.Mmap(int(file.Fd()), 0, sizeOf[tableHead](1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	head, unmap, err := mapHead(file)
 	if err != nil {
-		return fmt.Errorf("map the tables: %w", err)
+		return err
 	}
-	head := (*tableHead)(unsafe.Pointer(&memory[0]))
 	if head.magic == tablesMagic {
 		for i := range head.anchors {
 			if pidfd := openAnchor(&head.anchors[i]); pidfd >= 0 {
-				_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
-				awaitEnd(pidfd)
+				kill(pidfd)
 				unix.Close(pidfd)
 			}
 		}
 	}
-	return errors.Join(unix.Munmap(memory), ResetTables(file))
+	return errors.Join(unmap(), ResetTables(file))
+}
+
+// kill ends the process of a pidfd and waits until it has ended.
+func kill(pidfd int) {
+	_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+	awaitEnd(pidfd)
 }
 
 // awaitEnd waits, at most a second, for the process of a pidfd to end.
@@ -119,26 +123,11 @@ func openAnchor(row *anchorRow) int {
 	if err != nil {
 		return -1
 	}
-	if started, err := startTime(pid); err != nil || started != row.started.Load() {
+	if started, err := bootid.StartTime(pid); err != nil || started != row.started.Load() {
 		unix.Close(pidfd)
 		return -1
 	}
 	return pidfd
-}
-
-// startTime is that of proc_pid_stat(5), in clock ticks since boot.
-func startTime(pid int) (uint64, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	end := strings.LastIndexByte(string(text), ')')
-	fields := strings.Fields(string(text[end+1:]))
-	const startField = 22 - 3 // the first after the command is the third
-	if end < 0 || len(fields) <= startField {
-		return 0, errors.New("stat is of no known format")
-	}
-	return strconv.ParseUint(fields[startField], 10, 64)
 }
 
 // pollFD is struct pollfd of poll(2).

@@ -170,8 +170,12 @@ func (f *FS) writeMapped(h *handle, _ int, in *fuse.WriteIn, data [][]byte) (n i
 		return 0, err
 	}
 	defer unix.Close(fd)
+	return pwrite(fd, data, in.Offset)
+}
+
+func pwrite(fd int, data [][]byte, offset uint64) (n int, err error) {
 	err = retry(func() error {
-		n, err = unix.Pwritev(fd, data, int64(in.Offset))
+		n, err = unix.Pwritev(fd, data, int64(offset))
 		return err
 	})
 	return n, err
@@ -192,16 +196,14 @@ func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, e
 			i.row.size = uint64(st.Size)
 		} else if grown := st.Size - int64(i.row.size); grown > 0 {
 			// The kernel lets one write at a time at a file.
-			i.finish(int(min(grown, int64(in.Size))), nil)
-			return int(min(grown, int64(in.Size))), nil
+			n = int(min(grown, int64(in.Size)))
+			i.finish(n, nil)
+			return n, nil
 		}
 	}
 	i.written(&in.InHeader)
 	i.crash(crashBefore)
-	err = retry(func() error {
-		n, err = unix.Pwritev(fd, data, int64(in.Offset))
-		return err
-	})
+	n, err = pwrite(fd, data, in.Offset)
 	i.crash(crashAfter)
 	i.finish(max(n, 0), err)
 	return n, err

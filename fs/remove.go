@@ -118,8 +118,8 @@ func (f *FS) finishRename(r renaming) {
 	r.intent.finish(0, nil)
 }
 
-// unfinishedRenames are those that a dead server carried out and did not record.
-func (f *FS) unfinishedRenames() (renames []lockstore.Rename) {
+// UnfinishedRenames are those that a dead server carried out and did not record.
+func (f *FS) UnfinishedRenames() (renames []lockstore.Rename) {
 	for i := range f.tables.intents {
 		row := &f.tables.intents[i]
 		oldDir, newDir := f.inodes.get(row.dir.node), f.inodes.get(row.other.node)

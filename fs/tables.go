@@ -215,6 +215,15 @@ func openTables(file *os.File) (*tables, error) {
 	return t, nil
 }
 
+// mapHead maps the first row alone.
+func mapHead(file *os.File) (head *tableHead, unmap func() error, err error) {
+	memory, err := unix.Mmap(int(file.Fd()), 0, sizeOf[tableHead](1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, nil, fmt.Errorf("map the tables: %w", err)
+	}
+	return (*tableHead)(unsafe.Pointer(&memory[0])), func() error { return unix.Munmap(memory) }, nil
+}
+
 func (h *tableHead) check() error {
 	if h.magic != tablesMagic || h.version != tablesVersion {
 		return fmt.Errorf("%w: version %d, this latchfs reads %d", ErrTables, h.version, tablesVersion)
@@ -275,7 +284,7 @@ func (r *rows[T]) take() *T {
 		*row = zero
 		return row
 	}
-	if r.all == nil || int(r.used.Load()) >= len(r.all) {
+	if int(r.used.Load()) >= len(r.all) {
 		return new(T)
 	}
 	return &r.all[r.used.Add(1)-1]
@@ -283,9 +292,6 @@ func (r *rows[T]) take() *T {
 
 // number is the position of a row, plus 1; 0 if it is none of the table.
 func (r *rows[T]) number(row *T) uint32 {
-	if len(r.all) == 0 {
-		return 0
-	}
 	var zero T
 	offset := uintptr(unsafe.Pointer(row)) - uintptr(unsafe.Pointer(&r.all[0]))
 	if i := offset / unsafe.Sizeof(zero); i < uintptr(len(r.all)) {

@@ -6,23 +6,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
-	"latchfs/lockstore"
 )
 
 // InUse says that tables are those of a mount. It returns ErrTables if they are of another version.
 func InUse(tables *os.File) (bool, error) {
-	memory, err := unix.Mmap(int(tables.Fd()), 0, sizeOf[tableHead](1), unix.PROT_READ, unix.MAP_SHARED)
+	head, unmap, err := mapHead(tables)
 	if err != nil {
-		return false, fmt.Errorf("map the tables: %w", err)
+		return false, err
 	}
-	defer unix.Munmap(memory)
-	head := (*tableHead)(unsafe.Pointer(&memory[0]))
+	defer unmap()
 	if head.magic == 0 {
 		return false, nil
 	}
@@ -65,7 +62,7 @@ func (f *FS) takeOver(stored *Stored) error {
 	from, to := t.activeColumn(), t.column
 	// That of a server that died while it did this.
 	if pidfd := openAnchor(&t.head.anchors[to]); pidfd >= 0 {
-		_ = unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0)
+		kill(pidfd)
 		unix.Close(pidfd)
 	}
 	t.head.anchors[to].pid.Store(0)
@@ -124,9 +121,7 @@ func (f *FS) takeOver(stored *Stored) error {
 	}
 	t.head.active.Store(uint32(to) + 1)
 	if anchor >= 0 {
-		_ = unix.PidfdSendSignal(anchor, unix.SIGKILL, nil, 0)
-		// The state directory is free when it has ended.
-		awaitEnd(anchor)
+		kill(anchor) // then the state directory is free
 	}
 	f.closeLostBacking()
 	return nil
@@ -272,9 +267,6 @@ func (f *FS) OpenLocks() map[uint64]bool {
 	})
 	return open
 }
-
-// UnfinishedRenames are those that a dead server carried out and did not record.
-func (f *FS) UnfinishedRenames() []lockstore.Rename { return f.unfinishedRenames() }
 
 // joinLocks gives the handles that locks were made with their descriptors.
 func (f *FS) joinLocks() {

@@ -175,7 +175,7 @@ func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error)
 		return nil, nil
 	}
 	c.store.mu.Lock()
-	r.open, r.closed = true, make(chan struct{})
+	r.setOpen()
 	c.store.mu.Unlock()
 	return &Descriptor{r}, nil
 }
@@ -403,7 +403,7 @@ func (c Section) Descriptor() *Descriptor {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	if !r.open {
-		r.open, r.closed = true, make(chan struct{})
+		r.setOpen()
 	}
 	return &Descriptor{r}
 }

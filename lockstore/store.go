@@ -104,6 +104,9 @@ type record struct {
 	gone        bool          // not in the map any more
 }
 
+// setOpen says that the descriptor r was made with is open; Store.mu is held, or nobody else has r.
+func (r *record) setOpen() { r.open, r.closed = true, make(chan struct{}) }
+
 // Descriptor stands for the open file description a lock was made with.
 type Descriptor struct{ record *record }
 
@@ -169,7 +172,7 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 	for name, l := range locks {
 		r := &record{Lock: l}
 		if o.Open[l.Generation] {
-			r.open, r.closed = true, make(chan struct{})
+			r.setOpen()
 		}
 		if !s.boot.Differs(l.BootID) && !s.boot.OnOtherMachine(l.MachineID) && !s.outOfSight(l) {
 			s.attach(r)

@@ -144,7 +144,7 @@ func (k *keeper) after(end ending, program *os.File) (done bool, err error) {
 			return false, nil
 		}
 		log.Warn("the new version cannot read the tables of the running one: mounting anew. Files that are open now fail")
-		k.useProgramAt(k.path)
+		k.adopt(program)
 		return false, latch.Abandon(k.tables)
 	case code == exitBusy && end.served: // a second signal
 		return true, coded{code, fmt.Errorf("left %s while it is in use", k.config.Dir)}
@@ -250,7 +250,7 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 					_ = cmd.Process.Signal(sig)
 				}
 			} else if end.served && !k.bound {
-				if end.next, err = k.openProgram(); err != nil {
+				if end.next, err = os.Open(k.path); err != nil {
 					k.log.WithError(err).Error("there is no program to upgrade to")
 				} else if _, err := socket.Write([]byte(messageYield)); err != nil {
 					k.log.WithError(err).Error("the server cannot be asked to make way")
@@ -292,10 +292,7 @@ func (k *keeper) serving(said message, program *os.File) {
 	for _, file := range said.files {
 		file.Close()
 	}
-	if program != k.program {
-		k.program.Close()
-		k.program = program
-	}
+	k.adopt(program)
 	if !k.served {
 		k.served = true
 		if err := tellReady(k.config.Flags.StateDir); err != nil {
@@ -312,10 +309,9 @@ func (k *keeper) dropStored() {
 	}
 }
 
-func (k *keeper) openProgram() (*os.File, error) { return os.Open(k.path) }
-
-func (k *keeper) useProgramAt(path string) {
-	if program, err := os.Open(path); err == nil {
+// adopt makes program what servers are started from.
+func (k *keeper) adopt(program *os.File) {
+	if program != k.program {
 		k.program.Close()
 		k.program = program
 	}
