@@ -35,6 +35,15 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 	}
 }
 
+// forgetAttributes makes the kernel ask for those of n again. That waits for nothing, as no pages
+// are concerned.
+func (f *FS) forgetAttributes(n *inode) {
+	if f.server != nil {
+		// It answers ENOENT if the kernel has forgotten n meanwhile.
+		f.server.InodeNotify(n.id, -1, 0)
+	}
+}
+
 func fillEntry(out *fuse.EntryOut, n *inode, st *unix.Stat_t) {
 	out.NodeId = n.id
 	out.SetEntryTimeout(cacheLifetime)
@@ -59,12 +68,12 @@ func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
 	if err != nil {
 		return err
 	}
+	if err := f.reaped(n, in); err != nil {
+		return err
+	}
 	st, err := f.stat(n)
 	if err != nil {
 		return err
-	}
-	if f.reaped(n, uint32(st.Nlink)) {
-		return unix.ESTALE // makes the kernel look the name up again
 	}
 	if !held {
 		out.SetTimeout(cacheLifetime)
@@ -86,13 +95,13 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	if err != nil {
 		return status(err)
 	}
+	if err := f.reaped(n, &in.InHeader); err != nil {
+		return status(err)
+	}
 	var st unix.Statx_t
 	flags := unix.AT_EMPTY_PATH | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
 	if err := f.withFD(n, func(fd int) error { return unix.Statx(fd, "", flags, int(in.SxMask), &st) }); err != nil {
 		return status(err)
-	}
-	if f.reaped(n, st.Nlink) {
-		return status(unix.ESTALE)
 	}
 	if !held {
 		out.SetTimeout(cacheLifetime)
@@ -111,6 +120,9 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	n := f.inodes.get(in.NodeId)
 	if n == nil {
 		return f.control.refuse(in.NodeId)
+	}
+	if err := f.reaped(n, &in.InHeader); err != nil {
+		return status(err)
 	}
 	if err := f.setAttr(n, in); err != nil {
 		return status(err)

@@ -128,6 +128,7 @@ func (l lockFiles) directory(name string, do func(*os.File) error) error {
 
 // Remove implements lockstore.Files.
 func (l lockFiles) Remove(name string) error {
+	n := l.inode(name)
 	err := l.unlink(name, 0)
 	if errors.Is(err, unix.EISDIR) {
 		err = l.removeDirectory(name)
@@ -135,7 +136,19 @@ func (l lockFiles) Remove(name string) error {
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
+	if err == nil {
+		l.tookAway(n)
+	}
 	return err
+}
+
+// tookAway makes the kernel look the name of n up again, if it knows n: whoever comes by the entry it
+// has cached gets ESTALE.
+func (l lockFiles) tookAway(n *inode) {
+	if n != nil {
+		n.setTakenAway(true)
+		l.fs.forgetAttributes(n)
+	}
 }
 
 func (l lockFiles) unlink(name string, flags int) error {
@@ -168,8 +181,8 @@ func (l lockFiles) Move(name, path string) error {
 			return unix.Renameat2(dirfd, base, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 		})
 	})
-	if err == nil && n != nil {
-		n.setTakenAway(true)
+	if err == nil {
+		l.tookAway(n)
 	}
 	return err
 }
@@ -187,22 +200,6 @@ func (l lockFiles) inode(name string) *inode {
 		return nil
 	}
 	return l.fs.inodes.peek(keyOfFile(file))
-}
-
-// Invalidate implements lockstore.Files.
-func (l lockFiles) Invalidate(name string) {
-	_ = l.beneath(name, func(dirfd int, base string) error {
-		st, err := statFD(dirfd)
-		if err != nil {
-			return err
-		}
-		// A directory the kernel does not know has no entries cached. ENOENT is
-		// answered when it has not cached this one.
-		if n := l.fs.inodes.peek(keyOf(&st)); n != nil && l.fs.server != nil {
-			l.fs.server.EntryNotify(n.id, base)
-		}
-		return nil
-	})
 }
 
 // Local implements lockstore.Files.

@@ -55,6 +55,9 @@ func (f *FS) connect(options *fuse.MountOptions) (*fuse.Server, error) {
 	if err != nil {
 		return nil, err // which has closed it
 	}
+	if !keepResident(server) {
+		f.log.Warn("a server that is killed may fail a request: the buffers of go-fuse were not found")
+	}
 	reply := make([]byte, minRead)
 	n, err := unix.Read(kernel, reply)
 	if err != nil {

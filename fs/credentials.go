@@ -68,8 +68,7 @@ func (c *credentials) as(caller fuse.Caller, make func() error) error {
 // Without that flag the kernel asks for security.capability before every single
 // write, passthrough or not (file_remove_privs, SB_NOSEC).
 
-// killPrivileges takes them away. The kernel has the mode cached and is told; that waits
-// for nothing, as no pages are concerned.
+// killPrivileges takes them away. The kernel has the mode cached and is told.
 func (f *FS) killPrivileges(n *inode) error {
 	st, err := f.stat(n)
 	if err != nil || !hasPrivileges(st.Mode) {
@@ -80,7 +79,7 @@ func (f *FS) killPrivileges(n *inode) error {
 		mode &^= unix.S_ISGID
 	}
 	err = f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0) })
-	f.server.InodeNotify(n.id, -1, 0)
+	f.forgetAttributes(n)
 	return err
 }
 

@@ -93,14 +93,8 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {
-			known := f.inodes.peek(fileKey{dir.key.dev, entry.Ino}) != nil
 			if err := f.lookup(dir, entry.Name, &in.InHeader, &found); err != nil && f.isLockName(entry.Name) {
-				// It was stale and is gone, but the kernel may have it cached. It holds
-				// the directory while it reads it.
-				if known {
-					go f.LockFiles().Invalidate(f.inodes.path(dir, entry.Name))
-				}
-				return true
+				return true // it was stale and is gone
 			}
 			// Any other that has gone meanwhile keeps node id 0: the kernel will look
 			// it up if anybody asks.

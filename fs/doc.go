@@ -42,9 +42,12 @@
 //     not be, is preceded by an intent (intent.go). That the kernel holds the directory
 //     or file while a request is unanswered is what tells a dead server's work from anybody
 //     else's.
-//   - A reap invalidates the kernel's entry from a goroutine that is in no
-//     section and holds no lock: the notification waits for the directory, which a
-//     request that waits for us may hold.
+//   - A reap makes the kernel forget the file's attributes, not the entry: that would wait for
+//     the directory, which a request that waits for us may hold, and a thread that waits so
+//     does not end when the server is killed. Whoever comes by the entry asks for attributes
+//     or an open, gets ESTALE, and looks the name up. Only to the processes that look while
+//     somebody has the reaped file open it shows, without links, for the second that an entry
+//     is cached.
 //
 // # Caveats
 //

@@ -56,6 +56,7 @@ type Callers interface {
 type FS struct {
 	fuse.RawFileSystem // answers ENOSYS to what is not implemented
 
+	retries     retries
 	tables      *tables
 	keeper      int
 	bound       string // why the mount does not outlive this server; "" if it does

@@ -189,8 +189,10 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	switch {
 	case err != nil:
 		return err
-	case !visible:
-		return unix.ESTALE // it was stale: makes the kernel look the name up again
+	case !visible: // it was stale
+		if err := f.retries.stale(&in.InHeader, n.id); err != nil {
+			return err
+		}
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
 		if err := section.Admit(f.caller(&in.InHeader), lockstore.Truncating); err != nil {
@@ -208,10 +210,8 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 
 // openOther opens what is not at a lock name, or not any more.
 func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
-	if n.lockNamed() {
-		if st, err := f.stat(n); err != nil || f.reaped(n, uint32(st.Nlink)) {
-			return unix.ESTALE
-		}
+	if err := f.reaped(n, &in.InHeader); err != nil {
+		return err
 	}
 	dir := f.inodes.parentOf(n)
 	if dir == nil || n.isDir() || !dir.lockNamed() {

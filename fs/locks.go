@@ -152,6 +152,7 @@ func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fu
 		f.inodes.unfind(n.id, in.Unique)
 		return unix.ENOENT
 	}
+	f.retries.lookedUp(in, n.id)
 	fillEntry(out, n, &st)
 	if section.Held() {
 		out.SetAttrTimeout(0)
@@ -213,12 +214,6 @@ func (f *FS) lookEntry(section lockstore.Section, dir *inode, name string) (visi
 	return section.Look(&file, seen), nil
 }
 
-// reaped says that n, with so many links, was a lock and is gone, and that the kernel
-// asks because it has the name cached and not because it has the file open.
-func (f *FS) reaped(n *inode, links uint32) bool {
-	return (links == 0 || n.takenAway()) && n.lockNamed() && !n.opens.any()
-}
-
 // hiddenLock says that the entry at a lock name was stale and is gone.
 func (f *FS) hiddenLock(dir *inode, name string) bool {
 	path := f.inodes.path(dir, name)
@@ -227,10 +222,6 @@ func (f *FS) hiddenLock(dir *inode, name string) bool {
 	}
 	section := f.enter(dir, name)
 	defer section.Leave()
-	if visible, err := f.lookEntry(section, dir, name); visible || err != nil {
-		return false
-	}
-	// The kernel may have the entry cached. It holds the directory while it reads it.
-	go f.LockFiles().Invalidate(path)
-	return true
+	visible, err := f.lookEntry(section, dir, name)
+	return err == nil && !visible
 }

@@ -107,9 +107,7 @@ func (s *survey) judge(name string) {
 	}
 	key := keyOfFile(file)
 	if n := s.fs.inodes.peek(key); n != nil {
-		if !section.Look(&file, &n.seen) {
-			go s.fs.LockFiles().Invalidate(name)
-		}
+		section.Look(&file, &n.seen)
 		return
 	}
 	found := &sighted{}

@@ -10,9 +10,12 @@ import (
 )
 
 // attributes calls do with a path by which the attributes of n are reached.
-func (f *FS) attributes(n *inode, do func(path string) (int, error)) (uint32, fuse.Status) {
+func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, error)) (uint32, fuse.Status) {
 	if n == nil {
 		return 0, status(unix.ENODATA) // control files have none
+	}
+	if err := f.reaped(n, in); err != nil {
+		return 0, status(err)
 	}
 	size := 0
 	err := f.withFD(n, func(fd int) (err error) {
@@ -26,9 +29,9 @@ func (f *FS) attributes(n *inode, do func(path string) (int, error)) (uint32, fu
 func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	n := f.inodes.get(in.NodeId)
 	if n != nil && name == aclAccess {
-		return f.accessACL(n, dest)
+		return f.accessACL(n, in, dest)
 	}
-	return f.attributes(n, func(path string) (int, error) {
+	return f.attributes(n, in, func(path string) (int, error) {
 		size, err := unix.Getxattr(path, name, dest)
 		if err == unix.ENODATA && name == selinuxLabel && !f.selinux {
 			// As from a filesystem without labels: ls(1) does not ask for the next file's then.
@@ -38,12 +41,12 @@ func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []
 	})
 }
 
-func (f *FS) accessACL(n *inode, dest []byte) (size uint32, code fuse.Status) {
+func (f *FS) accessACL(n *inode, in *fuse.InHeader, dest []byte) (size uint32, code fuse.Status) {
 	if n.noACL.holds() {
 		return 0, fuse.ENODATA
 	}
 	n.noACL.look(func() bool {
-		size, code = f.attributes(n, func(path string) (int, error) { return unix.Getxattr(path, aclAccess, dest) })
+		size, code = f.attributes(n, in, func(path string) (int, error) { return unix.Getxattr(path, aclAccess, dest) })
 		return code == fuse.ENODATA && f.local
 	})
 	return size, code
@@ -57,7 +60,7 @@ func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint3
 	if isControl(in.NodeId) {
 		return 0, fuse.OK
 	}
-	return f.attributes(f.inodes.get(in.NodeId), func(path string) (int, error) { return unix.Listxattr(path, dest) })
+	return f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
 }
 
 // SetXAttr implements fuse.RawFileSystem.
@@ -71,7 +74,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 		defer n.noACL.set()
 	}
 	i := f.beginEntry(&in.InHeader, opSetXattr, name)
-	_, code := f.attributes(n, func(path string) (int, error) {
+	_, code := f.attributes(n, &in.InHeader, func(path string) (int, error) {
 		return 0, i.once(func() error { return unix.Setxattr(path, name, data, int(in.Flags)) }, func(err error) bool {
 			value := make([]byte, len(data)+1)
 			size, getErr := unix.Getxattr(path, name, value)
@@ -84,7 +87,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 // RemoveXAttr implements fuse.RawFileSystem.
 func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	i := f.beginEntry(in, opRemoveXattr, name)
-	_, code := f.attributes(f.inodes.get(in.NodeId), func(path string) (int, error) {
+	_, code := f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) {
 		return 0, i.once(func() error { return unix.Removexattr(path, name) }, is(unix.ENODATA))
 	})
 	return code
@@ -95,6 +98,9 @@ func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status
 	n := f.inodes.get(in.NodeId)
 	if n == nil {
 		return nil, status(unix.ESTALE)
+	}
+	if err := f.reaped(n, in); err != nil {
+		return nil, status(err)
 	}
 	var target []byte
 	err := f.withFD(n, func(fd int) (err error) {

@@ -3,10 +3,13 @@
 package integration
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -27,11 +30,19 @@ type lockCall struct {
 // unanswered is the result of a call whose process was killed meanwhile.
 const unanswered = "unanswered"
 
-// oneLock is the model: the state is the process that holds it, 0 for none.
+// The states of a lock in the model: the process that holds it, or one of these.
+const (
+	free = 0
+	// stale is free too, but who removes it may find that it was there.
+	stale = -1
+)
+
+// oneLock is the model.
 var oneLock = porcupine.NondeterministicModel{
-	Init: func() []any { return []any{0} },
+	Init: func() []any { return []any{free} },
 	Step: func(state, input, output any) []any {
 		holder, call := state.(int), input.(lockCall)
+		held := holder > free
 		is := func(ok bool, next int) []any {
 			if ok {
 				return []any{next}
@@ -41,27 +52,30 @@ var oneLock = porcupine.NondeterministicModel{
 		switch call.what {
 		case "take":
 			switch {
-			case output == unanswered && holder == 0:
-				return []any{0, call.process}
+			case output == unanswered && !held:
+				return []any{holder, call.process}
 			case output == unanswered:
 				return []any{holder}
 			case output == "ok":
-				return is(holder == 0, call.process)
+				return is(!held, call.process)
 			}
-			return is(output == "EEXIST" && holder != 0, holder)
+			return is(output == "EEXIST" && held, holder)
 		case "remove":
 			switch {
 			case holder == call.process:
-				return is(output == "ok", 0)
-			case holder == 0:
-				return is(output == "ENOENT", 0)
+				return is(output == "ok", free)
+			case held:
+				return is(output == "EBUSY", holder)
 			}
-			return is(output == "EBUSY", holder)
+			return is(output == "ENOENT" || output == "ok" && holder == stale, free)
 		case "look":
-			return is(output == "ok" && holder != 0 || output == "ENOENT" && holder == 0, holder)
+			if output == "ok" {
+				return is(held, holder)
+			}
+			return is(output == "ENOENT" && !held, free)
 		case "die":
 			if holder == call.process {
-				return []any{0}
+				return []any{stale}
 			}
 			return []any{holder}
 		}
@@ -153,14 +167,50 @@ func record(t *testing.T, dir string, seed uint64, operations int) *recorder {
 	return r
 }
 
-// check says what porcupine says of all of a history.
-func (r *recorder) check() porcupine.CheckResult {
-	for _, operations := range r.operations {
-		if result := porcupine.CheckOperationsTimeout(oneLock.ToModel(), operations, time.Minute); result != porcupine.Ok {
-			return result
+// check says what porcupine says of all of a history, and where the first lock goes wrong.
+func (r *recorder) check() (porcupine.CheckResult, string) {
+	model := oneLock.ToModel()
+	for name, operations := range r.operations {
+		result, info := porcupine.CheckOperationsVerbose(model, operations, time.Minute)
+		if result == porcupine.Ok {
+			continue
+		}
+		var longest []porcupine.Operation
+		for _, partial := range info.PartialLinearizationsOperations()[0] {
+			if len(partial) > len(longest) {
+				longest = partial
+			}
+		}
+		return result, name + around(longest, operations)
+	}
+	return porcupine.Ok, ""
+}
+
+// around lists the end of the longest order that was found, and the first of what has no place in it.
+func around(longest, all []porcupine.Operation) string {
+	var text strings.Builder
+	line := func(prefix string, o porcupine.Operation) {
+		fmt.Fprintf(&text, "\n%s %8d..%8d us  process %v: %v", prefix, o.Call/1000, o.Return/1000, o.Input.(lockCall).process,
+			oneLock.DescribeOperation(o.Input, o.Output))
+	}
+	placed := make(map[porcupine.Operation]bool)
+	for _, o := range longest {
+		placed[o] = true
+	}
+	for _, o := range longest[max(0, len(longest)-12):] {
+		line("  in order", o)
+	}
+	var left []porcupine.Operation
+	for _, o := range all {
+		if !placed[o] {
+			left = append(left, o)
 		}
 	}
-	return porcupine.Ok
+	slices.SortFunc(left, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
+	for _, o := range left[:min(8, len(left))] {
+		line("  no place", o)
+	}
+	return text.String()
 }
 
 const operationsEach = 2000
@@ -192,8 +242,8 @@ func TestHistories(t *testing.T) {
 			close(stop)
 			kills()
 			operations += r.count
-			if result := r.check(); result != porcupine.Ok {
-				t.Fatalf("restarts %v, seed %d: %v", restarts, seed, result)
+			if result, where := r.check(); result != porcupine.Ok {
+				t.Fatalf("restarts %v, seed %d: %v: %s", restarts, seed, result, where)
 			}
 		}
 		m.eventuallyServed()
@@ -211,7 +261,7 @@ func TestHistoriesCanFail(t *testing.T) {
 		t.Run(mutation, func(t *testing.T) {
 			m := (&mount{t: t, program: program, env: []string{"LATCHFS_MUTATION=" + mutation}}).over(t.TempDir())
 			for seed := range uint64(10) {
-				if record(t, m.dir, seed, operationsEach/4).check() == porcupine.Illegal {
+				if result, _ := record(t, m.dir, seed, operationsEach/4).check(); result == porcupine.Illegal {
 					return
 				}
 			}

@@ -262,8 +262,7 @@ func (d *directory) Opened(name string) bool {
 	return d.opened[name]
 }
 
-func (d *directory) Invalidate(string) {}
-func (d *directory) Local() bool       { return !d.shared }
+func (d *directory) Local() bool { return !d.shared }
 
 // world is a store on a made-up machine and directory.
 type world struct {

@@ -57,8 +57,8 @@ func (s *Sighting) WrittenBy(p bootid.Process) {
 func (s *Sighting) TakeOver(from *Sighting) { s.noLock.Store(from.noLock.Load()) }
 
 // Files is the directory beneath the mount as the store needs it. Names are lock
-// names, or those of files in a directory at a lock name. Every method but Invalidate
-// is called within the name's section and must not enter one.
+// names, or those of files in a directory at a lock name. Every method is called within the
+// name's section and must not enter one.
 type Files interface {
 	// Stat describes the file at name, or returns an error that is
 	// fs.ErrNotExist.
@@ -71,16 +71,14 @@ type Files interface {
 	// more than limit.
 	Entries(name string, limit int) ([]string, error)
 	// Remove removes the file at name, or the directory with the files that are
-	// directly in it. That it is gone already is no error.
+	// directly in it. That it is gone already is no error. After it and after Move nobody
+	// is answered from what the kernel cached of the file.
 	Remove(name string) error
 	// Move renames the file or directory at name to a path outside, in one step. It fails
 	// where that is on another filesystem.
 	Move(name, path string) error
 	// Opened says that somebody has the file at name open.
 	Opened(name string) bool
-	// Invalidate makes the kernel forget what it cached of name. It may wait for
-	// requests in the same directory, so it is called outside all sections.
-	Invalidate(name string)
 	// Local says that no other machine can write to the directory.
 	Local() bool
 }

@@ -19,30 +19,21 @@ func (s *Store) processEnded(w *watched) {
 // reap judges r and reclaims it if it is stale.
 func (s *Store) reap(r *record) { s.end(r, Reaped, s.judge) }
 
-// end reclaims r if decide says that it is stale. From a death on every look at the name
-// reclaims it; the kernel's cache is told before the file goes, so that no look can be
-// answered from there after the name counts as free.
+// end reclaims r if decide says that it is stale.
 func (s *Store) end(r *record, transition Transition, decide func(*record) decision) {
-	for told := false; ; told = true {
-		section, ok := s.enterRecord(r)
-		if !ok {
-			return
-		}
-		d := decide(r)
-		switch {
-		case d.Verdict != Stale:
-			section.settle(r, d)
-		case transition == Reaped && !section.removable(r):
-		case told:
-			// What cannot be removed was logged.
-			_ = section.reclaim(r, d.Judgment, transition)
-		default:
-			section.Leave()
-			s.files.Invalidate(section.name)
-			continue
-		}
-		section.Leave()
+	section, ok := s.enterRecord(r)
+	if !ok {
 		return
+	}
+	defer section.Leave()
+	d := decide(r)
+	switch {
+	case d.Verdict != Stale:
+		section.settle(r, d)
+	case transition == Reaped && !section.removable(r):
+	default:
+		// What cannot be removed was logged.
+		_ = section.reclaim(r, d.Judgment, transition)
 	}
 }
 
