@@ -263,8 +263,9 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 			// Its end of the socket stays open in the anchor.
 			_ = unix.Shutdown(int(socket.Fd()), unix.SHUT_RDWR)
 			if messages != nil {
-				for range messages { // what it said before it died
+				for said := range messages { // what it said before it died
 					end.served = true
+					k.serving(said, program)
 				}
 			}
 			if end.state.ExitCode() != exitHandedOver && end.next != nil {
