@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_STATIC := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run build test test-race test-outlive deps lint bench cross clean
+.PHONY: run build test test-race test-outlive test-reboot deps lint bench cross clean
 
 # Mount over DIR and serve it until Ctrl-C.
 run: build
@@ -25,6 +25,10 @@ test-race: deps
 # The server killed 1,000 times under load, then replaced 100 times: about seven minutes.
 test-outlive: deps
 	OUTLIVE_KILLS=1000 OUTLIVE_UPGRADES=100 go test -count=1 -timeout 30m -v -run '^(TestServerKilled|TestUpgrade)$$' ./integration
+
+# Virtual machines reset, and cut from power, while locks are held: about three minutes.
+test-reboot: deps
+	REBOOT=1 go test -count=1 -timeout 15m -v -run '^(TestReset|TestPowerCut|TestPowerCutInCompaction)$$' ./integration
 
 # What the tests need beside Go: programs of the system and OpenClaw's package.
 deps:

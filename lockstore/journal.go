@@ -35,11 +35,12 @@ const (
 	maxFrame       = 1 << 20
 	// allocateStep is how much space is reserved ahead, in bytes.
 	allocateStep = 64 << 10
-	// compactAt is the size below which a journal is never compacted, in bytes.
-	compactAt = 1 << 20
 	// tailUnderLock is how much compaction may copy while appends wait, in bytes.
 	tailUnderLock = 64 << 10
 )
+
+// compactAt is the size below which a journal is never compacted, in bytes. The crash tests lower it.
+var compactAt int64 = 1 << 20
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -306,6 +307,7 @@ func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) 
 			os.Remove(j.newPath())
 		}
 	}()
+	pauseAt("compaction begun")
 	out := bufio.NewWriter(file)
 	size := int64(0)
 	write := func(b []byte) error {
@@ -337,14 +339,22 @@ func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) 
 		}
 		return err
 	}
-	for {
+	for synced := false; ; synced = true {
 		j.mu.Lock()
 		end := j.size
-		if end-copied <= tailUnderLock {
+		if synced && end-copied <= tailUnderLock {
 			break
 		}
 		j.mu.Unlock()
 		if err := copyTail(end); err != nil {
+			return err
+		}
+		// Should the machine die, a filesystem may have the new name and not yet what is in it; the
+		// highest generation at least is not to be lost.
+		if synced {
+			continue
+		}
+		if err := file.Sync(); err != nil {
 			return err
 		}
 	}
@@ -357,9 +367,11 @@ func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) 
 			return err
 		}
 	}
+	pauseAt("compaction written")
 	if err := os.Rename(j.newPath(), j.path); err != nil {
 		return err
 	}
+	pauseAt("compaction renamed")
 	j.file, j.size, j.allocated = file, size, size+j.reserve
 	old.Close()
 	return nil

@@ -202,6 +202,7 @@ func (c Section) acquire(l Lock) (*record, error) {
 		s.detach(r)
 		return nil, fmt.Errorf("%s: %w", c.name, err)
 	}
+	s.syncSoon(&s.acquired, acquireDelay)
 	s.compactIfDue()
 	return r, nil
 }
@@ -344,7 +345,7 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 	s.mu.Unlock()
 	s.detach(r)
 	if dropped && transition == Dropped && r.Kind == KindCreate {
-		s.syncSoon() // after a reboot it would be taken for data that was left open
+		s.syncSoon(&s.dropped, dropDelay)
 	}
 	s.compactIfDue()
 }

@@ -69,7 +69,8 @@ type Store struct {
 	events     subscribers
 	generation atomic.Uint64
 	background sync.WaitGroup // compaction and syncs
-	syncDue    atomic.Bool
+	dropped    syncing
+	acquired   syncing
 
 	// mu guards locks and the fields of every record. Journal appends are made
 	// under it, so that the journal tells the same order as memory; it is never
@@ -257,6 +258,12 @@ func (s *Store) detach(r *record) {
 // Close gives the state directory up. Locks stay recorded.
 func (s *Store) Close() error {
 	s.processes.close()
+	for _, why := range []*syncing{&s.dropped, &s.acquired} {
+		if timer := why.timer.Load(); timer != nil && timer.Stop() {
+			s.background.Done()
+			s.sync()
+		}
+	}
 	s.background.Wait()
 	err := s.journal.close()
 	s.owner.Close()
@@ -353,22 +360,37 @@ func (s *Store) rename(r *record, name string) {
 	s.events.publish(Event{Transition: Moved, Lock: r.Lock, Time: s.now()})
 }
 
-// syncDelay gathers what is to be synced.
-const syncDelay = 100 * time.Millisecond
+// syncing says that the journal is about to be synced for the sake of some records.
+type syncing struct {
+	due   atomic.Bool
+	timer atomic.Pointer[time.Timer]
+}
+
+// How long records may wait to be synced. After a power cut a lock whose record is lost may be an empty
+// file that nothing tells from one that is no lock; but data whose dropping is lost would be taken for
+// a stale lock.
+const (
+	dropDelay    = 100 * time.Millisecond
+	acquireDelay = time.Second
+)
 
 // syncSoon syncs the journal in the background.
-func (s *Store) syncSoon() {
-	if s.syncDue.Swap(true) {
+func (s *Store) syncSoon(why *syncing, delay time.Duration) {
+	if why.due.Load() || why.due.Swap(true) {
 		return
 	}
 	s.background.Add(1)
-	time.AfterFunc(syncDelay, func() {
+	why.timer.Store(time.AfterFunc(delay, func() {
 		defer s.background.Done()
-		s.syncDue.Store(false)
-		if err := s.journal.sync(); err != nil && !errors.Is(err, os.ErrClosed) { // compacted meanwhile
-			s.log.WithError(err).Warn("could not sync the journal")
-		}
-	})
+		why.due.Store(false)
+		s.sync()
+	}))
+}
+
+func (s *Store) sync() {
+	if err := s.journal.sync(); err != nil && !errors.Is(err, os.ErrClosed) { // compacted meanwhile
+		s.log.WithError(err).Warn("could not sync the journal")
+	}
 }
 
 // compactIfDue starts a compaction in the background when one is worth it.

@@ -1,0 +1,172 @@
+//go:build linux
+
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+)
+
+// In these tests a virtual machine with a disk is reset or cut from its power while locks are held.
+// integration/vm/reboot is what happens in it.
+
+func needReboot(t *testing.T) {
+	t.Helper()
+	if os.Getenv("REBOOT") == "" {
+		t.Skip("make test-reboot does it")
+	}
+}
+
+// said returns what follows word on the lines of a console that begin with it.
+func said(lines []string, word string) (found []string) {
+	for _, line := range lines {
+		if rest, ok := strings.CutPrefix(line, word+" "); ok {
+			found = append(found, rest)
+		}
+	}
+	return found
+}
+
+// TestReset: after a reset every lock of the boot before is free, also where its holder's pid is used
+// again, and data is as it was. Without a readable boot id that holds for the locks that name their
+// holder; of the others nothing is proven, and they are left.
+func TestReset(t *testing.T) {
+	needReboot(t)
+	program := buildStatic(t)
+	for _, scenario := range []string{"reset", "noid"} {
+		t.Run(scenario, func(t *testing.T) {
+			m := newMachine(t, "reboot", "64M", map[string]string{"latchfs": program})
+			m.boot("scenario=" + scenario)
+			before := m.until("HOLDING")
+			m.results(before, 1)
+			m.reset()
+			after := m.until("RESULT done")
+			m.results(after, 40)
+			report(t, scenario, before, after)
+		})
+	}
+}
+
+// report prints what became of each lock, and checks it.
+func report(t *testing.T, scenario string, before, after []string) {
+	t.Helper()
+	held, found := listedLocks(t, said(before, "HELD")), listedLocks(t, said(after, "FOUND"))
+	now := make(map[string]string)
+	for _, line := range said(after, "NOW") {
+		kind, process, _ := strings.Cut(line, " ")
+		now[kind] = process
+	}
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "lock\tkind\tbefore the reset\tthat pid now\tverdict\treason\tevidence")
+	locks := 0
+	for name, l := range held {
+		f := found[name]
+		if l.Verdict == "unmanaged" {
+			if f.Verdict != "unmanaged" {
+				t.Errorf("%s, which is data: %s", name, f.Verdict)
+			}
+			continue
+		}
+		locks++
+		kind := strings.TrimSuffix(name, ".lock")
+		fmt.Fprintf(w, "%s\t%s\t%s by %d\t%s\t%s\t%s\t%s\n", name, l.Kind, l.Verdict, l.Holder.PID, now[kind], f.Verdict, f.Reason, f.Evidence)
+		verdict, reason := "stale", "boot-id-mismatch"
+		if scenario == "noid" {
+			reason = "recycled-pid"
+			switch kind {
+			case "empty":
+				verdict, reason = "unmanaged", ""
+			case "mkdir":
+				verdict, reason = "unknown", ""
+			}
+		}
+		if l.Verdict != "live" || f.Verdict != verdict || f.Reason != reason || (verdict == "stale") != (f.ReclaimedAt != nil) {
+			t.Errorf("%s was %s and is %s, %s", name, l.Verdict, f.Verdict, f.Reason)
+		}
+	}
+	if locks != 9 {
+		t.Errorf("%d locks were held", locks)
+	}
+	w.Flush()
+	t.Logf("%s:\n%scontrol, without latchfs: the lock of pid %s is taken for held", scenario, table.String(), now["plain"])
+}
+
+// listedLocks are what latchfs ls --json said on a console, by name.
+func listedLocks(t *testing.T, lines []string) map[string]lock {
+	t.Helper()
+	var list []lock
+	if len(lines) != 1 || json.Unmarshal([]byte(lines[0]), &list) != nil {
+		t.Fatalf("not one list: %q", lines)
+	}
+	byName := make(map[string]lock)
+	for _, l := range list {
+		byName[l.Name] = l
+	}
+	return byName
+}
+
+// TestPowerCut: power is cut while locks are taken and given back and a session is written to.
+func TestPowerCut(t *testing.T) {
+	needReboot(t)
+	program := buildStatic(t)
+	for i := range 2 {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			m := newMachine(t, "reboot", "64M", map[string]string{"latchfs": program})
+			m.boot("scenario=cut")
+			m.until("HAMMERING")
+			time.Sleep(time.Second + rand.N(3*time.Second))
+			written := said(m.cut(), "WRITTEN")
+			m.afterCut("cut", written)
+		})
+	}
+}
+
+// TestPowerCutInCompaction: power is cut at each point of a compaction of the journal.
+func TestPowerCutInCompaction(t *testing.T) {
+	needReboot(t)
+	programs := map[string]string{"latchfs": buildStatic(t), "latchfs-crash": buildStatic(t, "-tags", "crashtest")}
+	for _, point := range []string{"begun", "written", "renamed"} {
+		t.Run(point, func(t *testing.T) {
+			m := newMachine(t, "reboot", "64M", programs)
+			m.boot("scenario=compaction point=" + point)
+			m.until("PAUSED compaction " + point)
+			time.Sleep(time.Second)
+			m.cut()
+			m.afterCut("compaction", nil)
+		})
+	}
+}
+
+// afterCut boots again; written are the numbers of the lines that had been synced.
+func (m *machine) afterCut(scenario string, written []string) {
+	m.t.Helper()
+	m.boot("scenario=" + scenario)
+	after := m.until("RESULT done")
+	m.results(after, 25)
+	least := 0
+	if len(written) > 0 {
+		least, _ = strconv.Atoi(written[len(written)-1])
+	}
+	lines := said(after, "LINES")
+	if len(lines) != 1 {
+		m.t.Fatalf("%q", lines)
+	}
+	if n, err := strconv.Atoi(lines[0]); err != nil || n < least {
+		m.t.Errorf("%d lines had been written and synced, %d are there", least, n)
+	}
+	reclaimed := 0
+	for _, l := range listedLocks(m.t, said(after, "FOUND")) {
+		if l.ReclaimedAt != nil {
+			reclaimed++
+		}
+	}
+	m.t.Logf("%d lines of a session written and synced, %s there after the cut; locks reclaimed: %d; left empty, without a record: %q", least, lines[0], reclaimed, said(after, "LEFT"))
+}

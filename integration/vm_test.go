@@ -1,0 +1,198 @@
+//go:build linux
+
+package integration
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// machine is a virtual machine with Debian 12's kernel, whose first process is a script of
+// integration/vm.
+type machine struct {
+	t       *testing.T
+	args    []string
+	monitor string
+	cmd     *exec.Cmd
+	lines   chan string // of the console; closed when it has ended
+	console strings.Builder
+}
+
+// newMachine makes a machine that runs the script, with latchfs and other programs in it and, if
+// it has a size, a disk that keeps what is written to it.
+func newMachine(t *testing.T, script string, disk string, programs map[string]string) *machine {
+	t.Helper()
+	for _, program := range []string{"qemu-system-x86_64", "busybox", "cpio", "mkfs.ext4"} {
+		needProgram(t, program)
+	}
+	kernels, _ := filepath.Glob("vm/kernel/boot/vmlinuz-*")
+	if len(kernels) != 1 {
+		lacking(t, "no kernel for virtual machines; run make deps")
+	}
+	root, dir := t.TempDir(), t.TempDir()
+	busybox, _ := exec.LookPath("busybox")
+	files := map[string]string{busybox: "bin/busybox", "vm/common": "common", filepath.Join("vm", script): "init"}
+	for name, from := range programs {
+		files[from] = "bin/" + name
+	}
+	_ = filepath.WalkDir("vm/kernel/lib", func(path string, _ os.DirEntry, err error) error {
+		if filepath.Ext(path) == ".ko" {
+			files[path] = "modules/" + filepath.Base(path)
+		}
+		return err
+	})
+	for from, to := range files {
+		text, err := os.ReadFile(from)
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(root, filepath.Dir(to)), 0o755)
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(root, to), text, 0o755)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	archive := filepath.Join(dir, "initramfs")
+	pack := exec.Command("sh", "-c", `cd "$0" && find . | cpio --quiet -o -H newc > "$1"`, root, archive)
+	if out, err := pack.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	m := &machine{t: t, monitor: filepath.Join(dir, "monitor")}
+	m.args = []string{"-m", "512", "-display", "none", "-serial", "stdio", "-nic", "none", "-kernel", kernels[0], "-initrd", archive,
+		"-monitor", "unix:" + m.monitor + ",server,nowait"}
+	if disk != "" {
+		path := filepath.Join(dir, "disk")
+		make := exec.Command("sh", "-c", `truncate -s "$1" "$0" && mkfs.ext4 -q "$0"`, path, disk)
+		if out, err := make.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		m.args = append(m.args, "-drive", "format=raw,if=virtio,cache=writeback,file="+path)
+	}
+	t.Cleanup(func() {
+		m.cut()
+		if t.Failed() {
+			for line := range strings.Lines(m.console.String()) {
+				t.Logf("console: %.300s", line)
+			}
+		}
+	})
+	return m
+}
+
+// boot starts it, with words on the kernel's command line.
+func (m *machine) boot(words string) {
+	m.t.Helper()
+	m.cmd = exec.Command("qemu-system-x86_64", append(m.args, "-append", "console=ttyS0 quiet panic=-1 "+words)...)
+	out, in := io.Pipe()
+	m.cmd.Stdout, m.cmd.Stderr = in, in
+	if err := m.cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.lines = make(chan string, 1<<16)
+	go func(cmd *exec.Cmd) {
+		_ = cmd.Wait() // what it says is what counts
+		in.Close()
+	}(m.cmd)
+	go func(lines chan string) {
+		defer close(lines)
+		for r := bufio.NewReader(out); ; {
+			line, err := r.ReadString('\n')
+			if line != "" {
+				lines <- strings.TrimRight(line, "\r\n")
+			}
+			if err != nil {
+				return
+			}
+		}
+	}(m.lines)
+}
+
+// until reads the console up to a line that begins with word, and returns all lines.
+func (m *machine) until(word string) (lines []string) {
+	m.t.Helper()
+	for timeout := time.After(4 * time.Minute); ; {
+		select {
+		case line, open := <-m.lines:
+			if !open {
+				m.t.Fatalf("the machine ended before it said %s", word)
+			}
+			m.console.WriteString(line + "\n")
+			lines = append(lines, line)
+			if strings.HasPrefix(line, word) {
+				return lines
+			}
+		case <-timeout:
+			m.t.Fatalf("the machine did not say %s", word)
+		}
+	}
+}
+
+// reset resets it as the button does: it boots again.
+func (m *machine) reset() {
+	m.t.Helper()
+	monitor, err := net.Dial("unix", m.monitor)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer monitor.Close()
+	if _, err := io.WriteString(monitor, "system_reset\n"); err != nil {
+		m.t.Fatal(err)
+	}
+	// It has been read when it is echoed.
+	for r := bufio.NewReader(monitor); ; {
+		if line, err := r.ReadString('\n'); err != nil || strings.Contains(line, "system_reset") {
+			return
+		}
+	}
+}
+
+// cut ends it as a cut of its power does: what its kernel had not written to the disk is lost. What it
+// said before is returned.
+func (m *machine) cut() (lines []string) {
+	if m.cmd == nil {
+		return nil
+	}
+	_ = m.cmd.Process.Kill()
+	for line := range m.lines {
+		m.console.WriteString(line + "\n")
+		lines = append(lines, line)
+	}
+	m.cmd = nil
+	return lines
+}
+
+// results fails the test if the lines do not tell of at least so many results that are all right.
+func (m *machine) results(lines []string, least int) {
+	m.t.Helper()
+	right := 0
+	for _, line := range lines {
+		if strings.HasPrefix(line, "RESULT FAILED") {
+			m.t.Error(line)
+		} else if strings.HasPrefix(line, "RESULT ok") {
+			right++
+		}
+	}
+	if right < least {
+		m.t.Errorf("%d results, not %d", right, least)
+	}
+}
+
+// buildStatic builds a latchfs that needs no libraries.
+func buildStatic(t *testing.T, args ...string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "latchfs")
+	cmd := exec.Command("go", append(append([]string{"build", "-o", program}, args...), "latchfs/cmd/latchfs")...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return program
+}
