@@ -51,7 +51,7 @@ func (f *FS) connect(options *fuse.MountOptions) (*fuse.Server, error) {
 		unix.Close(served)
 		return nil, fmt.Errorf("INIT: %w", err)
 	}
-	server, err := fuse.NewServer(f, "/dev/fd/"+strconv.Itoa(served), options)
+	server, err := fuse.NewServer(guard{f}, "/dev/fd/"+strconv.Itoa(served), options)
 	if err != nil {
 		return nil, err // which has closed it
 	}

@@ -5,12 +5,13 @@ package fs
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // crashFile is a file with an operation and a point, "mkdir after": the server kills itself there
-// and takes the file away before.
+// and takes the file away before, or panics if "panic" follows.
 var crashFile = os.Getenv("LATCHFS_CRASH_FILE")
 
 var operationNames = map[operation]string{
@@ -22,8 +23,12 @@ var operationNames = map[operation]string{
 
 func crashAt(op operation, point crashPoint) {
 	text, err := os.ReadFile(crashFile)
-	if err != nil || string(text) != fmt.Sprintf("%s %s", operationNames[op], point) {
+	place, panics := strings.CutSuffix(string(text), " panic")
+	if err != nil || place != fmt.Sprintf("%s %s", operationNames[op], point) {
 		return
+	}
+	if panics { // each time, as a defect would
+		panic("planted: " + place)
 	}
 	os.Remove(crashFile)
 	_ = unix.Kill(os.Getpid(), unix.SIGKILL)

@@ -29,7 +29,7 @@ import (
 const (
 	tablesMagic = 0x31626174_6c686374 // "tchltab1"
 	// tablesVersion changes with any row below.
-	tablesVersion = 1 + versionsAhead
+	tablesVersion = 2 + versionsAhead
 
 	maxInodeRows  = 1 << 22
 	maxHandleRows = 1 << 20
@@ -55,6 +55,7 @@ type tableHead struct {
 	surveyed                                        atomic.Bool
 	device                                          descriptorPair
 	nextNode, nextHandle                            atomic.Uint64
+	poison                                          atomic.Uint64 // a request that made a handler panic
 	lookupsMade                                     atomic.Uint64
 	intentsMade                                     atomic.Uint64
 	lastBacking                                     atomic.Int32 // the last backing id given out

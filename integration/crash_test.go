@@ -360,3 +360,58 @@ func TestCrashPoints(t *testing.T) {
 		t.Error("it was mounted anew")
 	}
 }
+
+// TestPanic: a request that makes a handler panic is answered EIO, once, and everything else goes on.
+func TestPanic(t *testing.T) {
+	c := mountCrashing(t)
+	c.write(c.path("file"), "text")
+	c.do(os.Mkdir(c.path("dir"), 0o755))
+	c.take(c.path("held.lock"))
+	open, err := os.OpenFile(c.path("open"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	for op, act := range map[string]func() error{
+		"lookup":  func() error { return unix.Access(c.path("dir/missing"), unix.F_OK) },
+		"create":  func() error { return take(c.path("x.lock"), pid()) },
+		"mkdir":   func() error { return unix.Mkdir(c.path("new"), 0o755) },
+		"symlink": func() error { return unix.Symlink("to", c.path("symlink")) },
+		"link":    func() error { return unix.Link(c.path("file"), c.path("link")) },
+		"unlink":  func() error { return unix.Unlink(c.path("file")) },
+		"rename":  func() error { return unix.Rename(c.path("file"), c.path("renamed")) },
+		"open": func() error {
+			fd, err := unix.Open(c.path("file"), unix.O_RDONLY, 0)
+			if err == nil {
+				unix.Close(fd)
+			}
+			return err
+		},
+		"opendir": func() error { _, err := os.ReadDir(c.path("dir")); return err },
+	} {
+		died := len(c.logged("the server has died"))
+		c.write(c.file, op+" before panic")
+		if err := act(); !errors.Is(err, unix.EIO) {
+			t.Errorf("%s: %v, not EIO", op, err)
+		}
+		c.do(os.Remove(c.file))
+		if n := len(c.logged("the server has died")) - died; n != 1 {
+			t.Errorf("%s: the server died %d times", op, n)
+		}
+		c.holds(c.path("file"), "text")
+		c.gone(c.path("new"), c.path("link"), c.path("symlink"), c.path("renamed"), c.path("x.lock"))
+		c.is(unix.EEXIST, take(c.path("held.lock"), "other"))
+		_, err := open.WriteString(op + "\n")
+		c.do(err)
+	}
+	if len(c.logged("met a defect of latchfs")) != 9 {
+		t.Error("not every panic was logged")
+	}
+	// And where it is not a handler's.
+	for range 3 {
+		c.do(unix.Kill(c.server(), unix.SIGSEGV))
+		c.eventuallyServed()
+		c.is(unix.EEXIST, take(c.path("held.lock"), "other"))
+	}
+	c.do(unix.Unlink(c.path("held.lock")))
+}

@@ -161,13 +161,14 @@ func (k *keeper) after(end ending, program *os.File) (done bool, err error) {
 }
 
 // wait waits before a server is started in the place of one that died of itself, unless it had run
-// for some time. One that was killed is replaced at once.
+// for some time. One that was killed, or whose handler panicked, is replaced at once.
 func (k *keeper) wait(end ending) {
 	var status syscall.WaitStatus
 	if end.state != nil {
 		status = end.state.Sys().(syscall.WaitStatus)
 	}
-	if status.Signaled() && status.Signal() == syscall.SIGKILL || end.served && end.lived > steady {
+	killed := status.Signaled() && status.Signal() == syscall.SIGKILL
+	if killed || status.ExitStatus() == latch.ExitPanicked || end.served && end.lived > steady {
 		k.backoff = 0
 		return
 	}
