@@ -1,0 +1,142 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// client is a process that takes and gives back locks, and knows which it must have.
+type client struct {
+	t       *testing.T
+	p       *process
+	number  int32
+	names   []string
+	holders []atomic.Int32 // of the names, as the clients know it; 0 is none
+	takes   int
+}
+
+// dead says that an answer is that of a mount nobody serves.
+func dead(answer string) bool { return answer == "ENOTCONN" || answer == "ECONNABORTED" }
+
+// insist makes a call until the mount answers, and says whether it had to be made again.
+func (c *client) insist(words ...string) (answer string, again bool) {
+	for {
+		if answer = c.p.do(words...); !dead(answer) {
+			return answer, again
+		}
+		again = true
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// turn takes one lock, if it is free, holds it for a moment, and gives it back or dies with it.
+func (c *client) turn() {
+	i := rand.IntN(len(c.names))
+	name := c.names[i]
+	answer, again := c.insist("take", name)
+	if again && answer == "EEXIST" {
+		// It may be its own, from the call that was not answered.
+		if answer, _ = c.insist("remove", name); answer != "ok" && answer != "EBUSY" && answer != "ENOENT" {
+			c.t.Errorf("remove what may be its own: %s", answer)
+		}
+		return
+	}
+	if answer == "EEXIST" {
+		time.Sleep(time.Millisecond)
+		return
+	}
+	if answer != "ok" {
+		c.t.Errorf("take: %s", answer)
+		return
+	}
+	c.takes++
+	if other := c.holders[i].Swap(c.number); other != 0 {
+		c.t.Errorf("%s: two holders, %d and %d", name, other, c.number)
+	}
+	time.Sleep(rand.N(10 * time.Millisecond))
+	c.holders[i].Store(0)
+	if rand.IntN(50) == 0 {
+		c.p.kill()
+		c.p = newLocker(c.t)
+		return
+	}
+	if answer, again := c.insist("remove", name); answer != "ok" && !(again && answer == "ENOENT") {
+		c.t.Errorf("%s: a live lock was lost: its holder's remove is answered %s", name, answer)
+	}
+}
+
+// TestMountKilled: keeper and server are killed together while 16 processes take and give back locks,
+// and latchfs mount is run again, KEEPER_KILLS times.
+func TestMountKilled(t *testing.T) {
+	kills := number(t, "KEEPER_KILLS", 25)
+	m := mountOver(t, t.TempDir())
+	var names []string
+	for i := range 12 {
+		names = append(names, m.path(fmt.Sprintf("%d.lock", i)))
+	}
+	holders := make([]atomic.Int32, len(names))
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	var clients []*client
+	for i := range 16 {
+		c := &client{t: t, p: newLocker(t), number: int32(i + 1), names: names, holders: holders}
+		clients = append(clients, c)
+		all.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					c.turn()
+				}
+			}
+		})
+	}
+	var took []time.Duration
+	for range kills {
+		time.Sleep(50*time.Millisecond + rand.N(200*time.Millisecond))
+		for _, server := range children(m.process.Process.Pid) {
+			_ = unix.Kill(server, unix.SIGKILL)
+		}
+		m.kill()
+		start := time.Now()
+		if err := m.tryStart(); err != nil {
+			t.Error(err)
+			break
+		}
+		if _, err := os.ReadFile(m.path(".latchfs/status")); err != nil {
+			t.Errorf("after a new mount: %v", err)
+		}
+		took = append(took, time.Since(start))
+	}
+	close(stop)
+	all.Wait()
+	takes := 0
+	for _, c := range clients {
+		takes += c.takes
+		c.p.kill()
+	}
+	other := newLocker(t)
+	for _, name := range names {
+		eventually(t, name+" is free", func() bool { return other.do("take", name) == "ok" })
+		other.must("ok", "remove", name)
+	}
+	if takes < 10*kills {
+		t.Errorf("locks were taken %d times only", takes)
+	}
+	slices.Sort(took)
+	if len(took) > 0 {
+		t.Logf("%d kills of keeper and server, locks taken %d times; usable again after median %v, worst %v",
+			len(took), takes, took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+	}
+}
