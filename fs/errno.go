@@ -29,6 +29,8 @@ func status(err error) fuse.Status {
 		return fuse.EACCES
 	case errors.Is(err, lockstore.ErrNoSpace):
 		return fuse.Status(syscall.ENOSPC)
+	case errors.Is(err, lockstore.ErrTooMany):
+		return fuse.Status(syscall.EDQUOT)
 	case errors.As(err, &errno):
 		return fuse.Status(errno)
 	case errors.Is(err, fs.ErrNotExist):

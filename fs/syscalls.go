@@ -4,6 +4,7 @@ package fs
 
 import (
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,19 @@ func openPath(dirfd int, name string) (int, error) {
 // openBeneath opens path, which may have several components, none of which may be a
 // symbolic link or lead out of dirfd.
 func openBeneath(dirfd int, path string, flags int) (int, error) {
+	if len(path) >= unix.PathMax {
+		// The kernel takes it in pieces only.
+		end := strings.LastIndexByte(path[:unix.PathMax], '/')
+		if end <= 0 {
+			return -1, unix.ENAMETOOLONG
+		}
+		fd, err := openBeneath(dirfd, path[:end], unix.O_PATH|unix.O_DIRECTORY)
+		if err != nil {
+			return -1, err
+		}
+		defer unix.Close(fd)
+		return openBeneath(fd, path[end+1:], flags)
+	}
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,

@@ -37,11 +37,17 @@ func runHelper() {
 	os.Exit(0)
 }
 
-// locker takes commands, a line each, and answers each with a line: "ok" or an errno.
+// locker takes commands, a line each, and answers each with a line: "ok" or an errno. A word that
+// begins with a quote is Go's text of a word.
 func locker() {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		words := strings.SplitN(in.Text(), " ", 3)
+		for i, word := range words {
+			if text, err := strconv.Unquote(word); err == nil && strings.HasPrefix(word, `"`) {
+				words[i] = text
+			}
+		}
 		var err error
 		switch words[0] {
 		case "take": // take FILE [PAYLOAD]: its own pid without
@@ -73,6 +79,19 @@ func locker() {
 			err = breakStale(words[1], words[2])
 		case "keep": // take FILE SOURCE: with what is in SOURCE, and keep it open
 			err = keepOpen(words[1], words[2])
+		case "enter": // enter DIR, made if it is not there
+			if err = unix.Mkdir(words[1], 0o777); err == nil || err == unix.EEXIST {
+				err = unix.Chdir(words[1])
+			}
+		case "read":
+			var fd int
+			if fd, err = unix.Open(words[1], unix.O_RDONLY, 0); err == nil {
+				unix.Close(fd)
+			}
+		case "link":
+			err = unix.Link(words[1], words[2])
+		case "chmod":
+			err = unix.Chmod(words[1], 0o777)
 		case "rename":
 			err = unix.Rename(words[1], words[2])
 		case "exit":

@@ -15,6 +15,8 @@ var (
 	ErrNotOperator = errors.New("only root, the mount's owner or the lock's owner may release it")
 	// ErrNoSpace: the journal cannot grow; nothing was acquired.
 	ErrNoSpace = errors.New("no space for the lock journal")
+	// ErrTooMany: the user has made as many locks as one may have.
+	ErrTooMany = errors.New("too many locks of one user")
 	// ErrInUse: another latchfs owns the state directory.
 	ErrInUse = errors.New("state directory is in use")
 	// ErrNewerFormat: the journal was written by a newer latchfs. Use that one.

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -40,6 +42,7 @@ type Reclaimed struct {
 	// Name is what it was in the mount; only its end if that is long.
 	Name string
 	Size int64 // bytes
+	UID  uint32
 }
 
 // reclaimed are the files in that directory. What is known of each is in its name.
@@ -63,7 +66,7 @@ func openReclaimed(stateDir string) (*reclaimed, error) {
 	for _, entry := range entries {
 		if file, ok := parseReclaimed(entry.Name()); ok {
 			file.File = filepath.Join(r.dir, entry.Name())
-			file.Size = sizeOf(file.File)
+			file.Size, file.UID = sizeOf(file.File), ownerOf(file.File)
 			r.files = append(r.files, file)
 			r.bytes += file.Size
 		}
@@ -113,6 +116,15 @@ func sizeOf(path string) (size int64) {
 	return size
 }
 
+// ownerOf is the user a file belongs to, root if that cannot be told.
+func ownerOf(path string) uint32 {
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return 0
+	}
+	return st.Uid
+}
+
 // take moves the file at name here: in one step, or by a copy where the state directory is on
 // another filesystem. Nothing is removed before it is kept.
 func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) error {
@@ -126,12 +138,14 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 			_ = os.RemoveAll(as.File)
 			return noSpace(err)
 		}
+		// Whose it was counts when room is made; it is root's if that cannot be.
+		_ = os.Lchown(as.File, int(file.UID), -1)
 		if err := files.Remove(name); err != nil {
 			_ = os.RemoveAll(as.File)
 			return err
 		}
 	}
-	as.Size = file.Size
+	as.Size, as.UID = file.Size, file.UID
 	if file.Type == Directory {
 		as.Size = sizeOf(as.File)
 	}
@@ -140,13 +154,41 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 	r.files = append(r.files, as)
 	r.bytes += as.Size
 	for len(r.files) > 1 && (len(r.files) > maxReclaimed || r.bytes > maxReclaimedBytes) {
-		if err := os.RemoveAll(r.files[0].File); err != nil {
+		i := r.victim()
+		if err := os.RemoveAll(r.files[i].File); err != nil {
 			return err
 		}
-		r.bytes -= r.files[0].Size
-		r.files = r.files[1:]
+		r.bytes -= r.files[i].Size
+		r.files = slices.Delete(r.files, i, i+1)
 	}
 	return nil
+}
+
+// victim is which file makes room: the oldest of the user whose files there are too many of or take too
+// much, so that nobody can push out what is kept of others.
+func (r *reclaimed) victim() int {
+	type share struct {
+		of     int64
+		oldest int
+	}
+	shares := make(map[uint32]*share)
+	var most *share
+	for i, file := range r.files {
+		s := shares[file.UID]
+		if s == nil {
+			s = &share{oldest: i}
+			shares[file.UID] = s
+		}
+		if r.bytes > maxReclaimedBytes {
+			s.of += file.Size
+		} else {
+			s.of++
+		}
+		if most == nil || s.of > most.of {
+			most = s
+		}
+	}
+	return most.oldest
 }
 
 // copyTo copies a file, a symbolic link, or a directory with the files directly in it.

@@ -188,13 +188,18 @@ func (c Section) acquire(l Lock) (*record, error) {
 	s.attach(r)
 	s.mu.Lock()
 	var err error
-	if s.locks[c.name] != nil {
+	user := l.Creator.UID
+	switch {
+	case s.locks[c.name] != nil:
 		err = ErrExists
-	} else {
+	case s.maxPerUser > 0 && s.byUser[user] >= s.maxPerUser && user != 0 && user != s.user:
+		err = ErrTooMany
+	default:
 		err = s.journal.put(&r.Lock, true)
 	}
 	if err == nil {
 		s.locks[c.name] = r
+		s.byUser[user]++
 		s.events.publish(Event{Transition: Acquired, Lock: r.Lock, Time: s.now()})
 	}
 	s.mu.Unlock()
@@ -331,6 +336,9 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 			s.log.WithError(err).WithField("path", r.Name).Error("the end of a lock could not be journaled")
 		}
 		delete(s.locks, r.Name)
+		if s.byUser[r.Creator.UID]--; s.byUser[r.Creator.UID] == 0 {
+			delete(s.byUser, r.Creator.UID)
+		}
 		r.gone = true
 	}
 	if transition == Reaped {

@@ -37,6 +37,11 @@ type Options struct {
 	// MaxHold is the age at which an exclusive lock is stale though its holder lives; 0 is
 	// never.
 	MaxHold time.Duration
+	// MaxPerUser is how many locks processes of one user may have made that are still there; 0
+	// is no limit. There is none for root and for Owner.
+	MaxPerUser int
+	// Owner is the user the mount belongs to.
+	Owner uint32
 	// Log receives one entry a transition.
 	Log logrus.FieldLogger
 	// Now is the clock; nil is time.Now.
@@ -59,6 +64,8 @@ type Store struct {
 	now        func() time.Time
 	staleAfter time.Duration
 	maxHold    time.Duration
+	maxPerUser int
+	user       uint32 // the user the mount belongs to
 	onClose    func(name string) bool
 	owner      *os.File
 	journal    *journal
@@ -77,6 +84,8 @@ type Store struct {
 	// held over anything else that does input or output.
 	mu    sync.Mutex
 	locks map[string]*record
+	// byUser is how many of them each user has made.
+	byUser map[uint32]int
 	// recent are the last locks that were reaped, oldest first.
 	recent []Reaping
 }
@@ -128,7 +137,8 @@ type Entry struct {
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
-		staleAfter: o.StaleAfter, maxHold: o.MaxHold, onClose: o.ReleaseOnClose, locks: make(map[string]*record),
+		staleAfter: o.StaleAfter, maxHold: o.MaxHold, onClose: o.ReleaseOnClose,
+		maxPerUser: o.MaxPerUser, user: o.Owner, locks: make(map[string]*record), byUser: make(map[uint32]int),
 		kinship: newKinship(), lookups: newLookups(),
 	}
 	if s.now == nil {
@@ -180,6 +190,7 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 		}
 		s.mu.Lock()
 		s.locks[name] = r
+		s.byUser[l.Creator.UID]++
 		s.mu.Unlock()
 	}
 	for _, rename := range o.Renames {

@@ -60,10 +60,10 @@ func checkArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// notNegative is the check of a flag that is a duration.
-func notNegative(flag string, d time.Duration) error {
-	if d < 0 {
-		return usageError{fmt.Errorf("--%s %v: must not be negative", flag, d)}
+// notNegative is the check of a flag that is a number or a duration.
+func notNegative[N int | time.Duration](flag string, n N) error {
+	if n < 0 {
+		return usageError{fmt.Errorf("--%s %v: must not be negative", flag, n)}
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ type mountFlags struct {
 	OnClose      []string
 	StaleAfter   time.Duration
 	MaxHold      time.Duration
+	MaxPerUser   int
 	NoHeartbeat  bool
 	AllowOther   bool
 	LogLevel     string
@@ -54,6 +55,7 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	f.StringArrayVar(&flags.LockPatterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
 	f.DurationVar(&flags.StaleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
 	f.DurationVar(&flags.MaxHold, "max-hold", 0, "age at which a lock is stale though its holder lives; 0 is never")
+	f.IntVar(&flags.MaxPerUser, "max-locks-per-user", 10_000, "how many locks another user than root and yours may have at a time (EDQUOT); 0 is no limit")
 	f.StringArrayVar(&flags.OnClose, "release-on-close", nil, "names whose locks end when the descriptor they were made with is closed; repeatable")
 	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
 	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
@@ -74,6 +76,9 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 		return err
 	}
 	if err := notNegative("max-hold", flags.MaxHold); err != nil {
+		return err
+	}
+	if err := notNegative("max-locks-per-user", flags.MaxPerUser); err != nil {
 		return err
 	}
 	for _, patterns := range []latch.Patterns{flags.LockPatterns, flags.OnClose} {
@@ -277,6 +282,7 @@ func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
 		store, err := lockstore.Open(lockstore.Options{
 			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
 			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log,
+			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
 			Open: m.fs.OpenLocks(), Renames: m.fs.UnfinishedRenames(),
 			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },
 		})

@@ -1,0 +1,228 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// asUser is the prefix of a command that another user runs.
+func asUser(t *testing.T, uid int) []string {
+	t.Helper()
+	needProgram(t, "setpriv")
+	id := strconv.Itoa(uid)
+	return []string{"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--bounding-set=-all"}
+}
+
+// sharedDir is a directory in which everybody may make files, as in /tmp.
+func sharedDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for path := dir; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+const (
+	attackerUID  = 1002
+	bystanderUID = 1003
+)
+
+// TestHostileUser: what another user tries against locks that are not its own.
+func TestHostileUser(t *testing.T) {
+	needFUSE(t)
+	m := mountOver(t, sharedDir(t))
+	victim, attacker := newLocker(t), newLocker(t, asUser(t, attackerUID)...)
+	held, secret := m.path("held.lock"), m.path("secret")
+	victim.must("ok", "take", held)
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	attacker.must("ok", "keep", m.path("mine"), "/dev/null")
+	for _, attempt := range [][]string{
+		{"EBUSY", "remove", held}, {"EBUSY", "rename", held, m.path("away")}, {"EBUSY", "rename", m.path("mine"), held},
+		{"EACCES", "truncate", held}, {"EACCES", "write", held, "mine"}, {"EPERM", "chmod", held},
+		{"EEXIST", "take", held}, {"EEXIST", "link", m.path("mine"), held},
+		{"EACCES", "read", secret}, {"EACCES", "truncate", secret}, {"EPERM", "chmod", secret},
+	} {
+		if answer := attacker.do(attempt[1:]...); answer != attempt[0] {
+			t.Errorf("%v: %s, not %s", attempt[1:], answer, attempt[0])
+		}
+	}
+	// A payload that names another's process makes that neither a holder nor, once the process that
+	// wrote it is dead, a reason to keep the lock.
+	spoofed := m.path("spoofed.lock")
+	attacker.must("ok", "take", spoofed, strconv.Itoa(victim.pid()))
+	if l := m.locks()["spoofed.lock"]; l.Holder.PID != attacker.pid() {
+		t.Errorf("it is held by %+v", l.Holder)
+	}
+	victim.must("EBUSY", "remove", spoofed) // the attacker's, whatever it says
+	attacker.kill()
+	eventually(t, "the spoofed lock is free", func() bool { return victim.do("take", spoofed) == "ok" })
+	victim.must("ok", "remove", spoofed)
+	victim.must("ok", "remove", held)
+	if text, err := os.ReadFile(secret); err != nil || string(text) != "secret" {
+		t.Errorf("the secret: %q, %v", text, err)
+	}
+}
+
+// TestLimitsPerUser: one user cannot take locks without end, and others do not notice.
+func TestLimitsPerUser(t *testing.T) {
+	needFUSE(t)
+	const limit = 40
+	m := mountOver(t, sharedDir(t), "--max-locks-per-user", strconv.Itoa(limit))
+	attacker, bystander, root := newLocker(t, asUser(t, attackerUID)...), newLocker(t, asUser(t, bystanderUID)...), newLocker(t)
+	for i := range limit {
+		attacker.must("ok", "take", m.path(fmt.Sprintf("a%d.lock", i)))
+	}
+	attacker.must("EDQUOT", "take", m.path("more.lock"))
+	attacker.must("EEXIST", "take", m.path("a0.lock"))
+	attacker.must("ok", "keep", m.path("data"), "/proc/self/exe") // what is no lock is not limited
+	if exists(m.path("more.lock")) {
+		t.Error("a lock that was refused left a file")
+	}
+	bystander.must("ok", "take", m.path("b.lock"))
+	for i := range limit + 10 {
+		root.must("ok", "take", m.path(fmt.Sprintf("r%d.lock", i)))
+	}
+	// The count survives the server and the mount.
+	if err := unix.Kill(m.server(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	m.eventuallyServed()
+	attacker.must("EDQUOT", "take", m.path("more.lock"))
+	m.kill()
+	m.start()
+	attacker.must("EDQUOT", "take", m.path("more.lock"))
+	attacker.must("ok", "remove", m.path("a0.lock"))
+	attacker.must("ok", "take", m.path("more.lock"))
+	attacker.kill()
+	another := newLocker(t, asUser(t, attackerUID)...)
+	eventually(t, "the locks of the dead do not count", func() bool { return another.do("take", m.path("more.lock")) == "ok" })
+}
+
+// TestOddNames: locks at names of odd bytes, of the greatest length, and deeper than a path can say.
+func TestOddNames(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	var names []string
+	for _, name := range []string{
+		strings.Repeat("n", 250) + ".lock", " .lock", "new\nline.lock", "\x1b[31mred.lock", "\xff\xfe.lock", `"quoted\".lock`, "-.lock", "\u202egnp.lock", "..lock",
+	} {
+		names = append(names, name)
+		first, second := newLocker(t), newLocker(t)
+		path := strings.ReplaceAll(strconv.QuoteToASCII(m.path(name)), " ", `\x20`)
+		if !strings.Contains(path, `\xff`) {
+			path = strings.ReplaceAll(strconv.Quote(m.path(name)), " ", `\x20`)
+		}
+		first.must("ok", "take", path)
+		second.must("EEXIST", "take", path)
+		second.must("EBUSY", "remove", path)
+		first.kill()
+		eventually(t, fmt.Sprintf("%q is free", name), func() bool { return second.do("take", path) == "ok" })
+	}
+	out, err := exec.Command(latchfs, "ls", m.dir).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(out, func(b byte) bool { return b < ' ' && b != '\n' || b == 0x7f }); i >= 0 {
+		t.Errorf("latchfs ls prints what a terminal obeys: %q", out[i:])
+	}
+	var listed []string
+	for name := range m.locks() {
+		listed = append(listed, name)
+	}
+	if len(listed) < len(names) {
+		t.Errorf("%d of %d are listed: %q", len(listed), len(names), listed)
+	}
+
+	first, second := newLocker(t), newLocker(t)
+	for _, p := range []*process{first, second} {
+		p.must("ok", "enter", m.dir)
+		for range 40 {
+			p.must("ok", "enter", strings.Repeat("d", 200))
+		}
+	}
+	first.must("ok", "take", "deep.lock")
+	second.must("EEXIST", "take", "deep.lock")
+	second.must("EBUSY", "remove", "deep.lock")
+	first.kill()
+	eventually(t, "the deep lock is free", func() bool { return second.do("take", "deep.lock") == "ok" })
+	second.must("ok", "remove", "deep.lock")
+	second.kill()
+}
+
+// TestNoWayOut: while parents are exchanged for symbolic links that lead out of the directory, nothing
+// outside is read, made or removed.
+func TestNoWayOut(t *testing.T) {
+	needFUSE(t)
+	outside := sharedDir(t)
+	if err := os.WriteFile(filepath.Join(outside, "file"), []byte("outside"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(outside, "x.lock"), []byte("1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(outside, 0o700); err != nil { // its users may not go there themselves
+		t.Fatal(err)
+	}
+	m := mountOver(t, sharedDir(t))
+	script := fmt.Sprintf(`
+		cd %q
+		mkdir -p a/d
+		ln -s %q a/s
+		echo inside > a/d/file
+		echo ready
+		while [ ! -e stop ]; do
+			for i in 1 2 3 4 5 6 7 8 9 10; do
+				rounds=$((rounds + 1))
+				read -r text < a/d/file && [ "$text" != inside ] && echo "READ $text"
+				: > a/d/new$i; (set -C; echo $$ > a/d/x.lock); rm -f a/d/x.lock a/d/new$i; mkdir a/d/dir; rmdir a/d/dir; mv a/d/file a/d/file2; mv a/d/file2 a/d/file
+				ls a/d > /dev/null
+			done
+		done 2>/dev/null
+		echo $rounds rounds`, m.dir, outside)
+	words := append(asUser(t, attackerUID), "bash", "-c", script)
+	var out logBuffer
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the attacker is ready", func() bool { return strings.Contains(out.String(), "ready") })
+	exchanges := 0
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); exchanges++ {
+		if err := unix.Renameat2(unix.AT_FDCWD, m.path("a/d"), unix.AT_FDCWD, m.path("a/s"), unix.RENAME_EXCHANGE); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(m.path("stop"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || strings.Contains(out.String(), "READ") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+	t.Logf("%d exchanges, %s", exchanges, strings.TrimSpace(strings.TrimPrefix(out.String(), "ready\n")))
+	entries, err := os.ReadDir(outside)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("outside: %v, %v", entries, err)
+	}
+	if text, err := os.ReadFile(filepath.Join(outside, "file")); err != nil || string(text) != "outside" {
+		t.Errorf("outside: %q, %v", text, err)
+	}
+}
