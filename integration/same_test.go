@@ -47,8 +47,13 @@ func TestSameAsBeneath(t *testing.T) {
 				mountOver(t, mounted)
 				seeds := []int{0}
 				if operations == "random" {
-					seeds = []int{1, 2, 3, 4, 5, 6}
+					// RANDOM_SEEDS is how many, RANDOM_SEED the first.
+					seeds = make([]int, number(t, "RANDOM_SEEDS", 6))
+					for i := range seeds {
+						seeds[i] = number(t, "RANDOM_SEED", 1) + i
+					}
 				}
+				results := 0
 				for _, seed := range seeds {
 					want := runOperations(t, operations, plain, seed, user.credential)
 					got := runOperations(t, operations, mounted, seed, user.credential)
@@ -57,7 +62,9 @@ func TestSameAsBeneath(t *testing.T) {
 					}
 					compareLines(t, seed, got, want)
 					compareLines(t, seed, dumpTree(t, mounted), dumpTree(t, plain))
+					results += len(got)
 				}
+				t.Logf("%d results", results)
 			})
 		}
 	}
@@ -492,6 +499,9 @@ func (o *operator) renames(in func(string) string) {
 	o.say("link then rename over it", errors.Join(make["file"](in("one")), unix.Link(in("one"), in("two")), unix.Rename(in("one"), in("two"))), describe(in("one")), describe(in("two")))
 }
 
+// randomOperations are made for each seed.
+const randomOperations = 1500
+
 // random makes operations nobody thought of, on few names so that they meet.
 func (o *operator) randomly() {
 	unix.Umask(0)
@@ -503,15 +513,24 @@ func (o *operator) randomly() {
 		}
 		return p + "/" + pick("a", "b", "c", "x.lock", "y.lock")
 	}
-	for range 1500 {
+	var open [4]int // descriptors that stay open meanwhile, and what they are of
+	var opened [4]string
+	for i := range open {
+		open[i] = -1
+	}
+	buffer := make([]byte, 64<<10)
+	for range randomOperations {
 		p, q := path(), path()
+		i := o.random.IntN(len(open))
+		fd, what := open[i], "of "+opened[i]
+		offset, size := int64(o.random.IntN(100_000)), o.random.IntN(20_000)
 		mode := uint32(o.random.IntN(0o10000))
 		if mode&0o2010 == 0o2000 {
 			// When somebody not of the group writes, Linux takes set-gid away from such
 			// a file except on FUSE (fuse_setattr). README.md says so.
 			mode &^= 0o2000
 		}
-		switch o.random.IntN(16) {
+		switch o.random.IntN(30) {
 		case 0, 1:
 			o.open(p, unix.O_CREAT|unix.O_RDWR, mode, "text")
 		case 2:
@@ -544,6 +563,56 @@ func (o *operator) randomly() {
 				names = append(names, entry.Name()+entry.Type().String())
 			}
 			fmt.Println("list", filepath.Dir(p), err != nil, names)
+		case 16, 17:
+			unix.Close(fd)
+			var err error
+			flags := []int{unix.O_RDWR, unix.O_RDONLY, unix.O_RDWR | unix.O_CREAT, unix.O_WRONLY | unix.O_APPEND}[o.random.IntN(4)]
+			open[i], err = unix.Open(p, flags, mode)
+			opened[i] = p
+			o.say(fmt.Sprintf("keep %s open %x %o", p, flags, mode), err)
+		case 18, 19:
+			for at := range buffer[:size] {
+				buffer[at] = byte('a' + (at+int(offset))%26)
+			}
+			n, err := unix.Pwrite(fd, buffer[:size], offset)
+			o.say(fmt.Sprintf("pwrite %s %d %d", what, offset, size), err, n)
+		case 20:
+			n, err := unix.Pread(fd, buffer[:size], offset)
+			o.say(fmt.Sprintf("pread %s %d %d", what, offset, size), err, n, fmt.Sprintf("%x", sha256.Sum256(buffer[:max(n, 0)])))
+		case 21:
+			var st unix.Stat_t
+			err := errors.Join(unix.Ftruncate(fd, offset), unix.Fstat(fd, &st))
+			o.say(fmt.Sprintf("ftruncate %s %d", what, offset), err, st.Size, st.Nlink, fmt.Sprintf("%o", st.Mode))
+		case 22:
+			flags := []uint32{0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE}[o.random.IntN(4)]
+			o.say(fmt.Sprintf("fallocate %s %d %d %d", what, flags, offset, size+1), unix.Fallocate(fd, flags, offset, int64(size+1)))
+		case 23:
+			var st unix.Stat_t
+			if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				break // where in a directory one may go is each filesystem's own matter
+			}
+			to, err := unix.Seek(fd, offset, []int{unix.SEEK_DATA, unix.SEEK_HOLE, unix.SEEK_END}[o.random.IntN(3)])
+			o.say(fmt.Sprintf("seek %s %d", what, offset), err, to)
+		case 24:
+			name := pick("user.a", "user.b", "trusted.a", "bad")
+			o.say(fmt.Sprintf("setxattr %s %s", p, name), unix.Setxattr(p, name, buffer[:size%300], o.random.IntN(3)))
+		case 25:
+			name := pick("user.a", "user.b", "trusted.a", "bad")
+			n, err := unix.Getxattr(p, name, buffer[:size%500])
+			o.say(fmt.Sprintf("getxattr %s %s", p, name), err, n)
+		case 26:
+			n, err := unix.Listxattr(p, buffer)
+			o.say("listxattr "+p, errors.Join(err, unix.Removexattr(p, pick("user.a", "user.b"))), n)
+		case 27:
+			o.say(fmt.Sprintf("mknod %s %o", p, mode), unix.Mknod(p, mode&0o777|unix.S_IFSOCK, 0))
+		case 28:
+			// A chown(2) to nobody takes set-user-id away beneath, and never comes to a FUSE filesystem.
+			id := []int{0, 1001, 1002, 1500}[o.random.IntN(4)]
+			o.say(fmt.Sprintf("chown %s %d", p, id), unix.Lchown(p, -1, id))
+		case 29:
+			var other = open[o.random.IntN(len(open))]
+			n, err := unix.CopyFileRange(fd, nil, other, nil, size, 0)
+			o.say(fmt.Sprintf("copy_file_range %s %d", what, size), err, n)
 		}
 		o.say("look "+p, nil, describe(p))
 	}

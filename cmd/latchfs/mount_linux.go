@@ -47,6 +47,9 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 			if flags.daemon && !isDaemon() {
 				return startDaemon(cmd.ErrOrStderr())
 			}
+			if err := dropPrivileges(); err != nil {
+				return err
+			}
 			return runMount(args[0], flags, cmd.ErrOrStderr())
 		},
 	}

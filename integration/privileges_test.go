@@ -1,0 +1,66 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestCapabilities: all processes of a mount have the capabilities the README lists, and no other.
+func TestCapabilities(t *testing.T) {
+	needFUSE(t)
+	var allowed uint64
+	for _, c := range []int{
+		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD,
+		unix.CAP_SETFCAP, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SYS_PTRACE, unix.CAP_SYS_RESOURCE, unix.CAP_SYS_ADMIN,
+	} {
+		allowed |= 1 << c
+	}
+	m := mountOver(t, t.TempDir())
+	check := func() {
+		var pids []int
+		eventually(t, "there are keeper, server and anchor", func() bool {
+			keeper := m.process.Process.Pid
+			pids = []int{keeper}
+			for _, server := range children(keeper) {
+				pids = append(append(pids, server), children(server)...)
+			}
+			pids = slices.DeleteFunc(pids, ended) // an anchor whose server has died is waited for later
+			return len(pids) == 3
+		})
+		for _, pid := range pids {
+			threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, thread := range threads {
+				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/status", pid, thread.Name()))
+				if err != nil {
+					continue // it has ended
+				}
+				for _, set := range []string{"CapPrm", "CapEff", "CapBnd"} {
+					text := regexp.MustCompile(set + `:\s+([0-9a-f]+)`).FindSubmatch(status)
+					if text == nil {
+						t.Fatalf("%s of %d: %s", set, pid, status)
+					}
+					if has, err := strconv.ParseUint(string(text[1]), 16, 64); err != nil || has&^allowed != 0 {
+						t.Errorf("process %d: %s %x, %v", pid, set, has&^allowed, err)
+					}
+				}
+			}
+		}
+	}
+	check()
+	if err := unix.Kill(m.server(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	m.eventuallyServed()
+	check()
+}
