@@ -229,11 +229,9 @@ func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, o
 
 // openWatched opens a file whose writes are to come by here, one request each: without
 // the page cache the kernel also does not ask for security.capability before a write.
-// Such opens get along with any other.
 func (f *FS) openWatched(n *inode, h *handle, out *fuse.OpenOut) {
 	if f.directMmap {
-		h.direct = true
-		f.directOpen(n, out)
+		h.direct, h.passthrough = true, f.directOpen(n, out)
 	} else {
 		h.passthrough = f.cachedOpen(n, out)
 	}

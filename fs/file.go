@@ -53,7 +53,7 @@ func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, fam
 		}
 		f.opened(n, h, mode, out)
 	}
-	if !h.passthrough || n.fd < 0 {
+	if h.direct || !h.passthrough || n.fd < 0 {
 		// What open(2) refuses beneath has to be known now and not at the first read; and
 		// what is found by its handle may not be found once it is unlinked.
 		if _, err := f.file(h); err != nil {

@@ -15,9 +15,9 @@ import (
 // than what it counts.
 type opens struct {
 	mu          sync.Mutex
-	direct      int // not by the page cache; these get along with any other
+	direct      int // not by the page cache
 	cached      int
-	passthrough int
+	passthrough int   // some of the direct ones too
 	backingID   int32 // registered while passthrough > 0
 }
 
@@ -28,12 +28,21 @@ func (o *opens) any() bool {
 	return o.direct+o.cached+o.passthrough > 0
 }
 
-// directOpen opens n without the page cache.
-func (f *FS) directOpen(n *inode, out *fuse.OpenOut) {
-	n.opens.mu.Lock()
-	defer n.opens.mu.Unlock()
-	n.opens.direct++
+// directOpen opens n without the page cache. While n is open with passthrough this open has to be that
+// too, and says so; its reads and writes come by here all the same (fuse_file_read_iter).
+func (f *FS) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
+	o := &n.opens
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.direct++
 	out.OpenFlags |= fuse.FOPEN_DIRECT_IO
+	if o.passthrough == 0 {
+		return false
+	}
+	o.passthrough++
+	out.OpenFlags |= fuse.FOPEN_PASSTHROUGH
+	out.BackingID = o.backingID
+	return true
 }
 
 // passthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
@@ -90,12 +99,13 @@ func (f *FS) closed(h *handle) {
 	o := &h.node.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if h.direct {
+	switch {
+	case h.direct:
 		o.direct--
-		return
+	case !h.passthrough:
+		o.cached--
 	}
 	if !h.passthrough {
-		o.cached--
 		return
 	}
 	if o.passthrough--; o.passthrough == 0 {

@@ -249,11 +249,12 @@ func (f *FS) countOpen(h *handle, backing int32) {
 	switch {
 	case h.direct:
 		o.direct++
-	case h.passthrough:
+	case !h.passthrough:
+		o.cached++
+	}
+	if h.passthrough {
 		o.passthrough++
 		o.backingID = backing
-	default:
-		o.cached++
 	}
 }
 

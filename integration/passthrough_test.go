@@ -76,3 +76,55 @@ func TestMappedAppend(t *testing.T) {
 		}
 	}
 }
+
+// TestMixedOpens: a file that is open with passthrough can be opened in the ways that must come by,
+// and each sees what the others wrote: a file that got set-user-id, and a pid file.
+func TestMixedOpens(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	for _, name := range []string{"file", "x.lock"} {
+		first, err := unix.Open(m.path(name), unix.O_CREAT|unix.O_RDWR, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(first)
+		text := pid()
+		if _, err := unix.Write(first, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if name == "file" {
+			if err := unix.Chmod(m.path(name), 0o4755); err != nil {
+				t.Fatal(err)
+			}
+		} else {
+			newLocker(t).must("ok", "take", m.path("other.lock")) // time for the payload to be seen
+		}
+		for _, flags := range []int{unix.O_RDONLY, unix.O_RDWR, unix.O_WRONLY | unix.O_APPEND} {
+			second, err := unix.Open(m.path(name), flags, 0)
+			if err != nil {
+				t.Fatalf("%s, flags %x: %v", name, flags, err)
+			}
+			if flags != unix.O_RDONLY {
+				if _, err := unix.Pwrite(second, []byte(text), 0); err != nil {
+					t.Errorf("%s, flags %x: %v", name, flags, err)
+				}
+				if flags&unix.O_APPEND != 0 {
+					text += text
+				}
+			}
+			got := make([]byte, 100)
+			n, err := unix.Pread(first, got, 0)
+			if err != nil || string(got[:n]) != text {
+				t.Errorf("%s, flags %x: reads %q, %v; not %q", name, flags, got[:n], err, text)
+			}
+			if flags != unix.O_WRONLY|unix.O_APPEND {
+				memory, err := unix.Mmap(second, 0, len(text), unix.PROT_READ, unix.MAP_SHARED)
+				if err != nil || string(memory) != text {
+					t.Errorf("%s, flags %x: mapped %q, %v", name, flags, memory, err)
+				} else if err := unix.Munmap(memory); err != nil {
+					t.Error(err)
+				}
+			}
+			unix.Close(second)
+		}
+	}
+}
