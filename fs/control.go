@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path"
+	"runtime"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -101,7 +102,7 @@ func (c *control) current() Status {
 	s := c.status
 	s.ServerPID, s.AnchorPID, s.DiesWithServer = os.Getpid(), c.fs.Anchor(), c.fs.bound
 	s.Passthrough = !c.fs.noPassthrough.Load()
-	s.Inodes, s.Handles = c.fs.inodes.size(), c.fs.files.size()
+	s.Inodes, s.Handles, s.Goroutines = c.fs.inodes.size(), c.fs.files.size(), runtime.NumGoroutine()
 	return s
 }
 

@@ -51,8 +51,6 @@
 //
 // # Caveats
 //
-// Linux only. When a server dies, a FORGET that it had read and not carried out is lost: that inode
-// stays in the tables, and its descriptor open, until the mount ends. Changes made beneath the
-// mount, by processes that had the directory open
-// before, show after at most a second.
+// Linux only. Changes made beneath the mount, by processes that had the directory open before, show
+// after at most a second.
 package fs

@@ -245,13 +245,15 @@ func syncFD(fd int, flags uint32) error {
 
 // Fallocate implements fuse.RawFileSystem.
 func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	_, fd, err := f.writable(in.Fh, &in.InHeader)
+	h, fd, err := f.writable(in.Fh, &in.InHeader)
 	if err != nil {
 		return status(err)
 	}
-	return status(retry(func() error {
-		return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length))
-	}))
+	err = retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
+	if err == nil {
+		err = f.changedBy(h.node, &in.InHeader)
+	}
+	return status(err)
 }
 
 // Lseek implements fuse.RawFileSystem. The kernel asks only for SEEK_DATA and SEEK_HOLE.
@@ -271,12 +273,15 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	if err != nil {
 		return 0, status(err)
 	}
-	_, to, err := f.writable(in.FhOut, &in.InHeader)
+	h, to, err := f.writable(in.FhOut, &in.InHeader)
 	if err != nil {
 		return 0, status(err)
 	}
 	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
 	// The reply has 32 bits.
 	n, err := unix.CopyFileRange(from, &offIn, to, &offOut, int(min(in.Len, 1<<31-4096)), int(in.Flags))
+	if err == nil {
+		err = f.changedBy(h.node, &in.InHeader)
+	}
 	return uint32(max(n, 0)), status(err)
 }

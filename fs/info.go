@@ -22,6 +22,7 @@ type Status struct {
 	Passthrough    bool   `json:"passthrough"`
 	Inodes         int    `json:"inodes"`
 	Handles        int    `json:"handles"`
+	Goroutines     int    `json:"goroutines"`
 }
 
 // LockInfo is one lock in .latchfs/locks.json, in latchfs ls and latchfs scan.

@@ -124,6 +124,8 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 	if err := m.fs.resend(); err != nil {
 		return fmt.Errorf("have the kernel send requests again: %w", err)
 	}
+	inherited := m.fs.inodes.inherited()
+	m.fs.survey.later(sweepDelay, func() { m.fs.sweep(inherited, m.fs.survey.stopped) })
 	m.serve(server)
 	return nil
 }

@@ -56,6 +56,17 @@ func (s *survey) start() {
 	})
 }
 
+// later does something after some time, unless it has been stopped by then.
+func (s *survey) later(delay time.Duration, do func()) {
+	s.done.Go(func() {
+		select {
+		case <-s.stop:
+		case <-time.After(delay):
+			do()
+		}
+	})
+}
+
 // end stops it and waits until it has.
 func (s *survey) end() {
 	close(s.stop)

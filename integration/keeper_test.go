@@ -75,19 +75,9 @@ func (c *client) turn() {
 	}
 }
 
-// TestMountKilled: keeper and server are killed together while 16 processes take and give back locks,
-// and latchfs mount is run again, KEEPER_KILLS times.
-func TestMountKilled(t *testing.T) {
-	kills := number(t, "KEEPER_KILLS", 25)
-	m := mountOver(t, t.TempDir())
-	var names []string
-	for i := range 12 {
-		names = append(names, m.path(fmt.Sprintf("%d.lock", i)))
-	}
-	holders := make([]atomic.Int32, len(names))
-	stop := make(chan struct{})
-	var all sync.WaitGroup
-	var clients []*client
+// startClients starts 16 of them, which take turns until they are stopped.
+func startClients(t *testing.T, all *sync.WaitGroup, stop <-chan struct{}, names []string, holders []atomic.Int32) (clients []*client) {
+	t.Helper()
 	for i := range 16 {
 		c := &client{t: t, p: newLocker(t), number: int32(i + 1), names: names, holders: holders}
 		clients = append(clients, c)
@@ -102,6 +92,22 @@ func TestMountKilled(t *testing.T) {
 			}
 		})
 	}
+	return clients
+}
+
+// TestMountKilled: keeper and server are killed together while 16 processes take and give back locks,
+// and latchfs mount is run again, KEEPER_KILLS times.
+func TestMountKilled(t *testing.T) {
+	kills := number(t, "KEEPER_KILLS", 25)
+	m := mountOver(t, t.TempDir())
+	var names []string
+	for i := range 12 {
+		names = append(names, m.path(fmt.Sprintf("%d.lock", i)))
+	}
+	holders := make([]atomic.Int32, len(names))
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	clients := startClients(t, &all, stop, names, holders)
 	var took []time.Duration
 	for range kills {
 		time.Sleep(50*time.Millisecond + rand.N(200*time.Millisecond))

@@ -138,8 +138,8 @@ var workerKinds = []string{
 	"mmap", "unlinked", "attr", "names", "read", "git", "sqlite",
 }
 
-// startLoad starts the workers in the mount.
-func startLoad(t *testing.T, m *mount) *load {
+// startLoad starts the workers in a directory of the mount.
+func startLoad(t *testing.T, dir string) *load {
 	t.Helper()
 	needProgram(t, "git")
 	needProgram(t, "sqlite3")
@@ -151,7 +151,7 @@ func startLoad(t *testing.T, m *mount) *load {
 	outside := t.TempDir()
 	for _, kind := range l.names {
 		cmd := exec.Command(program)
-		cmd.Env = append(os.Environ(), helperVariable+"=worker", "WORKER_KIND="+kind, "WORKER_DIR="+m.dir, "WORKER_OUTSIDE="+outside)
+		cmd.Env = append(os.Environ(), helperVariable+"=worker", "WORKER_KIND="+kind, "WORKER_DIR="+dir, "WORKER_OUTSIDE="+outside)
 		out := &bytes.Buffer{}
 		cmd.Stdout, cmd.Stderr = out, out
 		in, err := cmd.StdinPipe()
@@ -200,7 +200,7 @@ func (l *load) end() {
 func TestServerKilled(t *testing.T) {
 	least := number(t, "OUTLIVE_KILLS", 60)
 	m := mountOver(t, t.TempDir())
-	l := startLoad(t, m)
+	l := startLoad(t, m.dir)
 	stop := make(chan struct{})
 	kills := m.killAgainAndAgain(stop, 50*time.Millisecond, 500*time.Millisecond)
 	for deadline := time.Now().Add(time.Duration(least) * time.Second); len(m.logged("the server has died")) < least; time.Sleep(time.Second) {
@@ -228,7 +228,7 @@ func (m *mount) leftNothing() {
 func TestUpgrade(t *testing.T) {
 	upgrades := number(t, "OUTLIVE_UPGRADES", 20)
 	m := mountOver(t, t.TempDir())
-	l := startLoad(t, m)
+	l := startLoad(t, m.dir)
 	for range upgrades {
 		if out, err := exec.Command(latchfs, "upgrade", m.dir).CombinedOutput(); err != nil {
 			t.Fatalf("upgrade: %v: %s", err, out)

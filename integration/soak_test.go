@@ -1,0 +1,160 @@
+//go:build linux
+
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"text/tabwriter"
+	"time"
+)
+
+// figures are what must not grow.
+type figures struct {
+	descriptors, callers, pidfds, goroutines, inodes, handles int
+	server, keeper                                            int // KiB resident
+	journal                                                   int // KiB
+}
+
+// measured reads them once the kernel has forgotten what it had cached, and latchfs what it had then.
+func (m *mount) measured(base *figures) (f figures) {
+	m.t.Helper()
+	read := func() bool {
+		_ = os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0)
+		var status struct {
+			Inodes, Handles, Goroutines int
+		}
+		text, err := os.ReadFile(m.path(".latchfs/status"))
+		if err == nil {
+			err = json.Unmarshal(text, &status)
+		}
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		server := m.server()
+		f = figures{goroutines: status.Goroutines, inodes: status.Inodes, handles: status.Handles}
+		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", server))
+		for _, link := range links {
+			to, err := os.Readlink(link)
+			switch {
+			case err != nil:
+			case strings.HasSuffix(to, "/comm"): // of callers, at most 256
+				f.callers++
+			case strings.Contains(to, "pidfd"):
+				f.pidfds++
+			default:
+				f.descriptors++
+			}
+		}
+		f.server = statusNumber(m.t, fmt.Sprintf("/proc/%d/status", server), "VmRSS:")
+		f.keeper = statusNumber(m.t, fmt.Sprintf("/proc/%d/status", m.process.Process.Pid), "VmRSS:")
+		if info, err := os.Stat(filepath.Join(m.stateDir, "journal")); err == nil {
+			f.journal = int(info.Size() >> 10)
+		}
+		return base == nil || f.settled(*base) == ""
+	}
+	for deadline := time.Now().Add(40 * time.Second); !read() && time.Now().Before(deadline); {
+		time.Sleep(500 * time.Millisecond)
+	}
+	return f
+}
+
+// settled says which figure has grown, if one has.
+func (f figures) settled(base figures) string {
+	for _, c := range []struct {
+		what     string
+		is, most int
+	}{
+		{"descriptors", f.descriptors, base.descriptors + 8},
+		{"callers", f.callers, 256},
+		{"pidfds", f.pidfds, base.pidfds + 2},
+		{"goroutines", f.goroutines, base.goroutines + 8},
+		{"inodes", f.inodes, base.inodes + 8},
+		{"handles", f.handles, base.handles + 1},
+		{"server", f.server, base.server + 24<<10},
+		{"keeper", f.keeper, 10 << 10},
+		{"journal", f.journal, 2 << 10},
+	} {
+		if c.is > c.most {
+			return fmt.Sprintf("%s: %d, not at most %d", c.what, c.is, c.most)
+		}
+	}
+	return ""
+}
+
+// TestSoak: after SOAK of mixed load, clients killed all the time and servers in the first half, all is
+// as it was.
+func TestSoak(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector has memory of its own: make test and make soak do it")
+	}
+	length := 8 * time.Second
+	if text := os.Getenv("SOAK"); text != "" {
+		var err error
+		if length, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m := mountOver(t, t.TempDir())
+	var names []string
+	for i := range 12 {
+		names = append(names, m.path(fmt.Sprintf("%d.lock", i)))
+	}
+	takes, kills := 0, 0
+	round := func(length time.Duration, killed bool) {
+		dir := m.path("load")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		l := startLoad(t, dir)
+		stop := make(chan struct{})
+		killing := func() int { return 0 }
+		if killed {
+			killing = m.killAgainAndAgain(stop, 100*time.Millisecond, 2*time.Second)
+		}
+		var all sync.WaitGroup
+		clients := startClients(t, &all, stop, names, make([]atomic.Int32, len(names)))
+		time.Sleep(length)
+		close(stop)
+		all.Wait()
+		kills += killing()
+		for _, c := range clients {
+			takes += c.takes
+			c.p.kill()
+		}
+		l.end()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+		m.leftNothing()
+	}
+	round(time.Second, true)
+	base := m.measured(nil)
+
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "after\tservers killed\tlocks taken\tdescriptors\tcallers\tpidfds\tgoroutines\tinodes\thandles\tserver KiB\tkeeper KiB\tjournal KiB\t")
+	line := func(after time.Duration, f figures) {
+		fmt.Fprintf(w, "%v\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", after.Round(time.Second), kills, takes,
+			f.descriptors, f.callers, f.pidfds, f.goroutines, f.inodes, f.handles, f.server, f.keeper, f.journal)
+	}
+	line(0, base)
+	const rounds = 8
+	start := time.Now()
+	for i := range rounds {
+		round(length/rounds, i < rounds/2)
+		f := m.measured(&base)
+		line(time.Since(start), f)
+		if grown := f.settled(base); grown != "" {
+			t.Error(grown)
+		}
+	}
+	w.Flush()
+	t.Log("\n" + table.String())
+}
