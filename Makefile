@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_STATIC := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run build test test-race test-outlive test-reboot deps lint bench cross clean
+.PHONY: run build test test-race test-outlive test-histories test-random test-reboot soak deps lint bench cross clean
 
 # Mount over DIR and serve it until Ctrl-C.
 run: build
@@ -20,11 +20,24 @@ test: deps
 	go test -count=1 -timeout 20m ./...
 
 test-race: deps
-	go test -race -count=1 -timeout 20m ./...
+	GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 20m ./...
 
-# The server killed 1,000 times under load, then replaced 100 times: about seven minutes.
+# The server killed 1,000 times under load, then replaced 100 times, then keeper and server killed
+# together 1,000 times: about fifteen minutes.
 test-outlive: deps
-	OUTLIVE_KILLS=1000 OUTLIVE_UPGRADES=100 go test -count=1 -timeout 30m -v -run '^(TestServerKilled|TestUpgrade)$$' ./integration
+	OUTLIVE_KILLS=1000 OUTLIVE_UPGRADES=100 KEEPER_KILLS=1000 go test -count=1 -timeout 60m -v -run '^(TestServerKilled|TestUpgrade|TestMountKilled)$$' ./integration
+
+# 200 histories without and 200 with restarts, checked for linearizability: about four minutes.
+test-histories: deps
+	HISTORIES=200 go test -count=1 -timeout 30m -v -run '^TestHistories$$' ./integration
+
+# 1,000,000 random operations in the mount and beneath, as root and as other users: about six minutes.
+test-random: deps
+	RANDOM_SEEDS=223 go test -count=1 -timeout 60m -v -run '^TestSameAsBeneath$$/^random$$' ./integration
+
+# Mixed load for DURATION, and what must not have grown after it.
+soak: deps
+	SOAK=$(or $(DURATION),30m) go test -count=1 -timeout 24h -v -run '^TestSoak$$' ./integration
 
 # Virtual machines reset, and cut from power, while locks are held: about three minutes.
 test-reboot: deps

@@ -24,6 +24,8 @@ func runHelper() {
 	switch helper := os.Getenv(helperVariable); helper {
 	case "locker":
 		locker()
+	case "hog":
+		hog()
 	case "table", "random":
 		operations(helper)
 	case "worker":

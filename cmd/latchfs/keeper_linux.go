@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -39,10 +40,11 @@ const (
 
 // serverConfig is what a server is to serve. A newer one may read that of an older keeper.
 type serverConfig struct {
-	Dir    string
-	Flags  mountFlags
-	Keeper int  // the keeper's process
-	Daemon bool // the log goes to a file
+	Dir      string
+	Flags    mountFlags
+	Keeper   int    // the keeper's process
+	OOMScore string // of the server
+	Daemon   bool   // the log goes to a file
 	// Storable says that a service manager may keep descriptors, Stored that it did.
 	Storable, Stored bool
 }
@@ -71,6 +73,20 @@ const (
 	steady = 10 * time.Second
 )
 
+// oomScore is how likely the kernel kills a process when memory runs out (proc_pid_oom_score_adj(5)).
+const oomScore = "/proc/self/oom_score_adj"
+
+// protect has the kernel kill almost anything else first, as far as this user may, and returns what a
+// server is to have.
+func protect() (score string) {
+	was, err := os.ReadFile(oomScore)
+	if err != nil {
+		return ""
+	}
+	_ = os.WriteFile(oomScore, []byte("-900"), 0)
+	return strings.TrimSpace(string(was))
+}
+
 // keep runs servers until the mount is gone.
 func (k *keeper) keep() error {
 	runtime.LockOSThread()
@@ -83,6 +99,7 @@ func (k *keeper) keep() error {
 	if k.program, err = os.Open("/proc/self/exe"); err != nil {
 		return err
 	}
+	k.config.OOMScore = protect()
 	k.config.Storable = hasStore()
 	if k.tables, k.stored = takeStored(k.config.Dir); k.tables != nil {
 		k.log.WithField("dir", k.config.Dir).Warn("the keeper of the mount has died; going on with what the service manager kept")

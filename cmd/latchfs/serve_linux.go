@@ -39,6 +39,8 @@ func runServe() error {
 	if err != nil {
 		return usageError{fmt.Errorf("latchfs mount starts this: %w", err)}
 	}
+	// It can be replaced, the keeper cannot.
+	_ = os.WriteFile(oomScore, []byte(config.OOMScore), 0)
 	stop, yield := make(chan os.Signal, 4), make(chan struct{}, 1)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
 	signal.Ignore(unix.SIGHUP)
