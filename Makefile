@@ -2,9 +2,10 @@
 BIN     := bin/latchfs
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_STATIC := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run build test test-race test-outlive test-histories test-random test-reboot soak deps lint bench cross clean
+.PHONY: run build test test-race test-outlive test-histories test-random test-reboot soak deps lint vuln bench cross clean
 
 # Mount over DIR and serve it until Ctrl-C.
 run: build
@@ -51,6 +52,15 @@ lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt' >&2; exit 1; }
 	go vet ./...
 	go run $(STATICCHECK) ./...
+	$(MAKE) --no-print-directory vuln
+
+# Known vulnerabilities in what latchfs calls. Where their database cannot be reached, which is said,
+# only what can be known without: that modules are what go.sum says, and none is retracted.
+vuln:
+	GOBIN=$(CURDIR)/bin go install $(GOVULNCHECK)
+	@bin/govulncheck ./... || { code=$$?; [ $$code != 3 ] || exit 1; \
+		echo 'NOT CHECKED FOR KNOWN VULNERABILITIES: govulncheck cannot reach its database' >&2; \
+		go mod verify && ! go list -m -u -retracted -f '{{with .Retracted}}{{$$.Path}} {{$$.Version}} is retracted: {{.}}{{end}}' all | grep .; }
 
 # bootid and lockstore build wherever their identity exists; so does the command.
 cross:

@@ -23,8 +23,13 @@ import (
 
 // failing is a filesystem that passes everything through, and fails what changes it when it is told to.
 type failing struct {
-	gofs.LoopbackNode
+	*gofs.LoopbackNode
 	errno *atomic.Int32
+}
+
+// WrapChild implements gofs.NodeWrapChilder.
+func (f *failing) WrapChild(_ context.Context, ops gofs.InodeEmbedder) gofs.InodeEmbedder {
+	return &failing{ops.(*gofs.LoopbackNode), f.errno}
 }
 
 func (f *failing) wrap(h gofs.FileHandle) gofs.FileHandle { return &failingFile{h, f.errno} }
@@ -94,10 +99,7 @@ func mountFailing(t *testing.T) (dir string, errno *atomic.Int32) {
 	needFUSE(t)
 	dir, errno = t.TempDir(), &atomic.Int32{}
 	root := &gofs.LoopbackRoot{Path: t.TempDir()}
-	root.NewNode = func(data *gofs.LoopbackRoot, _ *gofs.Inode, _ string, _ *syscall.Stat_t) gofs.InodeEmbedder {
-		return &failing{gofs.LoopbackNode{RootData: data}, errno}
-	}
-	root.RootNode = root.NewNode(root, nil, "", nil)
+	root.RootNode = &failing{&gofs.LoopbackNode{RootData: root}, errno}
 	server, err := gofs.Mount(dir, root.RootNode, &gofs.Options{MountOptions: fuse.MountOptions{DirectMount: true, FsName: "failing"}})
 	if err != nil {
 		t.Fatal(err)
