@@ -38,9 +38,9 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 // forgetAttributes makes the kernel ask for those of n again. That waits for nothing, as no pages
 // are concerned.
 func (f *FS) forgetAttributes(n *inode) {
-	if f.server != nil {
+	if server := f.server.Load(); server != nil { // nothing is cached before
 		// It answers ENOENT if the kernel has forgotten n meanwhile.
-		f.server.InodeNotify(n.id, -1, 0)
+		server.InodeNotify(n.id, -1, 0)
 	}
 }
 

@@ -89,7 +89,7 @@ type FS struct {
 
 	// Set before the first request.
 	locks  *lockstore.Store
-	server *fuse.Server
+	server atomic.Pointer[fuse.Server] // nil until it is connected
 }
 
 // New makes an FS of an open directory. It serves nothing until Serve.
@@ -180,7 +180,7 @@ func (f *FS) String() string { return "latchfs" }
 
 // Init implements fuse.RawFileSystem.
 func (f *FS) Init(server *fuse.Server) {
-	f.server = server
+	f.server.Store(server)
 	offered := server.KernelSettings().Flags64()
 	f.directMmap = offered&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
 	if offered&fuse.CAP_PASSTHROUGH == 0 {

@@ -152,7 +152,7 @@ func (f *FS) outlive() error {
 	switch {
 	case f.keeper == 0:
 		return errors.New("there is no keeper")
-	case f.server.KernelSettings().Flags64()&fuse.CAP_HAS_RESEND == 0:
+	case f.server.Load().KernelSettings().Flags64()&fuse.CAP_HAS_RESEND == 0:
 		return errors.New("the kernel cannot send requests again (Linux 6.9)")
 	}
 	if err := f.dropAnchor(); err != nil {

@@ -58,7 +58,7 @@ func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 		var id int32
 		var errno syscall.Errno
 		if err := f.withFD(n, func(fd int) error {
-			id, errno = f.server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+			id, errno = f.server.Load().RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
 			return nil
 		}); err != nil {
 			o.cached++
@@ -110,7 +110,7 @@ func (f *FS) closed(h *handle) {
 	}
 	if o.passthrough--; o.passthrough == 0 {
 		// It can only fail on a connection that is gone, and its ids with it.
-		f.server.UnregisterBackingFd(o.backingID)
+		f.server.Load().UnregisterBackingFd(o.backingID)
 		o.backingID = 0
 	}
 }
