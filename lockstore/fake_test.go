@@ -266,7 +266,7 @@ func (d *directory) Local() bool { return !d.shared }
 
 // world is a store on a made-up machine and directory.
 type world struct {
-	t *testing.T
+	t testing.TB
 	*machine
 	files *directory
 	state string
@@ -274,7 +274,7 @@ type world struct {
 	log   *logrus.Logger
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{t: t, machine: newMachine(), files: &directory{}, state: t.TempDir(), log: logrus.New()}
 	w.log.SetOutput(t.Output())
 	w.open()

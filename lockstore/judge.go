@@ -67,7 +67,7 @@ func (s *Store) judgeHolder(l state) decision {
 		return decision{s.aged(l.Made, RuleNobody, "recorded by a latchfs in another pid namespace (%d)", l.Namespace.Inode), l.Holder}
 	}
 	if s.runs(l.holder) {
-		return decision{live(l.Rule, "process %v runs", l.holder.process), l.Holder}
+		return decision{Judgment{Live, "", l.Rule, l.holder.runs}, l.Holder}
 	}
 
 	c, err := s.inspect(l.Name)

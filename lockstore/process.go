@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ type processKey struct {
 // watched is a process some lock depends on.
 type watched struct {
 	process bootid.Process
+	runs    string       // says so; a lock is judged too often to make it each time
 	watch   bootid.Watch // nil if it had ended, or could not be watched
 
 	// Guarded by processes.mu.
@@ -49,7 +51,7 @@ func (ps *processes) attach(p bootid.Process, r *record) *watched {
 	defer ps.mu.Unlock()
 	w := ps.all[key]
 	if w == nil {
-		w = &watched{process: p, records: make(map[*record]struct{})}
+		w = &watched{process: p, runs: fmt.Sprintf("process %v runs", p), records: make(map[*record]struct{})}
 		watch, err := ps.sys.Watch(p, func() { go ps.died(w) })
 		switch {
 		case err == nil:

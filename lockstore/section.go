@@ -146,11 +146,11 @@ func (c Section) adoptPIDFile(writer bootid.Process, found content) bool {
 	return c.adopt(Lock{Name: c.name, Kind: KindPIDFile, Made: found.written, Creator: writer, Holder: holder, Rule: RuleNamed})
 }
 
-// adopt records a lock whose file is there. Without space for it in the journal it does
-// not: it would be judged the same again.
+// adopt records a lock whose file is there. Without space for it in the journal, or for another of its
+// user's, it does not: it would be judged the same again.
 func (c Section) adopt(l Lock) bool {
 	_, err := c.acquire(l)
-	if err != nil && !errors.Is(err, ErrNoSpace) {
+	if err != nil && !errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrTooMany) {
 		c.store.log.WithError(err).WithField("path", c.name).Warn("could not take over a lock found without a record")
 	}
 	return err == nil
