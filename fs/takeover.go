@@ -269,6 +269,18 @@ func (f *FS) OpenLocks() map[uint64]bool {
 	return open
 }
 
+// LocksInTheMaking are the generations of the locks that a dead server made for requests it may not have
+// answered.
+func (f *FS) LocksInTheMaking() map[uint64]bool {
+	making := make(map[uint64]bool)
+	for i := range f.tables.intents {
+		if row := &f.tables.intents[i]; row.unique.Load() != 0 && row.generation.Load() != 0 {
+			making[row.generation.Load()] = true
+		}
+	}
+	return making
+}
+
 // joinLocks gives the handles that locks were made with their descriptors.
 func (f *FS) joinLocks() {
 	descriptors := f.locks.Descriptors()

@@ -6,11 +6,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -271,4 +274,72 @@ func TestOutOfMemory(t *testing.T) {
 	other.must("EBUSY", "remove", m.path("x.lock"))
 	holder.must("ok", "remove", m.path("x.lock"))
 	other.must("ok", "take", m.path("x.lock"))
+}
+
+// TestFailingCompaction: a disk that fails again and again while the journal is written and compacted
+// loses no lock that was acknowledged, and brings none back that was released.
+func TestFailingCompaction(t *testing.T) {
+	disk, errno := mountFailing(t)
+	program := filepath.Join(t.TempDir(), "latchfs")
+	if err := build(program, "-tags", "crashtest"); err != nil {
+		t.Fatal(err)
+	}
+	m := (&mount{t: t, program: program, env: []string{"LATCHFS_COMPACT_AT=4096"}}).over(t.TempDir())
+	m.unmount()
+	m.stateDir = filepath.Join(disk, "state")
+	m.start()
+	p := newLocker(t)
+	stop := make(chan struct{})
+	var flipping sync.WaitGroup
+	flipping.Go(func() {
+		for {
+			select {
+			case <-stop:
+				errno.Store(0)
+				return
+			case <-time.After(rand.N(4 * time.Millisecond)):
+				errno.Store(int32(unix.EIO) - errno.Load())
+			}
+		}
+	})
+	held, failed := make(map[string]bool), 0
+	for range 3000 {
+		name := fmt.Sprintf("%d.lock", rand.IntN(40))
+		switch {
+		case held[name]:
+			p.must("ok", "remove", m.path(name))
+			delete(held, name)
+		case p.do("take", m.path(name)) == "ok":
+			held[name] = true
+		default:
+			failed++
+		}
+	}
+	close(stop)
+	flipping.Wait()
+	if failed < 100 {
+		t.Errorf("%d attempts failed only", failed)
+	}
+	check := func(when string) {
+		var is, want []string
+		for name, l := range m.locks() {
+			is = append(is, name+" "+l.Verdict)
+		}
+		for name := range held {
+			want = append(want, name+" live")
+		}
+		slices.Sort(is)
+		slices.Sort(want)
+		if !slices.Equal(is, want) {
+			t.Errorf("%s: held are %v, not %v", when, is, want)
+		}
+	}
+	check("before a restart")
+	m.kill()
+	m.start()
+	check("after a restart")
+	if info, err := os.Stat(filepath.Join(m.stateDir, "journal")); err != nil || info.Size() > 256<<10 {
+		t.Errorf("the journal was not compacted: %v, %v", info, err)
+	}
+	m.unmount()
 }

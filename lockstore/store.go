@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -32,6 +33,9 @@ type Options struct {
 	// Open are the generations of locks that were made with a descriptor which is still open: a
 	// server that has died opened it.
 	Open map[uint64]bool
+	// Making are the generations of locks whose files a server that has died may not have made yet:
+	// the request comes again.
+	Making map[uint64]bool
 	// Renames are those that a server that has died may have carried out without recording them.
 	Renames []Rename
 	// MaxHold is the age at which an exclusive lock is stale though its holder lives; 0 is
@@ -198,7 +202,12 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 	}
 	for _, name := range s.names() {
 		section := s.Enter(name)
-		section.lookRecorded()
+		if _, err := s.files.Stat(name); errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
+			// Its end was not recorded, or not yet.
+			section.Look(nil, nil)
+		} else {
+			section.lookRecorded()
+		}
 		section.Leave()
 	}
 	if len(locks) > 0 {

@@ -286,7 +286,7 @@ func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
 			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
 			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log,
 			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
-			Open: m.fs.OpenLocks(), Renames: m.fs.UnfinishedRenames(),
+			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
 			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },
 		})
 		switch {
