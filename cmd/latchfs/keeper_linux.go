@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -312,6 +313,8 @@ func (k *keeper) serving(said message, program *os.File) {
 		file.Close()
 	}
 	k.adopt(program)
+	// What it took to start the server: Go would keep some megabytes of that.
+	defer debug.FreeOSMemory()
 	if !k.served {
 		k.served = true
 		if err := tellReady(k.config.Flags.StateDir); err != nil {
