@@ -45,9 +45,11 @@
 //   - A reap makes the kernel forget the file's attributes, not the entry: that would wait for
 //     the directory, which a request that waits for us may hold, and a thread that waits so
 //     does not end when the server is killed. Whoever comes by the entry asks for attributes
-//     or an open, gets ESTALE, and looks the name up. Only to the processes that look while
-//     somebody has the reaped file open it shows, without links, for the second that an entry
-//     is cached.
+//     or an open, gets ESTALE, and looks the name up; no call gets it twice (retries.go). Only to
+//     the processes that look while somebody has the reaped file open it shows, without links, for
+//     the second that an entry is cached.
+//   - A handler's panic ends the server, which the next one makes good, and not the mount
+//     (guard.go).
 //
 // # Caveats
 //
