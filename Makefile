@@ -68,8 +68,12 @@ cross:
 	GOOS=freebsd GOARCH=amd64 go build ./...
 	GOOS=linux GOARCH=arm64 go build ./...
 
+# What things cost, in latchfs and beside other filesystems in the same run. The second is written to
+# BENCH_JSON too.
 bench:
+	./integration/deps bench
 	go test -run '^$$' -bench . -benchmem -count 7 ./bootid ./lockstore
+	BENCH=1 BENCH_JSON=$(BENCH_JSON) go test -count=1 -timeout 20m -v -run '^TestBench$$' ./integration
 
 clean:
 	rm -rf bin
