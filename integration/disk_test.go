@@ -188,7 +188,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	if n := len(over.locks()); n != 0 {
 		t.Errorf("%d locks", n)
 	}
-	// Its cleanup unmounts both.
+	over.unmount() // its cleanup unmounts what is beneath
 }
 
 // memoryGroup makes a control group with so many bytes of memory and puts a process into it.
