@@ -270,12 +270,12 @@ func TestHistoriesCanFail(t *testing.T) {
 			stop := make(chan struct{})
 			defer m.killAgainAndAgain(stop, 20*time.Millisecond, 200*time.Millisecond)()
 			defer close(stop)
-			for seed := range uint64(10) {
+			for seed := range uint64(100) {
 				if result, _ := record(t, m.dir, seed, operationsEach/4).check(); result == porcupine.Illegal {
 					return
 				}
 			}
-			t.Error("ten histories were found to be right")
+			t.Error("a hundred histories were found to be right")
 		})
 	}
 }
