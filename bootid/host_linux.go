@@ -282,7 +282,7 @@ func readStat(pid int) (procStat, error) {
 // is read, is ErrNoProcess; one that is there but not shown (hidepid, proc(5)) is
 // ErrHidden.
 func readProc(pid int, name string) ([]byte, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/" + name)
+	text, err := readOnce("/proc/" + strconv.Itoa(pid) + "/" + name)
 	switch {
 	case errors.Is(err, unix.ESRCH):
 		return nil, ErrNoProcess
@@ -295,6 +295,35 @@ func readProc(pid int, name string) ([]byte, error) {
 		return nil, fmt.Errorf("process %d: %w", pid, ErrHidden)
 	}
 	return text, err
+}
+
+// readOnce reads a file of /proc/PID, which the kernel makes whole at the first read. An os.File would
+// cost eight system calls more, to find out that it cannot be watched for readiness.
+func readOnce(path string) (text []byte, err error) {
+	fd := -1
+	for {
+		if fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	text = make([]byte, 0, 2048)
+	for {
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if text = text[:len(text)+n]; len(text) < cap(text) {
+			return text, nil
+		}
+		text = append(text, make([]byte, len(text))...)[:len(text)]
+	}
 }
 
 // pidNamespace reads the inode number of a thread's pid namespace, 0 if it may not.
