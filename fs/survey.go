@@ -21,7 +21,7 @@ type survey struct {
 	stop  chan struct{}
 	done  sync.WaitGroup
 
-	mu      sync.Mutex
+	mu      sync.Mutex           // guards sighted, and done from being waited for while something begins
 	sighted map[fileKey]*sighted // until the kernel knows them
 }
 
@@ -43,7 +43,7 @@ func newSurvey(f *FS) *survey {
 
 // start begins it.
 func (s *survey) start() {
-	s.done.Go(func() {
+	s.begin(func() {
 		// By path, so that a directory is only open while it is read.
 		for queue := []string{"."}; len(queue) > 0 && !s.stopped(); queue = queue[1:] {
 			queue = append(queue, s.directory(queue[0])...)
@@ -56,9 +56,19 @@ func (s *survey) start() {
 	})
 }
 
+// begin does something in the background, unless it has been stopped: the mount may be gone as soon as
+// it is there.
+func (s *survey) begin(do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.stopped() {
+		s.done.Go(do)
+	}
+}
+
 // later does something after some time, unless it has been stopped by then.
 func (s *survey) later(delay time.Duration, do func()) {
-	s.done.Go(func() {
+	s.begin(func() {
 		select {
 		case <-s.stop:
 		case <-time.After(delay):
@@ -69,7 +79,9 @@ func (s *survey) later(delay time.Duration, do func()) {
 
 // end stops it and waits until it has.
 func (s *survey) end() {
+	s.mu.Lock()
 	close(s.stop)
+	s.mu.Unlock()
 	s.done.Wait()
 }
 

@@ -230,7 +230,7 @@ func (m *mount) cleanUp() {
 	select {
 	case <-m.ended:
 	case <-time.After(10 * time.Second):
-		m.t.Errorf("latchfs, process %d, did not end after its mount was gone", m.process.Process.Pid)
+		m.t.Errorf("latchfs, process %d, did not end after its mount was gone; log:\n%s", m.process.Process.Pid, m.allLog())
 		_ = m.process.Process.Kill()
 		<-m.ended
 	}
