@@ -85,6 +85,9 @@ func (m *mount) eventuallyServed() {
 
 // TestProgramsWhileTheServerIsKilled: the programs' tests pass.
 func TestProgramsWhileTheServerIsKilled(t *testing.T) {
+	if raceEnabled {
+		t.Skip("it takes minutes, and TestServerKilled kills a server that the race detector watches: make test does it")
+	}
 	needFUSE(t)
 	program, err := os.Executable()
 	if err != nil {
