@@ -216,7 +216,7 @@ func memoryGroup(t *testing.T, limit, pid int) (group string) {
 		}
 		return group
 	}
-	lacking(t, "no control group for memory can be made here")
+	t.Skip("no control group for memory can be made here, as in most containers")
 	return ""
 }
 
