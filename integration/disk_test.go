@@ -161,15 +161,7 @@ func TestFailingJournal(t *testing.T) {
 // TestReadOnlyDisk: on a state directory that cannot be written nothing is mounted, and it is said why.
 func TestReadOnlyDisk(t *testing.T) {
 	needFUSE(t)
-	disk := t.TempDir()
-	if err := unix.Mount("none", disk, "tmpfs", unix.MS_RDONLY, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Errorf("A MOUNT IS LEFT BEHIND at %s: %v", disk, err)
-		}
-	})
+	disk := mountTmpfs(t, unix.MS_RDONLY, "")
 	m := &mount{t: t, dir: t.TempDir(), stateDir: filepath.Join(disk, "state"), log: &logBuffer{}}
 	err := m.tryStart()
 	if err == nil || !strings.Contains(err.Error(), "read-only file system") || m.process.ProcessState.ExitCode() != 7 {

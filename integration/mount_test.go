@@ -184,13 +184,18 @@ func (m *mount) tryStart(prefix ...string) error {
 	return nil
 }
 
+// served are the processes that the keeper has started, and those that they have: server and anchor.
+func (m *mount) served() (pids []int) {
+	for _, server := range children(m.process.Process.Pid) {
+		pids = append(append(pids, server), children(server)...)
+	}
+	return pids
+}
+
 // kill ends the daemon as nothing else would: the mount stays, dead.
 func (m *mount) kill() {
 	m.t.Helper()
-	var others []int // its server and anchor end with it
-	for _, server := range children(m.process.Process.Pid) {
-		others = append(append(others, server), children(server)...)
-	}
+	others := m.served() // they end with it
 	if err := m.process.Process.Kill(); err != nil {
 		m.t.Fatal(err)
 	}

@@ -27,12 +27,8 @@ func TestCapabilities(t *testing.T) {
 	check := func() {
 		var pids []int
 		eventually(t, "there are keeper, server and anchor", func() bool {
-			keeper := m.process.Process.Pid
-			pids = []int{keeper}
-			for _, server := range children(keeper) {
-				pids = append(append(pids, server), children(server)...)
-			}
-			pids = slices.DeleteFunc(pids, ended) // an anchor whose server has died is waited for later
+			// An anchor whose server has died is waited for later.
+			pids = slices.DeleteFunc(append(m.served(), m.process.Process.Pid), ended)
 			return len(pids) == 3
 		})
 		for _, pid := range pids {

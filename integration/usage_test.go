@@ -164,19 +164,26 @@ func TestSignalUnmounts(t *testing.T) {
 	}
 }
 
+// mountTmpfs mounts one until the end of the test.
+func mountTmpfs(t *testing.T, flags uintptr, options string) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if err := unix.Mount("none", dir, "tmpfs", flags, options); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Errorf("A MOUNT IS LEFT BEHIND at %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
 // TestFullDisk: an acquisition fails with ENOSPC, the locks there are stay and can be
 // released, and mounting again works.
 func TestFullDisk(t *testing.T) {
 	needFUSE(t)
-	disk := t.TempDir()
-	if err := unix.Mount("none", disk, "tmpfs", 0, "size=512k"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(disk, 0); err != nil {
-			t.Errorf("A MOUNT IS LEFT BEHIND at %s: %v", disk, err)
-		}
-	})
+	disk := mountTmpfs(t, 0, "size=512k")
 	m := mountOver(t, t.TempDir())
 	m.unmount()
 	m.stateDir = filepath.Join(disk, "state")

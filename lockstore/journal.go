@@ -349,13 +349,12 @@ func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) 
 		if err := copyTail(end); err != nil {
 			return err
 		}
-		// Should the machine die, a filesystem may have the new name and not yet what is in it; the
-		// highest generation at least is not to be lost.
-		if synced {
-			continue
-		}
-		if err := file.Sync(); err != nil {
-			return err
+		if !synced {
+			// Should the machine die, a filesystem may have the new name and not yet what is in it; the
+			// highest generation at least is not to be lost.
+			if err := file.Sync(); err != nil {
+				return err
+			}
 		}
 	}
 	defer j.mu.Unlock()
