@@ -3,122 +3,59 @@
 package fs
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"os"
-	"path"
-	"runtime"
-	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"latchfs/lockstore"
 )
 
 // controlName is a directory at the root of the mount that is not listed: what latchfs
 // says of itself. It covers an entry of that name beneath.
 const controlName = ".latchfs"
 
-// Node ids of the control directory and its files.
+// Node ids of the control directory and what is directly in it.
 const (
 	controlDir = 2 + iota
 	controlLocks
 	controlStatus
 	controlReclaimed
 	controlCtl
+	controlLock
+	controlWait
 )
 
-func isControl(id uint64) bool { return id >= controlDir && id < firstNodeID }
+// controlDynamic is set in the node ids of what is in the directories lock and wait.
+const controlDynamic = 1 << 62
 
-// controlFiles are the files in it, their modes, and how their content is made when one is
-// opened.
-var controlFiles = []struct {
-	name    string
-	id      uint64
-	mode    uint32
-	content func(*control) any
-}{
-	{"locks.json", controlLocks, 0o444, (*control).locks},
-	{"status", controlStatus, 0o444, func(c *control) any { return c.current() }},
-	{"reclaimed", controlReclaimed, 0o444, (*control).reclaimed},
+func isControl(id uint64) bool {
+	return id >= controlDir && id < firstNodeID || id&controlDynamic != 0
+}
+
+// controlFile is an entry of the control directory.
+type controlFile struct {
+	name string
+	id   uint64
+	mode uint32
+	// content is what a file says at the moment it is opened, nil for one that says nothing.
+	content func(*control) ([]byte, error)
+}
+
+var controlFiles = []controlFile{
+	{"locks.json", controlLocks, unix.S_IFREG | 0o444, asJSON((*control).locks)},
+	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control) any { return c.current() })},
+	{"reclaimed", controlReclaimed, unix.S_IFREG | 0o444, asJSON((*control).reclaimed)},
 	// Who may do what is asked here: all may write.
-	{"ctl", controlCtl, 0o222, nil},
+	{"ctl", controlCtl, unix.S_IFREG | 0o222, nil},
+	{"lock", controlLock, unix.S_IFDIR | 0o555, nil},
+	{"wait", controlWait, unix.S_IFDIR | 0o555, nil},
 }
 
 // control serves the control directory.
 type control struct {
 	fs     *FS
 	status Status
+	nodes  controlNodes
 	files  handles[[]byte] // what a reader sees is what was so when it opened
-}
-
-// locks are those there are, after the last ones that were reaped.
-func (c *control) locks() any {
-	infos := []LockInfo{}
-	for _, r := range c.fs.locks.Recent() {
-		info := lockInfo(r.Lock, r.Judgment)
-		info.ReclaimedAt = &r.Time
-		infos = append(infos, info)
-	}
-	for _, e := range c.fs.locks.List() {
-		info := lockInfo(e.Lock, e.Judgment)
-		info.Open = e.Open
-		infos = append(infos, info)
-	}
-	return infos
-}
-
-func (c *control) reclaimed() any {
-	infos := []ReclaimedInfo{}
-	for _, r := range c.fs.locks.Reclaimed() {
-		infos = append(infos, ReclaimedInfo{r.Name, r.Generation, r.Time, string(r.Reason), r.Size, r.File})
-	}
-	return infos
-}
-
-// command is what is written to ctl: release PATH or force-release PATH, the path being that in the
-// mount.
-type command struct {
-	name  string
-	force bool
-}
-
-// parseCommand returns EINVAL for what is none.
-func parseCommand(text []byte) (command, error) {
-	word, name, _ := strings.Cut(strings.TrimSuffix(string(text), "\n"), " ")
-	if name == "" || word != "release" && word != "force-release" {
-		return command{}, unix.EINVAL
-	}
-	return command{path.Clean(name), word == "force-release"}, nil
-}
-
-// write carries out a command.
-func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
-	text := bytes.Join(data, nil)
-	command, err := parseCommand(text)
-	if err != nil || in.NodeId != controlCtl {
-		return 0, fuse.EINVAL
-	}
-	i := c.fs.beginEntry(&in.InHeader, opControl, "")
-	err = i.once(func() error {
-		return c.fs.locks.ReleaseFor(command.name, lockstore.Operator{
-			Process: c.fs.caller(&in.InHeader)(), UID: in.Uid, Owner: uint32(os.Geteuid()), Force: command.force,
-		})
-	}, func(err error) bool { return errors.Is(err, lockstore.ErrNoLock) })
-	if err != nil {
-		return 0, status(err)
-	}
-	return uint32(len(text)), fuse.OK
-}
-
-func (c *control) current() Status {
-	s := c.status
-	s.ServerPID, s.AnchorPID, s.DiesWithServer = os.Getpid(), c.fs.Anchor(), c.fs.bound
-	s.Passthrough = !c.fs.noPassthrough.Load()
-	s.Inodes, s.Handles, s.Goroutines = c.fs.inodes.size(), c.fs.files.size(), runtime.NumGoroutine()
-	return s
 }
 
 // refuse answers a request to change something by a node id that is none of the
@@ -130,15 +67,29 @@ func (c *control) refuse(id uint64) fuse.Status {
 	return status(unix.ESTALE)
 }
 
-func (c *control) attr(id uint64, out *fuse.Attr) {
-	*out = fuse.Attr{Ino: ^uint64(0) - id, Nlink: 1, Owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())}}
+// mode is that of a node; 0 if there is none.
+func (c *control) mode(id uint64) uint32 {
+	if n := c.nodes.get(id); n != nil {
+		return n.mode
+	}
 	if id == controlDir {
-		out.Mode, out.Nlink = unix.S_IFDIR|0o555, 2
+		return unix.S_IFDIR | 0o555
 	}
 	for _, file := range controlFiles {
 		if file.id == id {
-			out.Mode = unix.S_IFREG | file.mode
+			return file.mode
 		}
+	}
+	return 0
+}
+
+func (c *control) attr(id uint64, out *fuse.Attr) {
+	*out = fuse.Attr{
+		Ino: ^uint64(0) - id, Nlink: 1, Mode: c.mode(id),
+		Owner: fuse.Owner{Uid: uint32(os.Geteuid()), Gid: uint32(os.Getegid())},
+	}
+	if out.Mode&unix.S_IFMT == unix.S_IFDIR {
+		out.Nlink = 2
 	}
 }
 
@@ -147,14 +98,18 @@ func (c *control) getAttr(id uint64, out *fuse.AttrOut) fuse.Status {
 	return fuse.OK
 }
 
-func (c *control) lookup(dir uint64, name string, out *fuse.EntryOut) fuse.Status {
-	if dir == fuse.FUSE_ROOT_ID {
+func (c *control) lookup(in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	switch {
+	case in.NodeId == fuse.FUSE_ROOT_ID:
 		out.NodeId = controlDir
-	}
-	for _, file := range controlFiles {
-		if dir == controlDir && file.name == name {
-			out.NodeId = file.id
+	case in.NodeId == controlDir:
+		for _, file := range controlFiles {
+			if file.name == name {
+				out.NodeId = file.id
+			}
 		}
+	default:
+		out.NodeId = c.lookupLock(in, name)
 	}
 	if out.NodeId == 0 {
 		return fuse.ENOENT
@@ -164,42 +119,48 @@ func (c *control) lookup(dir uint64, name string, out *fuse.EntryOut) fuse.Statu
 }
 
 func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	for _, file := range controlFiles {
-		if file.id != in.NodeId {
-			continue
-		}
-		out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
-		if file.content == nil {
-			return fuse.OK
-		}
-		text, err := c.content(file.id)
-		if err != nil {
-			return status(err)
-		}
-		out.Fh = c.fs.nextHandle()
-		c.files.add(out.Fh, text)
+	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
+	if in.NodeId == controlCtl {
 		return fuse.OK
 	}
-	return fuse.ENOENT
+	// The number tells those who wait for the same name who came first.
+	out.Fh = c.fs.nextHandle()
+	if c.waits(in.NodeId) != "" {
+		return fuse.OK
+	}
+	text, err := c.content(in.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	c.files.add(out.Fh, text)
+	return fuse.OK
 }
 
 // content is what the file of a node id says now.
 func (c *control) content(id uint64) ([]byte, error) {
+	if n := c.nodes.get(id); n != nil {
+		return c.lock(n.path)
+	}
 	for _, file := range controlFiles {
 		if file.id == id && file.content != nil {
-			text, err := json.MarshalIndent(file.content(c), "", "  ")
-			return append(text, '\n'), err
+			return file.content(c)
 		}
 	}
 	return nil, unix.EBADF
 }
 
-func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
+func (c *control) read(cancel <-chan struct{}, in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
 	text := c.files.get(in.Fh)
-	if text == nil {
+	name := c.waits(in.NodeId)
+	if text == nil || name != "" && in.Offset == 0 {
 		// Another server opened it: what is so now has to do.
 		var err error
-		if text, err = c.content(in.NodeId); err != nil {
+		if name != "" {
+			text, err = c.wait(cancel, in, name)
+		} else {
+			text, err = c.content(in.NodeId)
+		}
+		if err != nil {
 			return nil, status(err)
 		}
 		c.files.add(in.Fh, text)
@@ -209,12 +170,21 @@ func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
 	return fuse.ReadResultData(text[from:to]), fuse.OK
 }
 
+// readDir lists a directory. Entries of lock and wait are numbered in the order of their names, which may
+// come and go meanwhile.
 func (c *control) readDir(in *fuse.ReadIn, add func(fuse.DirEntry) bool) fuse.Status {
-	for i, file := range controlFiles {
+	entries := c.lockEntries(in.NodeId)
+	if in.NodeId == controlDir {
+		for _, file := range controlFiles {
+			entries = append(entries, fuse.DirEntry{Name: file.name, Mode: file.mode & unix.S_IFMT})
+		}
+	}
+	for i, entry := range entries {
 		if uint64(i) < in.Offset {
 			continue
 		}
-		if !add(fuse.DirEntry{Name: file.name, Mode: unix.S_IFREG, Off: uint64(i + 1)}) {
+		entry.Off = uint64(i + 1)
+		if !add(entry) {
 			break
 		}
 	}

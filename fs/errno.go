@@ -21,8 +21,10 @@ func status(err error) fuse.Status {
 		return fuse.OK
 	case errors.Is(err, lockstore.ErrHeld):
 		return fuse.EBUSY
-	case errors.Is(err, lockstore.ErrExists):
+	case errors.Is(err, lockstore.ErrExists), errors.Is(err, lockstore.ErrReserved):
 		return fuse.Status(syscall.EEXIST)
+	case errors.Is(err, lockstore.ErrInterrupted):
+		return fuse.EINTR
 	case errors.Is(err, lockstore.ErrNoLock):
 		return fuse.ENOENT
 	case errors.Is(err, lockstore.ErrNotOperator):

@@ -129,9 +129,9 @@ func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
 }
 
 // Read implements fuse.RawFileSystem.
-func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
 	if isControl(in.NodeId) {
-		return f.control.read(in)
+		return f.control.read(cancel, in)
 	}
 	_, fd, err := f.descriptor(in.Fh)
 	if err != nil {

@@ -117,6 +117,7 @@ func New(o Options) (*FS, error) {
 		return nil, err
 	}
 	f.inodes = newInodes(f.tables)
+	f.control.fs, f.control.status = f, o.Status
 	if f.Resumed() {
 		err = f.takeOver(o.Stored)
 	} else {
@@ -134,7 +135,6 @@ func New(o Options) (*FS, error) {
 	f.acls = err == nil || err == unix.ENODATA
 	f.selinux = unix.Access("/sys/fs/selinux/enforce", unix.F_OK) == nil
 	f.probeHandles()
-	f.control = control{fs: f, status: o.Status}
 	f.survey = newSurvey(f)
 	return f, nil
 }

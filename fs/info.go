@@ -23,6 +23,7 @@ type Status struct {
 	Inodes         int    `json:"inodes"`
 	Handles        int    `json:"handles"`
 	Goroutines     int    `json:"goroutines"`
+	Waiting        int    `json:"waiting"` // readers of .latchfs/wait whose turn it is not yet
 }
 
 // LockInfo is one lock in .latchfs/locks.json, in latchfs ls and latchfs scan.
@@ -80,6 +81,12 @@ type ProcessInfo struct {
 // ProcessInfoOf describes p.
 func ProcessInfoOf(p bootid.Process) ProcessInfo {
 	return ProcessInfo{p.PID, p.StartTime, p.PIDNamespace, p.NSPID, p.UID, p.Command}
+}
+
+func entryInfo(e lockstore.Entry) LockInfo {
+	info := lockInfo(e.Lock, e.Judgment)
+	info.Open = e.Open
+	return info
 }
 
 func lockInfo(l lockstore.Lock, j lockstore.Judgment) LockInfo {

@@ -138,7 +138,7 @@ func (f *FS) undo(in *fuse.InHeader) {
 		if node == 0 {
 			break
 		}
-		f.inodes.forget(node, 1)
+		f.Forget(node, 1)
 	}
 	f.undoOpens(in.Unique &^ uniqueResent)
 }

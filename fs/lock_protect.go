@@ -4,6 +4,7 @@ package fs
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -84,7 +85,9 @@ func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
 		}
 		// A lock that is renamed stays the one it is.
 		if acquired = free && !r.exchange && !(atLock && from.Held()); acquired {
-			if _, err := to.Acquire(lockstore.KindRename, r.who()); err != nil {
+			if _, err := to.Acquire(lockstore.KindRename, r.who()); errors.Is(err, lockstore.ErrReserved) {
+				return fmt.Errorf("%w: %w", lockstore.ErrHeld, err) // EEXIST is not for rename(2)
+			} else if err != nil {
 				return err
 			}
 			r.intent.row.generation.Store(to.Generation())

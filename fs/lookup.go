@@ -10,7 +10,7 @@ import (
 // Lookup implements fuse.RawFileSystem.
 func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	if isControl(in.NodeId) || in.NodeId == fuse.FUSE_ROOT_ID && name == controlName {
-		return f.control.lookup(in.NodeId, name, out)
+		return f.control.lookup(in, name, out)
 	}
 	dir := f.inodes.get(in.NodeId)
 	if dir == nil {
@@ -78,4 +78,10 @@ func (f *FS) adopt(fd int, unique uint64) (*inode, unix.Stat_t, error) {
 }
 
 // Forget implements fuse.RawFileSystem.
-func (f *FS) Forget(id, count uint64) { f.inodes.forget(id, count) }
+func (f *FS) Forget(id, count uint64) {
+	if isControl(id) {
+		f.control.nodes.forget(f.tables, id, count)
+		return
+	}
+	f.inodes.forget(id, count)
+}

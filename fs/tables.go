@@ -29,7 +29,7 @@ import (
 const (
 	tablesMagic = 0x31626174_6c686374 // "tchltab1"
 	// tablesVersion changes with any row below.
-	tablesVersion = 2 + versionsAhead
+	tablesVersion = 3 + versionsAhead
 
 	maxInodeRows  = 1 << 22
 	maxHandleRows = 1 << 20
@@ -87,6 +87,7 @@ type inodeRow struct {
 const (
 	flagLockNamed = 1 << iota
 	flagTakenAway
+	flagControl // a controlNode
 )
 
 // textRow is a name and the node id of its directory, or a file handle and its type.

@@ -131,9 +131,15 @@ func (f *FS) takeOver(stored *Stored) error {
 func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 	t := f.tables
 	used := make(map[uint32]bool) // texts
+	var controls []*inodeRow
 	t.inodes.each(func(row *inodeRow) {
 		id := row.id.Load()
 		if id == 0 {
+			return
+		}
+		if row.flags.Load()&flagControl != 0 {
+			used[row.place.Load()] = true
+			controls = append(controls, row)
 			return
 		}
 		n := &inode{id: id, key: fileKey{row.dev, row.ino}, kind: row.kind, fd: take(&row.fd)}
@@ -153,6 +159,7 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 		}
 		f.inodes.byID[id], f.inodes.byKey[n.key] = n, n
 	})
+	f.control.nodes.takeOver(t, controls)
 	f.root = f.inodes.byID[fuse.FUSE_ROOT_ID]
 	for _, n := range f.inodes.byID {
 		parent, name := t.text(n.row.Load().place.Load())

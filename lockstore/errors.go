@@ -8,6 +8,10 @@ var (
 	ErrHeld = errors.New("held by a live process")
 	// ErrExists: the name is taken, so it cannot be acquired.
 	ErrExists = errors.New("lock exists")
+	// ErrReserved: the name is free, and it is the turn of another process to take it.
+	ErrReserved = errors.New("reserved for who has waited")
+	// ErrInterrupted: who waited does not any more.
+	ErrInterrupted = errors.New("interrupted")
 	// ErrNoLock: there is no lock of that name.
 	ErrNoLock = errors.New("no lock of that name")
 	// ErrNotOperator: only root, the owner of the mount and the owner of the lock may

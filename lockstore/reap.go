@@ -30,6 +30,7 @@ func (s *Store) end(r *record, transition Transition, decide func(*record) decis
 	switch {
 	case d.Verdict != Stale:
 		section.settle(r, d)
+		s.next(section.name, false)
 	case transition == Reaped && !section.removable(r):
 	default:
 		// What cannot be removed was logged.
@@ -164,6 +165,7 @@ func (c Section) reclaim(r *record, j Judgment, transition Transition) error {
 		log.Info("reclaimed a stale lock")
 	}
 	s.dropFor(r, transition, j)
+	c.freed()
 	return nil
 }
 

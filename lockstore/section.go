@@ -35,6 +35,7 @@ func (c Section) Look(file *File, seen *Sighting) (visible bool) {
 		if r != nil {
 			c.store.drop(r, Released)
 		}
+		c.freed()
 		return false
 	case r != nil:
 		return c.lookRecorded()
@@ -157,10 +158,13 @@ func (c Section) adopt(l Lock) bool {
 }
 
 // Acquire records a lock of the name for creator before its file is made. The caller
-// makes the file next and calls Made, or Release if it cannot. It returns ErrExists or
-// ErrNoSpace. The Descriptor stands for the open file of KindCreate and is nil for
+// makes the file next and calls Made, or Release if it cannot. It returns ErrExists,
+// ErrReserved, ErrTooMany or ErrNoSpace. The Descriptor stands for the open file of KindCreate and is nil for
 // any other kind.
 func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error) {
+	if err := c.store.admitTaker(c.name, creator); err != nil {
+		return nil, err
+	}
 	l := Lock{Name: c.name, Kind: kind, Made: c.store.now(), Creator: creator, Holder: creator, Rule: RuleCreator}
 	if !creator.Known() {
 		l.Rule = RuleNobody
@@ -171,6 +175,7 @@ func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error)
 	if err != nil {
 		return nil, err
 	}
+	c.store.taken(c.name)
 	if kind != KindCreate {
 		return nil, nil
 	}
@@ -226,6 +231,7 @@ func (c Section) Release() {
 	if r := c.record(); r != nil {
 		c.store.drop(r, Released)
 	}
+	c.freed()
 }
 
 // Move gives the lock of c the name of to, after its file was renamed so. If to has a
@@ -233,6 +239,7 @@ func (c Section) Release() {
 func (c Section) Move(to Section) {
 	s := c.store
 	r := c.record()
+	defer c.freed()
 	if r == nil {
 		return
 	}

@@ -56,7 +56,7 @@ type Options struct {
 // may be called from many goroutines.
 type Store struct {
 	// tree is held for reading within every section, for writing while a directory
-	// is renamed. Lock order: tree, a section, processes.mu, mu, journal.mu; two
+	// is renamed. Lock order: tree, a section, processes.mu, mu, journal.mu, waiting.mu; two
 	// sections by name.
 	tree     sync.RWMutex
 	sections sections
@@ -78,6 +78,7 @@ type Store struct {
 	kinship    *answers[[2]processKey, bool]
 	lookups    *answers[int, lookup]
 	events     subscribers
+	waiting    waiting
 	generation atomic.Uint64
 	background sync.WaitGroup // compaction and syncs
 	dropped    syncing
@@ -200,7 +201,7 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 	for _, rename := range o.Renames {
 		s.finishRename(rename)
 	}
-	for _, name := range s.names() {
+	for _, name := range s.Names() {
 		section := s.Enter(name)
 		if _, err := s.files.Stat(name); errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
 			// Its end was not recorded, or not yet.
@@ -233,8 +234,8 @@ func (s *Store) finishRename(r Rename) {
 	s.moveTree(r.Exchange, r.Old, r.New)
 }
 
-// names are those of the locks there are.
-func (s *Store) names() []string {
+// Names are those of the locks there are, in no order.
+func (s *Store) Names() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Collect(maps.Keys(s.locks))
@@ -303,19 +304,35 @@ func (s *Store) List() []Entry {
 	s.mu.Unlock()
 	entries := make([]Entry, 0, len(records))
 	for _, r := range records {
-		d := s.judge(r)
-		s.mu.Lock()
-		if !r.gone {
-			l := r.Lock
-			if d.Verdict == Live && d.holder.Known() {
-				l.Holder = d.holder // to whom it will pass
-			}
-			entries = append(entries, Entry{l, d.Judgment, r.open})
+		if entry, ok := s.entry(r); ok {
+			entries = append(entries, entry)
 		}
-		s.mu.Unlock()
 	}
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	return entries
+}
+
+// Get judges the lock of a name, without any consequence; false if there is none.
+func (s *Store) Get(name string) (Entry, bool) {
+	s.mu.Lock()
+	r := s.locks[name]
+	s.mu.Unlock()
+	if r == nil {
+		return Entry{}, false
+	}
+	return s.entry(r)
+}
+
+// entry judges a lock; false if it is gone.
+func (s *Store) entry(r *record) (Entry, bool) {
+	d := s.judge(r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := r.Lock
+	if d.Verdict == Live && d.holder.Known() {
+		l.Holder = d.holder // to whom it will pass
+	}
+	return Entry{l, d.Judgment, r.open}, !r.gone
 }
 
 // Recent returns the last locks that were reaped, the oldest first.
@@ -349,6 +366,7 @@ func (s *Store) MoveTree(exchange bool, do func(at func(name string) Section) (o
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.moveTree(exchange, oldDir, newDir)
+	s.nextOfAll()
 	return nil
 }
 
