@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -90,6 +91,25 @@ func locker() {
 			if fd, err = unix.Open(words[1], unix.O_RDONLY, 0); err == nil {
 				unix.Close(fd)
 			}
+		case "await": // await WAIT: read that file until it answers
+			err = await(words[1])
+		case "queue": // queue WAIT FILE: take FILE when it is its turn
+			for {
+				if err = await(words[1]); err != nil {
+					break
+				}
+				if err = take(words[2], strconv.Itoa(os.Getpid())+"\n"); err != unix.EEXIST {
+					break
+				}
+			}
+		case "crowd": // crowd WAIT N: N threads that wait
+			err = crowd(words[1], words[2])
+		case "mkdir":
+			err = unix.Mkdir(words[1], 0o755)
+		case "symlink":
+			err = unix.Symlink("somewhere", words[1])
+		case "rmdir":
+			err = unix.Rmdir(words[1])
 		case "link":
 			err = unix.Link(words[1], words[2])
 		case "chmod":
@@ -139,6 +159,33 @@ func keepOpen(path, source string) error {
 			return err
 		}
 		text = text[n:]
+	}
+	return nil
+}
+
+// await reads a file of .latchfs/wait, which answers when it is the reader's turn.
+func await(path string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for {
+		if _, err = unix.Read(fd, make([]byte, 200)); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// crowd has many threads wait, and does not wait for them.
+func crowd(path, number string) error {
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return unix.EINVAL
+	}
+	debug.SetMaxThreads(n + 1000)
+	for range n {
+		go await(path)
 	}
 	return nil
 }

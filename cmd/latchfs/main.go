@@ -25,6 +25,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -40,9 +41,11 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(mountCommand(), serveCommand(), upgradeCommand(), umountCommand(), lsCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
+	root.AddCommand(mountCommand(), serveCommand(), upgradeCommand(), umountCommand(), lsCommand(), lockCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
 	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "latchfs:", err)
+		if !errors.As(err, &silent{}) {
+			fmt.Fprintln(os.Stderr, "latchfs:", err)
+		}
 		os.Exit(exitCode(err))
 	}
 }
