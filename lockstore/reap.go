@@ -26,6 +26,7 @@ func (s *Store) end(r *record, transition Transition, decide func(*record) decis
 		return
 	}
 	defer section.Leave()
+	section.readNow(r)
 	d := decide(r)
 	switch {
 	case d.Verdict != Stale:
@@ -78,7 +79,7 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 		})
 		return
 	}
-	s.written(r)
+	s.readSoon(r)
 }
 
 // Written tells that somebody who may have written the file at name, or in the directory

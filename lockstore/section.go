@@ -52,6 +52,7 @@ func (c Section) lookRecorded() bool {
 	if r == nil {
 		return true
 	}
+	c.readNow(r)
 	d := c.store.judge(r)
 	if d.Verdict == Live && d.Rule == RuleDescriptor && c.store.awaitClose(r) {
 		d = c.store.judge(r)
@@ -256,7 +257,11 @@ func (c Section) Move(to Section) {
 // Replaced tells that another file was renamed onto the name. A live lock stays with
 // its holder, whose family did it; any other ends.
 func (c Section) Replaced() {
-	if r := c.record(); r != nil && c.store.judge(r).Verdict != Live {
+	r := c.record()
+	if r == nil {
+		return
+	}
+	if c.readNow(r); c.store.judge(r).Verdict != Live {
 		c.store.drop(r, Released)
 	}
 }
@@ -289,6 +294,11 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	if r == nil || attempt.bytes && (r.Kind == KindPIDFile || r.Kind == KindFound) {
 		return nil
 	}
+	caller := who()
+	if caller.Known() && caller.Same(r.Creator) {
+		return nil
+	}
+	c.readNow(r)
 	d := s.judge(r)
 	if d.Verdict != Live {
 		if d.Verdict == Settled {
@@ -298,7 +308,6 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	}
 	s.pass(r, d.holder, d.Rule)
 	l := s.state(r).Lock
-	caller := who()
 	if related(s.sys, caller, l.Holder) || related(s.sys, caller, l.Creator) {
 		return nil
 	}
@@ -321,12 +330,16 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 	if r == nil || r.Kind == KindPIDFile {
 		return false
 	}
+	caller := who()
+	if caller.Known() && caller.Same(r.Creator) {
+		return false
+	}
+	c.readNow(r)
 	// The holder is the one judged now: an ancestor may not be recorded yet.
 	d := s.judge(r)
 	if d.Verdict != Live {
 		return false
 	}
-	caller := who()
 	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, r.Creator)
 }
 

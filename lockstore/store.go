@@ -81,6 +81,7 @@ type Store struct {
 	waiting    waiting
 	generation atomic.Uint64
 	background sync.WaitGroup // compaction and syncs
+	unread     unread
 	dropped    syncing
 	acquired   syncing
 
@@ -117,6 +118,7 @@ type record struct {
 	closedByEnd bool          // while its creator was ending
 	closed      chan struct{} // closed with it; nil for a lock not made by this store
 	gone        bool          // not in the map any more
+	unread      bool          // its payload was not read since the descriptor was closed
 }
 
 // setOpen says that the descriptor r was made with is open; Store.mu is held, or nobody else has r.
@@ -203,11 +205,13 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 	}
 	for _, name := range s.Names() {
 		section := s.Enter(name)
-		if _, err := s.files.Stat(name); errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
+		file, err := s.files.Stat(name)
+		if errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
 			// Its end was not recorded, or not yet.
 			section.Look(nil, nil)
 		} else {
 			section.lookRecorded()
+			section.readUnread(file)
 		}
 		section.Leave()
 	}
@@ -216,6 +220,15 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 		held := len(s.locks)
 		s.mu.Unlock()
 		s.log.WithFields(logrus.Fields{"recorded": len(locks), "held": held}).Info("recovered locks")
+	}
+}
+
+// readUnread reads the payload of a recovered lock, unless it is known to have been: one that
+// names somebody says so in the journal.
+func (c Section) readUnread(file File) {
+	r := c.record()
+	if r != nil && r.Kind == KindCreate && !r.open && r.Rule == RuleCreator && (file.Size > 0 || file.Type != Regular) {
+		c.store.identify(r)
 	}
 }
 
@@ -278,6 +291,7 @@ func (s *Store) detach(r *record) {
 
 // Close gives the state directory up. Locks stay recorded.
 func (s *Store) Close() error {
+	s.readAll()
 	s.processes.close()
 	for _, why := range []*syncing{&s.dropped, &s.acquired} {
 		if timer := why.timer.Load(); timer != nil && timer.Stop() {
@@ -325,6 +339,7 @@ func (s *Store) Get(name string) (Entry, bool) {
 
 // entry judges a lock; false if it is gone.
 func (s *Store) entry(r *record) (Entry, bool) {
+	s.readNow(r)
 	d := s.judge(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
