@@ -38,9 +38,8 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 // forgetAttributes makes the kernel ask for those of n again. That waits for nothing, as no pages
 // are concerned.
 func (f *FS) forgetAttributes(n *inode) {
-	if server := f.server.Load(); server != nil { // nothing is cached before
-		// It answers ENOENT if the kernel has forgotten n meanwhile.
-		server.InodeNotify(n.id, -1, 0)
+	if d := f.served.Load(); d != nil { // nothing is cached before
+		d.forgetInode(n.id)
 	}
 }
 

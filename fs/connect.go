@@ -24,10 +24,9 @@ const (
 	notifyResend = 7
 )
 
-// connect makes a server of the connection f.device, which does not serve yet. The kernel
-// says INIT once, so each server, the first one too, is told it over a socket pair: what the
-// kernel said then is kept in the tables.
-func (f *FS) connect(options *fuse.MountOptions) (*fuse.Server, error) {
+// connect readies the connection f.device for its requests. The kernel says INIT once: what it said is kept
+// in the tables for the servers after this one, who must answer it alike.
+func (f *FS) connect(options *fuse.MountOptions) error {
 	head := f.tables.head
 	if !f.Resumed() {
 		request := make([]byte, minRead)
@@ -37,47 +36,27 @@ func (f *FS) connect(options *fuse.MountOptions) (*fuse.Server, error) {
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("INIT: %w", err)
+			return fmt.Errorf("INIT: %w", err)
 		}
 		head.initRequestSize = uint32(copy(head.initRequest[:], request[:n]))
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	d, reply, err := newDevice(f, f.device, head.initRequest[:head.initRequestSize], options)
 	if err != nil {
-		return nil, fmt.Errorf("socket pair for INIT: %w", err)
+		return err
 	}
-	served, kernel := pair[0], pair[1] // go-fuse's end and the one that plays the kernel
-	defer unix.Close(kernel)
-	if _, err := unix.Write(kernel, head.initRequest[:head.initRequestSize]); err != nil {
-		unix.Close(served)
-		return nil, fmt.Errorf("INIT: %w", err)
-	}
-	server, err := fuse.NewServer(guard{f}, "/dev/fd/"+strconv.Itoa(served), options)
-	if err != nil {
-		return nil, err // which has closed it
-	}
-	if !keepResident(server) {
-		f.log.Warn("a server that is killed may fail a request: the buffers of go-fuse were not found")
-	}
-	reply := make([]byte, minRead)
-	n, err := unix.Read(kernel, reply)
-	if err != nil {
-		return nil, fmt.Errorf("answer to INIT: %w", err)
-	}
-	reply = reply[:n]
 	if f.Resumed() {
 		if !bytes.Equal(reply, head.initReply[:head.initReplySize]) {
-			return nil, ErrNegotiated
+			return ErrNegotiated
 		}
 	} else {
 		if _, err := unix.Write(f.device, reply); err != nil {
-			return nil, fmt.Errorf("answer to INIT: %w", err)
+			return fmt.Errorf("answer to INIT: %w", err)
 		}
 		head.initReplySize = uint32(copy(head.initReply[:], reply))
 	}
-	if err := unix.Dup3(f.device, served, unix.O_CLOEXEC); err != nil {
-		return nil, err
-	}
-	return server, nil
+	f.served.Store(d)
+	f.connected(d.settings.Flags64())
+	return nil
 }
 
 // resend has the kernel send again what it was not answered.

@@ -22,8 +22,10 @@ func (c *control) waits(id uint64) string {
 	return ""
 }
 
-// wait answers a read of wait/NAME when it is the reader's turn. It is a goroutine that waits: whoever
-// reads has a process for it too. With O_NONBLOCK it is EAGAIN when it is not his turn yet.
+// blocks says that a read of a node may wait for other processes.
+func (c *control) blocks(id uint64) bool { return c.waits(id) != "" }
+
+// wait answers a read of wait/NAME when it is the reader's turn. With O_NONBLOCK it is EAGAIN when it is not his turn yet.
 func (c *control) wait(cancel <-chan struct{}, in *fuse.ReadIn, name string) ([]byte, error) {
 	if err := c.fs.mayEnter(&in.InHeader, path.Dir(name)); err != nil {
 		return nil, err

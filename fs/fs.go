@@ -89,7 +89,7 @@ type FS struct {
 
 	// Set before the first request.
 	locks  *lockstore.Store
-	server atomic.Pointer[fuse.Server] // nil until it is connected
+	served atomic.Pointer[device] // nil until it is connected
 }
 
 // New makes an FS of an open directory. It serves nothing until Serve.
@@ -178,10 +178,8 @@ func isLocal(fd int) bool {
 // String implements fuse.RawFileSystem.
 func (f *FS) String() string { return "latchfs" }
 
-// Init implements fuse.RawFileSystem.
-func (f *FS) Init(server *fuse.Server) {
-	f.server.Store(server)
-	offered := server.KernelSettings().Flags64()
+// connected takes note of the capabilities that the kernel offered in INIT.
+func (f *FS) connected(offered uint64) {
 	f.directMmap = offered&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
 	if offered&fuse.CAP_PASSTHROUGH == 0 {
 		f.noPassthrough.Store(true)

@@ -116,8 +116,7 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 	m.fs.settlePlaces()
 	m.fs.joinLocks()
 	m.fs.closeInherited()
-	server, err := m.fs.connect(options)
-	if err != nil {
+	if err := m.fs.connect(options); err != nil {
 		return err
 	}
 	// Before the first is read here, which would come twice.
@@ -126,7 +125,7 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 	}
 	inherited := m.fs.inodes.inherited()
 	m.fs.survey.later(sweepDelay, func() { m.fs.sweep(inherited, m.fs.survey.stopped) })
-	m.serve(server)
+	m.serve()
 	return nil
 }
 
@@ -135,15 +134,14 @@ func (m *Mount) begin(device int, options *fuse.MountOptions) error {
 	f := m.fs
 	f.device = device
 	f.tables.set(&f.tables.head.device, device)
-	server, err := f.connect(options)
-	if err != nil {
+	if err := f.connect(options); err != nil {
 		return err
 	}
 	if err := f.outlive(); err != nil {
 		f.bound = err.Error()
 		f.log.WithError(err).Info("the mount will not outlive its server: should that die, requests in flight fail and the mount is replaced")
 	}
-	m.serve(server)
+	m.serve()
 	return nil
 }
 
@@ -152,7 +150,7 @@ func (f *FS) outlive() error {
 	switch {
 	case f.keeper == 0:
 		return errors.New("there is no keeper")
-	case f.server.Load().KernelSettings().Flags64()&fuse.CAP_HAS_RESEND == 0:
+	case f.served.Load().settings.Flags64()&fuse.CAP_HAS_RESEND == 0:
 		return errors.New("the kernel cannot send requests again (Linux 6.9)")
 	}
 	if err := f.dropAnchor(); err != nil {
@@ -166,10 +164,12 @@ func (f *FS) outlive() error {
 func (f *FS) Outlives() bool { return f.tables.head.active.Load() != 0 }
 
 // serve answers requests until the connection ends.
-func (m *Mount) serve(server *fuse.Server) {
+func (m *Mount) serve() {
 	go func() {
 		defer close(m.done)
-		server.Serve()
+		if err := m.fs.served.Load().serve(); err != nil {
+			m.fs.log.WithError(err).Error("cannot serve")
+		}
 		m.fs.survey.end()
 	}()
 }

@@ -4,7 +4,6 @@ package fs
 
 import (
 	"sync"
-	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -56,18 +55,18 @@ func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 	}
 	if o.passthrough == 0 {
 		var id int32
-		var errno syscall.Errno
+		var refused error
 		if err := f.withFD(n, func(fd int) error {
-			id, errno = f.server.Load().RegisterBackingFd(&fuse.BackingMap{Fd: int32(fd)})
+			id, refused = openBacking(f.device, fd)
 			return nil
 		}); err != nil {
 			o.cached++
 			return false
 		}
-		if errno != 0 {
+		if refused != nil {
 			// EPERM: not root. ELOOP, EOPNOTSUPP: what lies beneath cannot.
 			if !f.noPassthrough.Swap(true) {
-				f.log.WithError(errno).Info("no passthrough descriptors here; reads and writes go through latchfs")
+				f.log.WithError(refused).Info("no passthrough descriptors here; reads and writes go through latchfs")
 			}
 			o.cached++
 			return false
@@ -110,7 +109,7 @@ func (f *FS) closed(h *handle) {
 	}
 	if o.passthrough--; o.passthrough == 0 {
 		// It can only fail on a connection that is gone, and its ids with it.
-		f.server.Load().UnregisterBackingFd(o.backingID)
+		_ = closeBacking(f.device, o.backingID)
 		o.backingID = 0
 	}
 }

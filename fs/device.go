@@ -1,0 +1,377 @@
+//go:build linux
+
+package fs
+
+import (
+	"encoding/binary"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Requests are read and answered here, and taken apart by go-fuse in between (fuse.ProtocolServer): its own
+// server wakes two threads for each, which is half of what a request costs. Here one goroutine, the
+// leader, reads a request and carries it out itself. While requests come one after another it looks for
+// the next one without sleeping, for spinTime; then it sleeps. A request that takes longer than patience is left
+// to that goroutine, and another leads. Where requests are waiting already, helpers read them too. A request
+// that waits for other processes is a goroutine of its own.
+const (
+	// spinTime is more than a program takes from one answer to its next request, and less than
+	// what it costs to be woken twice.
+	spinTime = 50 * time.Microsecond
+	patience = time.Millisecond
+	// idleTicks is after how many times patience without a request nobody looks after the leader any
+	// more.
+	idleTicks = 10
+	// helpAfter is how many requests in a row were waiting when a helper is called.
+	helpAfter = 4
+	// maxDeferred is how many requests for which nobody waits are put off at most.
+	maxDeferred = 64
+	// maxSlowRead is what a read that waits gets at most, in bytes.
+	maxSlowRead = 4096
+	// answerSpace is how much longer than its payload an answer may be.
+	answerSpace = 4096
+	// spareBuffers is how many are kept.
+	spareBuffers = 2
+)
+
+// device serves an open /dev/fuse.
+type device struct {
+	fs       *FS
+	fd       int
+	protocol *fuse.ProtocolServer
+	settings fuse.InitIn
+	spin     time.Duration
+
+	term     atomic.Int64 // of the leader
+	began    atomic.Int64 // when the leader took its request, in ns; 0 while it has none
+	watched  atomic.Bool  // somebody looks after the leader
+	helpers  atomic.Int32
+	ended    atomic.Bool // the mount is gone
+	running  sync.WaitGroup
+	started  time.Time
+	maxHelps int32
+
+	mu    sync.Mutex
+	spare []*deviceBuffers
+	slow  map[uint64]bool // the requests that wait for other processes
+}
+
+// deviceBuffers are a request and its answer.
+type deviceBuffers struct {
+	in, out  []byte
+	deferred [][]byte // requests that were put off
+}
+
+// newDevice takes what the kernel said in INIT.
+func newDevice(f *FS, fd int, init []byte, options *fuse.MountOptions) (d *device, answer []byte, err error) {
+	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), started: time.Now(), slow: make(map[uint64]bool)}
+	if procs := runtime.GOMAXPROCS(0); procs > 1 {
+		d.spin, d.maxHelps = spinTime, int32(procs-1)
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.settings)), unsafe.Sizeof(d.settings)), init)
+	answer = make([]byte, minRead)
+	n, status := d.protocol.HandleRequest([][]byte{init}, [][]byte{answer})
+	if !status.Ok() || n < outHeaderSize {
+		return nil, nil, fmt.Errorf("INIT: %v", status)
+	}
+	return d, answer[:n], nil
+}
+
+// serve answers requests until the mount is gone.
+func (d *device) serve() error {
+	if err := unix.SetNonblock(d.fd, true); err != nil {
+		return err
+	}
+	d.running.Add(1)
+	go d.lead(d.term.Add(1))
+	d.running.Wait()
+	return nil
+}
+
+// buffers returns some. The memory that requests are read into is there from the beginning: where a page is not,
+// a server that is killed while it reads fails the request, since the kernel cannot bring the page in for a
+// process that is ending, and answers EIO (fuse_dev_do_read).
+func (d *device) buffers() *deviceBuffers {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if n := len(d.spare); n > 0 {
+		b := d.spare[n-1]
+		d.spare = d.spare[:n-1]
+		return b
+	}
+	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
+	in, err := unix.Mmap(-1, 0, maxWrite+minRead, prot, flags|unix.MAP_POPULATE)
+	if err != nil {
+		panic(fmt.Sprintf("no memory for requests: %v", err))
+	}
+	out, err := unix.Mmap(-1, 0, maxWrite+answerSpace, prot, flags)
+	if err != nil {
+		panic(fmt.Sprintf("no memory for answers: %v", err))
+	}
+	return &deviceBuffers{in: in, out: out}
+}
+
+// giveBack keeps buffers for later.
+func (d *device) giveBack(b *deviceBuffers) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.spare) < spareBuffers && !d.ended.Load() {
+		d.spare = append(d.spare, b)
+		return
+	}
+	// They are mappings, so this cannot fail.
+	_ = unix.Munmap(b.in)
+	_ = unix.Munmap(b.out)
+}
+
+// now is the time since the device was opened, in ns, and never 0.
+func (d *device) now() int64 { return int64(time.Since(d.started)) | 1 }
+
+// lead reads and carries out requests until another leads or the mount is gone.
+func (d *device) lead(term int64) {
+	defer d.running.Done()
+	b := d.buffers()
+	defer d.giveBack(b)
+	defer d.doDeferred(b, maxDeferred)
+	inARow, answered := 0, false
+	for d.term.Load() == term {
+		n, err := d.read(b.in)
+		if err == unix.EAGAIN {
+			inARow = 0
+			if answered {
+				// Who was answered is being woken, which takes longer than this.
+				d.doDeferred(b, 1)
+				answered = false
+				continue
+			}
+			n, err = d.await(b)
+		} else if inARow++; inARow >= helpAfter {
+			d.callHelper()
+		}
+		switch err {
+		case nil:
+		case unix.EAGAIN:
+			continue
+		default:
+			d.end(err)
+			return
+		}
+		d.began.Store(d.now())
+		d.lookAfter()
+		if answered = !b.defers(n); answered {
+			d.handle(b, n)
+		} else if len(b.deferred) == maxDeferred {
+			d.doDeferred(b, maxDeferred)
+		}
+		if d.term.Load() == term {
+			d.began.Store(0)
+		}
+	}
+}
+
+// await waits for a request, first without sleeping.
+func (d *device) await(b *deviceBuffers) (n int, err error) {
+	if d.spin > 0 && d.watched.Load() {
+		for from := d.now(); d.now()-from < int64(d.spin); {
+			if n, err = d.read(b.in); err != unix.EAGAIN {
+				return n, err
+			}
+		}
+	}
+	if len(b.deferred) > 0 {
+		d.doDeferred(b, 1)
+		return d.read(b.in)
+	}
+	// Errors are found by the next read.
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, -1)
+	return d.read(b.in)
+}
+
+// defers puts a request off for which nobody waits: a RELEASE or FORGET, which come just before the next
+// request of who does. It says whether the request of n bytes is such a one.
+func (b *deviceBuffers) defers(n int) bool {
+	switch binary.NativeEndian.Uint32(b.in[opcodeAt:]) {
+	case opcodeRelease, opcodeForget:
+		b.deferred = append(b.deferred, append([]byte(nil), b.in[:n]...))
+		return true
+	}
+	return false
+}
+
+// doDeferred carries out the first n of what was put off.
+func (d *device) doDeferred(b *deviceBuffers, n int) {
+	n = min(n, len(b.deferred))
+	for _, request := range b.deferred[:n] {
+		d.answer(request, b.out)
+	}
+	b.deferred = append(b.deferred[:0], b.deferred[n:]...)
+}
+
+// read reads a request, without waiting: EAGAIN if there is none. Nothing of it can block, so it does
+// without what the Go runtime does at a system call.
+func (d *device) read(in []byte) (int, error) {
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(d.fd), uintptr(unsafe.Pointer(&in[0])), uintptr(len(in)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR, unix.ENOENT: // ENOENT: it was given up while it was read
+			continue
+		}
+		return 0, errno
+	}
+}
+
+// callHelper has another goroutine read requests too, while there are any.
+func (d *device) callHelper() {
+	if d.helpers.Add(1) > d.maxHelps {
+		d.helpers.Add(-1)
+		return
+	}
+	d.running.Add(1)
+	go func() {
+		defer d.running.Done()
+		defer d.helpers.Add(-1)
+		b := d.buffers()
+		defer d.giveBack(b)
+		for {
+			n, err := d.read(b.in)
+			if err != nil {
+				return // the leader sees what is wrong
+			}
+			d.handle(b, n)
+		}
+	}()
+}
+
+// lookAfter makes sure that somebody sees when the leader is busy for long.
+func (d *device) lookAfter() {
+	if d.watched.Load() || d.watched.Swap(true) {
+		return
+	}
+	d.running.Add(1)
+	go func() {
+		defer d.running.Done()
+		last := int64(0)
+		for idle := 0; idle < idleTicks && !d.ended.Load(); {
+			time.Sleep(patience)
+			term, began := d.term.Load(), d.began.Load()
+			if began == 0 {
+				idle++
+				continue
+			}
+			if idle = 0; began == last && d.term.CompareAndSwap(term, term+1) {
+				d.began.Store(0)
+				d.running.Add(1)
+				go d.lead(term + 1)
+			}
+			last = began
+		}
+		d.watched.Store(false)
+	}()
+}
+
+// The parts of a request's header and of a READ that are looked at here (struct fuse_in_header and
+// fuse_read_in of fuse(4)).
+const (
+	outHeaderSize = 16
+	opcodeAt      = 4
+	uniqueAt      = 8
+	nodeAt        = 16
+	readSizeAt    = 40 + 16
+	readSize      = 40 + 40
+	opcodeRead    = 15
+	opcodeForget  = 2
+	opcodeRelease = 18
+)
+
+// handle carries out the request of n bytes in b.
+func (d *device) handle(b *deviceBuffers, n int) {
+	request := b.in[:n]
+	if n >= readSize && binary.NativeEndian.Uint32(request[opcodeAt:]) == opcodeRead {
+		if d.fs.control.blocks(binary.NativeEndian.Uint64(request[nodeAt:])) {
+			d.handleSlow(append([]byte(nil), request...))
+			return
+		}
+	}
+	d.answer(request, b.out)
+}
+
+// handleSlow carries out a read that waits for other processes.
+func (d *device) handleSlow(request []byte) {
+	unique := binary.NativeEndian.Uint64(request[uniqueAt:])
+	size := min(binary.NativeEndian.Uint32(request[readSizeAt:]), maxSlowRead)
+	binary.NativeEndian.PutUint32(request[readSizeAt:], size)
+	d.mu.Lock()
+	d.slow[unique] = true
+	d.mu.Unlock()
+	d.running.Add(1)
+	go func() {
+		defer d.running.Done()
+		d.answer(request, make([]byte, outHeaderSize+size))
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.slow, unique)
+	}()
+}
+
+// answer carries out a request and writes what it is answered to out.
+func (d *device) answer(request, out []byte) {
+	// Its errors are those of requests that make no sense; there is an answer all the same.
+	n, _ := d.protocol.HandleRequest([][]byte{request}, [][]byte{out})
+	if n == 0 {
+		return
+	}
+	_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&out[0])), uintptr(n))
+	switch errno {
+	case 0, unix.ENOENT, unix.ENODEV: // who asked does not any more
+	default:
+		d.fs.log.WithError(errno).WithField("opcode", binary.NativeEndian.Uint32(request[opcodeAt:])).Warn("a request could not be answered")
+	}
+}
+
+// end ends what waits, once the mount is gone.
+func (d *device) end(err error) {
+	d.ended.Store(true)
+	if err != unix.ENODEV {
+		d.fs.log.WithError(err).Error("requests cannot be read any more")
+	}
+	d.mu.Lock()
+	waiting := make([]uint64, 0, len(d.slow))
+	for unique := range d.slow {
+		waiting = append(waiting, unique)
+	}
+	d.mu.Unlock()
+	for _, unique := range waiting {
+		d.interrupt(unique)
+	}
+}
+
+// interrupt does what the kernel does when a caller is interrupted: struct fuse_interrupt_in.
+func (d *device) interrupt(unique uint64) {
+	const opcodeInterrupt = 36
+	request := make([]byte, 40+8)
+	binary.NativeEndian.PutUint32(request, uint32(len(request)))
+	binary.NativeEndian.PutUint32(request[opcodeAt:], opcodeInterrupt)
+	binary.NativeEndian.PutUint64(request[40:], unique)
+	d.protocol.HandleRequest([][]byte{request}, [][]byte{make([]byte, minRead)})
+}
+
+// forgetInode tells the kernel to ask for an inode's attributes again (FUSE_NOTIFY_INVAL_INODE without
+// any page). It answers ENOENT if it has forgotten the inode meanwhile.
+func (d *device) forgetInode(id uint64) {
+	const notifyInvalInode = 2
+	message := make([]byte, outHeaderSize+24)
+	binary.NativeEndian.PutUint32(message, uint32(len(message)))
+	binary.NativeEndian.PutUint32(message[4:], notifyInvalInode)
+	binary.NativeEndian.PutUint64(message[outHeaderSize:], id)
+	binary.NativeEndian.PutUint64(message[outHeaderSize+8:], ^uint64(0)) // no offset
+	_, _ = unix.Write(d.fd, message)
+}
