@@ -149,18 +149,23 @@ func (c *control) content(id uint64) ([]byte, error) {
 	return nil, unix.EBADF
 }
 
-func (c *control) read(cancel <-chan struct{}, in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
+// slow carries out a read that is answered when something happens, with reply, once; nil is that this is none.
+func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func()) {
+	if name := c.waits(in.NodeId); name != "" && in.Offset == 0 {
+		return c.wait(in, name, reply)
+	}
+	return nil
+}
+
+func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
 	text := c.files.get(in.Fh)
-	name := c.waits(in.NodeId)
-	if text == nil || name != "" && in.Offset == 0 {
+	if text == nil {
+		if c.waits(in.NodeId) != "" {
+			return fuse.ReadResultData(nil), fuse.OK // all was said
+		}
 		// Another server opened it: what is so now has to do.
 		var err error
-		if name != "" {
-			text, err = c.wait(cancel, in, name)
-		} else {
-			text, err = c.content(in.NodeId)
-		}
-		if err != nil {
+		if text, err = c.content(in.NodeId); err != nil {
 			return nil, status(err)
 		}
 		c.files.add(in.Fh, text)

@@ -22,29 +22,29 @@ func (c *control) waits(id uint64) string {
 	return ""
 }
 
-// blocks says that a read of a node may wait for other processes.
-func (c *control) blocks(id uint64) bool { return c.waits(id) != "" }
-
-// wait answers a read of wait/NAME when it is the reader's turn. With O_NONBLOCK it is EAGAIN when it is not his turn yet.
-func (c *control) wait(cancel <-chan struct{}, in *fuse.ReadIn, name string) ([]byte, error) {
+// wait answers a read of wait/NAME when it is the reader's turn. With O_NONBLOCK that is EAGAIN when it is
+// not yet.
+func (c *control) wait(in *fuse.ReadIn, name string, reply func([]byte, error)) (cancel func()) {
 	if err := c.fs.mayEnter(&in.InHeader, path.Dir(name)); err != nil {
-		return nil, err
+		reply(nil, err)
+		return func() {}
 	}
 	who := c.fs.caller(&in.InHeader)()
-	never := in.Flags&unix.O_NONBLOCK != 0
-	if never {
-		over := make(chan struct{})
-		close(over)
-		cancel = over
+	impatient := in.Flags&unix.O_NONBLOCK != 0
+	waiter := c.fs.locks.Await(name, in.Fh, who, func(err error) {
+		switch {
+		case impatient && errors.Is(err, lockstore.ErrInterrupted):
+			reply(nil, unix.EAGAIN)
+		case err != nil:
+			reply(nil, err)
+		default:
+			reply(fmt.Appendf(nil, "%s is free, and reserved for %v for a second\n", name, who), nil)
+		}
+	})
+	if impatient {
+		waiter.Cancel()
 	}
-	err := c.fs.locks.Wait(cancel, name, in.Fh, who)
-	switch {
-	case never && errors.Is(err, lockstore.ErrInterrupted):
-		return nil, unix.EAGAIN
-	case err != nil:
-		return nil, err
-	}
-	return fmt.Appendf(nil, "%s is free, and reserved for %v for a second\n", name, who), nil
+	return waiter.Cancel
 }
 
 // mayEnter says whether who made a request may make files in a directory: EACCES if not, or

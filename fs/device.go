@@ -5,7 +5,9 @@ package fs
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +21,8 @@ import (
 // server wakes two threads for each, which is half of what a request costs. Here one goroutine, the
 // leader, reads a request and carries it out itself. While requests come one after another it looks for
 // the next one without sleeping, for spinTime; then it sleeps. A request that takes longer than patience is left
-// to that goroutine, and another leads. Where requests are waiting already, helpers read them too. A request
-// that waits for other processes is a goroutine of its own.
+// to that goroutine, and another leads. Where requests are waiting already, helpers read them too. A read
+// that waits for other processes is answered by who brings about what it waits for.
 const (
 	// spinTime is more than a program takes from one answer to its next request, and less than
 	// what it costs to be woken twice.
@@ -33,8 +35,6 @@ const (
 	helpAfter = 4
 	// maxDeferred is how many requests for which nobody waits are put off at most.
 	maxDeferred = 64
-	// maxSlowRead is what a read that waits gets at most, in bytes.
-	maxSlowRead = 4096
 	// answerSpace is how much longer than its payload an answer may be.
 	answerSpace = 4096
 	// spareBuffers is how many are kept.
@@ -60,19 +60,20 @@ type device struct {
 
 	mu    sync.Mutex
 	spare []*deviceBuffers
-	slow  map[uint64]bool // the requests that wait for other processes
+	slow  map[uint64]func() // how to give up the requests that wait for other processes
 }
 
 // deviceBuffers are a request and its answer.
 type deviceBuffers struct {
 	in, out  []byte
 	deferred [][]byte // requests that were put off
+	caller   uint32   // the thread that made the last request
 }
 
 // newDevice takes what the kernel said in INIT.
 func newDevice(f *FS, fd int, init []byte, options *fuse.MountOptions) (d *device, answer []byte, err error) {
-	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), started: time.Now(), slow: make(map[uint64]bool)}
-	if procs := runtime.GOMAXPROCS(0); procs > 1 {
+	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), started: time.Now(), slow: make(map[uint64]func())}
+	if procs := min(runtime.GOMAXPROCS(0), runtime.NumCPU()); procs > 1 {
 		d.spin, d.maxHelps = spinTime, int32(procs-1)
 	}
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.settings)), unsafe.Sizeof(d.settings)), init)
@@ -165,7 +166,7 @@ func (d *device) lead(term int64) {
 		}
 		d.began.Store(d.now())
 		d.lookAfter()
-		if answered = !b.defers(n); answered {
+		if answered = !d.defers(b, n); answered {
 			d.handle(b, n)
 		} else if len(b.deferred) == maxDeferred {
 			d.doDeferred(b, maxDeferred)
@@ -194,15 +195,25 @@ func (d *device) await(b *deviceBuffers) (n int, err error) {
 	return d.read(b.in)
 }
 
-// defers puts a request off for which nobody waits: a RELEASE or FORGET, which come just before the next
-// request of who does. It says whether the request of n bytes is such a one.
-func (b *deviceBuffers) defers(n int) bool {
-	switch binary.NativeEndian.Uint32(b.in[opcodeAt:]) {
-	case opcodeRelease, opcodeForget:
-		b.deferred = append(b.deferred, append([]byte(nil), b.in[:n]...))
-		return true
+// defers puts the request of n bytes off if nobody waits for it: a RELEASE or FORGET, which comes just before
+// the next request of who closed the file. Before a request of anybody else what was put off is carried out.
+func (d *device) defers(b *deviceBuffers, n int) bool {
+	request := b.in[:n]
+	switch binary.NativeEndian.Uint32(request[opcodeAt:]) {
+	case opcodeRelease:
+		if !d.fs.releasedBy(binary.NativeEndian.Uint64(request[bodyAt:]), b.caller) {
+			return false
+		}
+	case opcodeForget:
+	default:
+		if caller := binary.NativeEndian.Uint32(request[callerAt:]); caller != b.caller {
+			d.doDeferred(b, maxDeferred)
+			b.caller = caller
+		}
+		return false
 	}
-	return false
+	b.deferred = append(b.deferred, append([]byte(nil), request...))
+	return true
 }
 
 // doDeferred carries out the first n of what was put off.
@@ -278,48 +289,94 @@ func (d *device) lookAfter() {
 	}()
 }
 
-// The parts of a request's header and of a READ that are looked at here (struct fuse_in_header and
-// fuse_read_in of fuse(4)).
+// The parts of a request's header and body that are looked at here (fuse(4)).
 const (
 	outHeaderSize = 16
 	opcodeAt      = 4
 	uniqueAt      = 8
 	nodeAt        = 16
-	readSizeAt    = 40 + 16
-	readSize      = 40 + 40
-	opcodeRead    = 15
-	opcodeForget  = 2
-	opcodeRelease = 18
+	callerAt      = 32
+	bodyAt        = 40 // begins with the handle of a RELEASE, the number of an INTERRUPT
+
+	opcodeForget    = 2
+	opcodeRead      = 15
+	opcodeRelease   = 18
+	opcodeInterrupt = 36
 )
 
 // handle carries out the request of n bytes in b.
 func (d *device) handle(b *deviceBuffers, n int) {
 	request := b.in[:n]
-	if n >= readSize && binary.NativeEndian.Uint32(request[opcodeAt:]) == opcodeRead {
-		if d.fs.control.blocks(binary.NativeEndian.Uint64(request[nodeAt:])) {
-			d.handleSlow(append([]byte(nil), request...))
+	switch binary.NativeEndian.Uint32(request[opcodeAt:]) {
+	case opcodeRead:
+		if isControl(binary.NativeEndian.Uint64(request[nodeAt:])) && d.handleSlow(request) {
+			return
+		}
+	case opcodeInterrupt:
+		if d.cancelSlow(binary.NativeEndian.Uint64(request[bodyAt:])) {
 			return
 		}
 	}
 	d.answer(request, b.out)
 }
 
-// handleSlow carries out a read that waits for other processes.
-func (d *device) handleSlow(request []byte) {
-	unique := binary.NativeEndian.Uint64(request[uniqueAt:])
-	size := min(binary.NativeEndian.Uint32(request[readSizeAt:]), maxSlowRead)
-	binary.NativeEndian.PutUint32(request[readSizeAt:], size)
-	d.mu.Lock()
-	d.slow[unique] = true
-	d.mu.Unlock()
-	d.running.Add(1)
-	go func() {
-		defer d.running.Done()
-		d.answer(request, make([]byte, outHeaderSize+size))
+// handleSlow carries out a read that is answered when something happens. It says whether it is one.
+func (d *device) handleSlow(request []byte) (is bool) {
+	var in fuse.ReadIn
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&in)), unsafe.Sizeof(in)), request)
+	replied := false // guarded by mu
+	reply := func(text []byte, err error) {
 		d.mu.Lock()
-		defer d.mu.Unlock()
-		delete(d.slow, unique)
-	}()
+		replied = true
+		delete(d.slow, in.Unique)
+		d.mu.Unlock()
+		d.reply(in.Unique, text[:min(len(text), int(in.Size))], status(err))
+	}
+	var cancel func()
+	if code := (guard{d.fs}).do(&in.InHeader, func() fuse.Status {
+		cancel = d.fs.control.slow(&in, reply)
+		return fuse.OK
+	}); code != fuse.OK {
+		d.reply(in.Unique, nil, code)
+		return true
+	}
+	if cancel == nil {
+		return false
+	}
+	d.mu.Lock()
+	if !replied {
+		d.slow[in.Unique] = cancel
+	}
+	over := d.ended.Load()
+	d.mu.Unlock()
+	if over {
+		cancel()
+	}
+	return true
+}
+
+// cancelSlow ends the wait of a request whose caller was interrupted; false if it does not wait.
+func (d *device) cancelSlow(unique uint64) bool {
+	d.mu.Lock()
+	cancel := d.slow[unique]
+	d.mu.Unlock()
+	if cancel == nil {
+		return false
+	}
+	cancel()
+	return true
+}
+
+// reply answers a read.
+func (d *device) reply(unique uint64, text []byte, code fuse.Status) {
+	out := make([]byte, outHeaderSize, outHeaderSize+len(text))
+	if code == fuse.OK {
+		out = append(out, text...)
+	}
+	binary.NativeEndian.PutUint32(out, uint32(len(out)))
+	binary.NativeEndian.PutUint32(out[4:], uint32(-int32(code)))
+	binary.NativeEndian.PutUint64(out[uniqueAt:], unique)
+	d.write(out)
 }
 
 // answer carries out a request and writes what it is answered to out.
@@ -329,11 +386,16 @@ func (d *device) answer(request, out []byte) {
 	if n == 0 {
 		return
 	}
-	_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&out[0])), uintptr(n))
+	d.write(out[:n])
+}
+
+// write passes an answer on to the kernel, which does not block.
+func (d *device) write(answer []byte) {
+	_, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(d.fd), uintptr(unsafe.Pointer(&answer[0])), uintptr(len(answer)))
 	switch errno {
 	case 0, unix.ENOENT, unix.ENODEV: // who asked does not any more
 	default:
-		d.fs.log.WithError(errno).WithField("opcode", binary.NativeEndian.Uint32(request[opcodeAt:])).Warn("a request could not be answered")
+		d.fs.log.WithError(errno).Warn("a request could not be answered")
 	}
 }
 
@@ -344,24 +406,11 @@ func (d *device) end(err error) {
 		d.fs.log.WithError(err).Error("requests cannot be read any more")
 	}
 	d.mu.Lock()
-	waiting := make([]uint64, 0, len(d.slow))
-	for unique := range d.slow {
-		waiting = append(waiting, unique)
-	}
+	waiting := slices.Collect(maps.Values(d.slow))
 	d.mu.Unlock()
-	for _, unique := range waiting {
-		d.interrupt(unique)
+	for _, cancel := range waiting {
+		cancel()
 	}
-}
-
-// interrupt does what the kernel does when a caller is interrupted: struct fuse_interrupt_in.
-func (d *device) interrupt(unique uint64) {
-	const opcodeInterrupt = 36
-	request := make([]byte, 40+8)
-	binary.NativeEndian.PutUint32(request, uint32(len(request)))
-	binary.NativeEndian.PutUint32(request[opcodeAt:], opcodeInterrupt)
-	binary.NativeEndian.PutUint64(request[40:], unique)
-	d.protocol.HandleRequest([][]byte{request}, [][]byte{make([]byte, minRead)})
 }
 
 // forgetInode tells the kernel to ask for an inode's attributes again (FUSE_NOTIFY_INVAL_INODE without

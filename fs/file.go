@@ -95,6 +95,13 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	crashAt(opRelease, crashReply)
 }
 
+// releasedBy says that the RELEASE of a handle is not that of a lock which somebody else than a thread made: then
+// it does not tell of a death.
+func (f *FS) releasedBy(id uint64, tid uint32) bool {
+	h := f.files.get(id)
+	return h != nil && (h.descriptor == nil || h.descriptor.Creator().PID == int(tid))
+}
+
 // descriptor finds the descriptor of a file handle.
 func (f *FS) descriptor(fh uint64) (*handle, int, error) {
 	h := f.files.get(fh)
@@ -129,9 +136,9 @@ func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
 }
 
 // Read implements fuse.RawFileSystem.
-func (f *FS) Read(cancel <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
 	if isControl(in.NodeId) {
-		return f.control.read(cancel, in)
+		return f.control.read(in)
 	}
 	_, fd, err := f.descriptor(in.Fh)
 	if err != nil {

@@ -64,7 +64,11 @@ func peers(t *testing.T) []peer {
 	if out, err := exec.Command("go", "build", "-o", loopback, "github.com/hanwen/go-fuse/v2/example/loopback").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	all = append(all, startPeer(t, "loopback", func(from, to string) []string { return []string{loopback, "-q", "-directmount", to, from} }))
+	all = append(all, startPeer(t, "loopback", func(from, to string) []string { return []string{loopback, "-q", "-directmount", to, from} }),
+		// With the kernel's check of permissions, as in latchfs: it asks for a directory's attributes after each change of it.
+		startPeer(t, "loopback, checked", func(from, to string) []string {
+			return []string{loopback, "-q", "-allow-other", "-directmount", to, from}
+		}))
 	source := "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c"
 	passthrough := filepath.Join(bin, "passthrough_ll")
 	if out, err := exec.Command("sh", "-c", `gcc -O2 "$0" $(pkg-config fuse3 --cflags --libs) -o "$1"`, source, passthrough).CombinedOutput(); err != nil {
@@ -84,6 +88,9 @@ type workload struct {
 }
 
 var payload100 = []byte(strings.Repeat("p", 99) + "\n")
+
+// lockPayload is a customary one of 100 bytes.
+var lockPayload = fmt.Appendf(nil, "%-99s\n", fmt.Sprintf(`{"pid":%d,"createdAt":"2026-01-01T00:00:00.000Z"}`, os.Getpid()))
 
 func create(path string, flags int, text []byte) error {
 	fd, err := unix.Open(path, unix.O_CREAT|unix.O_WRONLY|flags, 0o644)
@@ -108,7 +115,7 @@ func fill(t *testing.T, dir string, files int) {
 
 var workloads = []workload{
 	{"lock cycle", 400, nil, func(dir string) error {
-		return errors.Join(create(dir+"/x.lock", unix.O_EXCL, payload100), unix.Unlink(dir+"/x.lock"))
+		return errors.Join(create(dir+"/x.lock", unix.O_EXCL, lockPayload), unix.Unlink(dir+"/x.lock"))
 	}},
 	{"contended attempt", 400, func(t *testing.T, dir string) { newLocker(t).must("ok", "take", dir+"/held.lock") }, func(dir string) error {
 		if err := create(dir+"/held.lock", unix.O_EXCL, payload100); err != unix.EEXIST {
@@ -129,6 +136,28 @@ var workloads = []workload{
 		_, err := os.ReadFile(dir + "/read/file0")
 		return err
 	}},
+	{"remove 1000 files", 1, nil, func(dir string) error {
+		if err := os.Mkdir(dir+"/tree", 0o755); err != nil {
+			return err
+		}
+		for i := range 1000 {
+			if err := create(fmt.Sprintf("%s/tree/file%d", dir, i), 0, payload100); err != nil {
+				return err
+			}
+		}
+		return os.RemoveAll(dir + "/tree")
+	}},
+	{"git status of 1000 files", 1, func(t *testing.T, dir string) {
+		fill(t, dir+"/repo", 1000)
+		for _, words := range [][]string{{"init", "-q"}, {"add", "."}} {
+			if out, err := exec.Command("git", append([]string{"-C", dir + "/repo"}, words...)...).CombinedOutput(); err != nil {
+				t.Fatalf("git %v: %v: %s", words, err, out)
+			}
+		}
+	}, func(dir string) error { return exec.Command("git", "-C", dir+"/repo", "status", "--short").Run() }},
+	{"list 10,000 files with attributes", 1, func(t *testing.T, dir string) { fill(t, dir+"/long", 10_000) }, func(dir string) error {
+		return exec.Command("ls", "-l", dir+"/long").Run()
+	}},
 	{"list 1000 files with attributes", 4, func(t *testing.T, dir string) { fill(t, dir+"/list", 1000) }, func(dir string) error {
 		entries, err := os.ReadDir(dir + "/list")
 		for _, entry := range entries {
@@ -148,13 +177,15 @@ type measured struct {
 	P99      float64 `json:"p99_us"`    // of all operations
 	Beneath  float64 `json:"times_beneath"`
 	Loopback float64 `json:"times_loopback"`
+	// Quantiles are those of all operations at 0.05, 0.25, 0.5, 0.75 and 0.95, in microseconds.
+	Quantiles []float64 `json:"quantiles_us"`
 }
 
 // benchRounds is how often each peer has its turn with each workload.
 const benchRounds = 9
 
 // TestBench measures the peers side by side, in turns, and prints medians and ratios; as JSON too, to the
-// file BENCH_JSON. Absolute times are this machine's at that moment.
+// file BENCH_JSON, and as a chart beside it. Absolute times are this machine's at that moment.
 func TestBench(t *testing.T) {
 	if os.Getenv("BENCH") == "" {
 		t.Skip("make bench does it")
@@ -189,7 +220,11 @@ func TestBench(t *testing.T) {
 		loopback := quantile(medians[slices.IndexFunc(all, func(p peer) bool { return p.name == "loopback" })], 0.5)
 		for i, p := range all {
 			median := quantile(medians[i], 0.5)
-			results = append(results, measured{w.name, p.name, median, quantile(samples[i], 0.99), median / base, median / loopback})
+			quantiles := make([]float64, len(chartQuantiles))
+			for q := range quantiles {
+				quantiles[q] = quantile(samples[i], chartQuantiles[q])
+			}
+			results = append(results, measured{w.name, p.name, median, quantile(samples[i], 0.99), median / base, median / loopback, quantiles})
 		}
 	}
 	var table strings.Builder
@@ -203,7 +238,8 @@ func TestBench(t *testing.T) {
 	if file := os.Getenv("BENCH_JSON"); file != "" {
 		text, err := json.MarshalIndent(results, "", "  ")
 		if err == nil {
-			err = os.WriteFile(file, append(text, '\n'), 0o644)
+			err = errors.Join(os.WriteFile(file, append(text, '\n'), 0o644),
+				os.WriteFile(strings.TrimSuffix(file, ".json")+".svg", chart(results), 0o644))
 		}
 		if err != nil {
 			t.Error(err)

@@ -104,6 +104,16 @@ func locker() {
 			}
 		case "crowd": // crowd WAIT N: N threads that wait
 			err = crowd(words[1], words[2])
+		case "cycle": // cycle FILE N: take and remove it N times
+			n, _ := strconv.Atoi(words[2])
+			for range n {
+				if err = take(words[1], strconv.Itoa(os.Getpid())+"\n"); err == nil {
+					err = unix.Unlink(words[1])
+				}
+				if err != nil {
+					break
+				}
+			}
 		case "mkdir":
 			err = unix.Mkdir(words[1], 0o755)
 		case "symlink":

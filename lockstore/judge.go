@@ -76,11 +76,14 @@ func (s *Store) judgeHolder(l state) decision {
 	} else if err != nil {
 		return decision{s.aged(l.Made, l.Rule, "its file cannot be read: %v", err), l.Holder}
 	}
-	switch named, err := s.named(l.Creator, c); {
-	case err == nil:
-		return decision{live(RuleNamed, "process %v, named by the payload, runs", named), named}
-	case errors.Is(err, bootid.ErrHidden):
-		return decision{s.aged(l.Made, RuleNamed, "the process its payload names cannot be looked at: %v", err), l.Holder}
+	// A creator that names itself and has ended need not be looked for.
+	if l.creator == nil || c.PID != l.Creator.NSPID || s.runs(l.creator) {
+		switch named, err := s.named(l.Creator, c); {
+		case err == nil:
+			return decision{live(RuleNamed, "process %v, named by the payload, runs", named), named}
+		case errors.Is(err, bootid.ErrHidden):
+			return decision{s.aged(l.Made, RuleNamed, "the process its payload names cannot be looked at: %v", err), l.Holder}
+		}
 	}
 	switch {
 	case l.Kind == KindFound:

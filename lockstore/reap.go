@@ -31,7 +31,7 @@ func (s *Store) end(r *record, transition Transition, decide func(*record) decis
 	switch {
 	case d.Verdict != Stale:
 		section.settle(r, d)
-		s.next(section.name, false)
+		s.lookSoon(section.name)
 	case transition == Reaped && !section.removable(r):
 	default:
 		// What cannot be removed was logged.

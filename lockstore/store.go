@@ -56,7 +56,7 @@ type Options struct {
 // may be called from many goroutines.
 type Store struct {
 	// tree is held for reading within every section, for writing while a directory
-	// is renamed. Lock order: tree, a section, processes.mu, mu, journal.mu, waiting.mu; two
+	// is renamed. Lock order: tree, a section, mu, waiting.mu, processes.mu; mu, journal.mu; two
 	// sections by name.
 	tree     sync.RWMutex
 	sections sections
@@ -129,6 +129,9 @@ type Descriptor struct{ record *record }
 
 // Generation is that of the lock.
 func (d *Descriptor) Generation() uint64 { return d.record.Generation }
+
+// Creator is the process that made the lock, zero if it is not known.
+func (d *Descriptor) Creator() bootid.Process { return d.record.Creator }
 
 // Entry is a lock and what is known of its holder now.
 type Entry struct {
@@ -381,7 +384,7 @@ func (s *Store) MoveTree(exchange bool, do func(at func(name string) Section) (o
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.moveTree(exchange, oldDir, newDir)
-	s.nextOfAll()
+	s.lookAtAll()
 	return nil
 }
 

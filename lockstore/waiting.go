@@ -26,151 +26,162 @@ const (
 type waiting struct {
 	names atomic.Int64 // of queues, so that who does not wait pays for one load
 
-	mu     sync.Mutex // innermost
+	mu     sync.Mutex // within it only processes.mu is taken
 	queues map[string]*queue
 }
 
 // queue is who waits for one name. It is there while somebody waits or has the turn.
 type queue struct {
-	waiters []*waiter // in the order of their tickets
+	waiters []*Waiter // in the order of their tickets
 	turn    *turn     // nil while it is nobody's
 }
 
-// waiter is one call of Wait. While it is in no queue it has the turn.
-type waiter struct {
+// Waiter is who waits for a name. While it is in no queue it has the turn, or is done.
+type Waiter struct {
+	store  *Store
+	name   string
 	ticket uint64
 	process,
 	script bootid.Process // its nearest ancestor, which stands in for a command that has ended
-	turns chan *turn // of one
+	tell  func(error) // once
+	again *time.Timer // when nobody tells that the name is free; nil before
+	done  bool        // guarded by waiting.mu
+	// watch has the process watched while it waits, so that it need not be looked up when it takes the lock.
+	watch  *watched
+	record *record // none of the map, for watch
 }
 
 // turn is the time in which the name is reserved for a waiter.
 type turn struct {
-	of    *waiter
-	sure  bool // the name is free; else it has to be looked at
+	of    *Waiter
 	timer *time.Timer
 }
 
-// Wait returns nil when it is the turn of process p to take the lock of that name: nobody waits who has a
-// smaller ticket, the name is free, and for a second it is reserved for p. If p has ended by
-// then, as cat(1) in a script, it is its nearest ancestor's. It returns ErrInterrupted when cancel is
-// closed; if it is before, it is the answer unless it is p's turn at once.
-func (s *Store) Wait(cancel <-chan struct{}, name string, ticket uint64, p bootid.Process) error {
-	w := &waiter{ticket: ticket, process: p, turns: make(chan *turn, 1)}
+// Await has tell called, once, when it is the turn of process p to take the lock of that name: nobody waits
+// who has a smaller ticket, the name is free, and for a second it is reserved for p. If p has ended by
+// then, as cat(1) in a script, it is its nearest ancestor's. It may be called at once, and within the section in
+// which the name becomes free: it must not enter one. Its error is ErrInterrupted after Cancel, or what Files says.
+func (s *Store) Await(name string, ticket uint64, p bootid.Process, tell func(error)) *Waiter {
+	w := &Waiter{store: s, name: name, ticket: ticket, process: p, tell: tell}
 	if p.Known() {
+		w.record = &record{gone: true}
+		w.watch = s.processes.attach(p, w.record)
 		if ancestors := s.processes.ancestors(p); len(ancestors) > 0 {
 			w.script = ancestors[0]
 		}
 	}
-	s.waiting.join(name, w)
-	s.next(name, false)
-	again := time.NewTimer(lookInterval)
-	again.Stop()
-	defer again.Stop()
+	s.waiting.join(w)
+	s.look(name)
+	return w
+}
+
+// Cancel has it wait no more.
+func (w *Waiter) Cancel() {
+	if w.store.waiting.finish(w) {
+		w.tell(fmt.Errorf("%s: %w", w.name, ErrInterrupted))
+		w.store.lookSoon(w.name)
+	}
+}
+
+// freed tells that the name, whose section that is, has become free.
+func (c Section) freed() {
+	if t := c.store.waiting.give(c.store, c.name, true); t != nil {
+		t.of.tell(nil)
+	}
+}
+
+// look has who has waited longest look whether the name is free, outside of its section.
+func (s *Store) look(name string) {
 	for {
-		var t *turn
-		select {
-		case t = <-w.turns: // first, for who does not wait
-		default:
-			select {
-			case t = <-w.turns:
-			case <-again.C:
-				s.next(name, false)
-				continue
-			case <-cancel:
-				s.waiting.leave(name, w)
-				s.next(name, false)
-				return fmt.Errorf("%s: %w", name, ErrInterrupted)
-			}
+		t := s.waiting.give(s, name, false)
+		if t == nil {
+			return
 		}
-		if t.sure {
-			return nil
+		err := s.takeTurn(t)
+		if err == nil {
+			return
 		}
-		free, told, err := s.takeTurn(name, t)
-		if err != nil || free {
-			s.next(name, false)
-			return err
-		}
-		if again.Stop(); !told {
-			again.Reset(lookInterval)
+		if s.waiting.finish(t.of) {
+			t.of.tell(err)
 		}
 	}
 }
 
-// takeTurn looks whether the name is free. If not, its waiter waits on; told says that it will be
-// told.
-func (s *Store) takeTurn(name string, t *turn) (free, told bool, err error) {
-	section := s.Enter(name)
+// lookSoon does so soon.
+func (s *Store) lookSoon(name string) {
+	if s.waiting.names.Load() > 0 {
+		go s.look(name)
+	}
+}
+
+// takeTurn looks whether the name is free. If not, its waiter waits on.
+func (s *Store) takeTurn(t *turn) error {
+	w := t.of
+	section := s.Enter(w.name)
 	defer section.Leave()
-	file, err := s.files.Stat(name)
+	file, err := s.files.Stat(w.name)
+	free := errors.Is(err, fs.ErrNotExist)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		free = true
+	case free:
 		section.Look(nil, nil)
 	case err != nil:
-		s.waiting.end(name, t)
-		return false, false, err
+		return err
 	default:
 		free = !section.Look(&file, &Sighting{})
 	}
 	if free {
-		if s.waiting.isOn(name, t) {
-			return true, true, nil
+		if s.waiting.keep(t) {
+			w.tell(nil)
 		}
-		s.waiting.join(name, t.of) // it took too long
-		s.next(name, false)
-		return false, true, nil
+		return nil
 	}
 	// In the section: who frees the name after this finds the waiter back in its place.
-	s.waiting.giveBack(name, t)
 	r := section.record()
-	return false, r != nil && s.maxHold == 0 && s.judge(r).Verdict == Live, nil
+	told := r != nil && s.maxHold == 0 && s.judge(r).Verdict == Live
+	s.waiting.giveBack(t, !told)
+	return nil
 }
 
-// freed tells that the name, whose section that is, has become free.
-func (c Section) freed() { c.store.next(c.name, true) }
-
-// next gives the turn at a name to who has waited longest, if it is nobody's; sure says that the name
-// is free.
-func (s *Store) next(name string, sure bool) {
-	ws := &s.waiting
+// give gives the turn at a name to who has waited longest, if it is nobody's. Without sure that has to be found
+// out: the name may not be free.
+func (ws *waiting) give(s *Store, name string, sure bool) *turn {
 	if ws.names.Load() == 0 {
-		return
+		return nil
 	}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	q := ws.queues[name]
 	if q == nil || q.turn != nil {
-		return
+		return nil
 	}
 	if len(q.waiters) == 0 {
 		ws.drop(name)
-		return
+		return nil
 	}
-	t := &turn{of: q.waiters[0], sure: sure}
+	t := &turn{of: q.waiters[0]}
 	q.waiters[0] = nil
 	q.waiters = q.waiters[1:]
 	q.turn = t
 	t.timer = time.AfterFunc(turnLength, func() {
-		ws.end(name, t)
-		s.next(name, false)
+		if ws.expire(t) {
+			s.look(name)
+		}
 	})
-	t.of.turns <- t
+	if sure {
+		t.of.finished()
+	}
+	return t
 }
 
-// nextOfAll does so for every name: a directory was renamed.
-func (s *Store) nextOfAll() {
+// lookAtAll does so for every name: a directory was renamed.
+func (s *Store) lookAtAll() {
 	if s.waiting.names.Load() == 0 {
 		return
 	}
 	s.waiting.mu.Lock()
-	names := make([]string, 0, len(s.waiting.queues))
+	defer s.waiting.mu.Unlock()
 	for name := range s.waiting.queues {
-		names = append(names, name)
-	}
-	s.waiting.mu.Unlock()
-	for _, name := range names {
-		s.next(name, false)
+		go s.look(name)
 	}
 }
 
@@ -180,7 +191,7 @@ func (s *Store) admitTaker(name string, p bootid.Process) error {
 		return nil
 	}
 	s.waiting.mu.Lock()
-	var w *waiter
+	var w *Waiter
 	if q := s.waiting.queues[name]; q != nil && q.turn != nil {
 		w = q.turn.of
 	}
@@ -219,81 +230,112 @@ func (ws *waiting) drop(name string) {
 	ws.names.Store(int64(len(ws.queues)))
 }
 
-// join puts w into the queue of the name.
-func (ws *waiting) join(name string, w *waiter) {
+// join puts w into the queue of its name.
+func (ws *waiting) join(w *Waiter) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	ws.add(w)
+}
+
+// add does so; mu is held.
+func (ws *waiting) add(w *Waiter) {
 	if ws.queues == nil {
 		ws.queues = make(map[string]*queue)
 	}
-	q := ws.queues[name]
+	q := ws.queues[w.name]
 	if q == nil {
 		q = &queue{}
-		ws.queues[name] = q
+		ws.queues[w.name] = q
 		ws.names.Store(int64(len(ws.queues)))
 	}
-	q.add(w)
-}
-
-func (q *queue) find(w *waiter) (int, bool) {
-	return slices.BinarySearchFunc(q.waiters, w, func(a, b *waiter) int { return cmp.Compare(a.ticket, b.ticket) })
-}
-
-func (q *queue) add(w *waiter) {
 	at, _ := q.find(w)
 	q.waiters = slices.Insert(q.waiters, at, w)
 }
 
-// leave takes w out of the queue, or its turn from it.
-func (ws *waiting) leave(name string, w *waiter) {
+func (q *queue) find(w *Waiter) (int, bool) {
+	return slices.BinarySearchFunc(q.waiters, w, func(a, b *Waiter) int { return cmp.Compare(a.ticket, b.ticket) })
+}
+
+// finished says that there is something to tell w; mu is held.
+func (w *Waiter) finished() {
+	w.done = true
+	w.store.processes.detach(w.watch, w.record)
+	if w.again != nil {
+		w.again.Stop()
+	}
+}
+
+// finish takes w out of the queue, or the turn from it. It says whether w is to be told, which happens once.
+func (ws *waiting) finish(w *Waiter) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	q := ws.queues[name]
-	switch {
-	case q == nil:
-	case q.turn != nil && q.turn.of == w:
+	if w.done {
+		return false
+	}
+	w.finished()
+	q := ws.queues[w.name]
+	if q == nil {
+		return true
+	}
+	if q.turn != nil && q.turn.of == w {
 		q.turn.timer.Stop()
 		q.turn = nil
-	default:
-		if at, ok := q.find(w); ok && q.waiters[at] == w {
-			q.waiters = slices.Delete(q.waiters, at, at+1)
-		}
+	} else if at, ok := q.find(w); ok && q.waiters[at] == w {
+		q.waiters = slices.Delete(q.waiters, at, at+1)
+	}
+	return true
+}
+
+// expire ends a turn that was not used. One that was still being looked at goes back into the queue.
+func (ws *waiting) expire(t *turn) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	q := ws.queues[t.of.name]
+	if q == nil || q.turn != t {
+		return false
+	}
+	q.turn = nil
+	if !t.of.done {
+		ws.add(t.of)
+	}
+	return true
+}
+
+// keep says that a turn is not over and its waiter is to be told.
+func (ws *waiting) keep(t *turn) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	q := ws.queues[t.of.name]
+	if q == nil || q.turn != t || t.of.done {
+		return false
+	}
+	t.of.finished()
+	return true
+}
+
+// giveBack puts the waiter of a turn back into its place, to look again by itself or not.
+func (ws *waiting) giveBack(t *turn, again bool) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w := t.of
+	q := ws.queues[w.name]
+	if q == nil || q.turn != t {
+		return
+	}
+	t.timer.Stop()
+	q.turn = nil
+	ws.add(w)
+	if again {
+		w.again = time.AfterFunc(lookInterval, func() { w.store.look(w.name) })
 	}
 }
 
-// end ends a turn that is not over.
-func (ws *waiting) end(name string, t *turn) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	if q := ws.queues[name]; q != nil && q.turn == t {
-		t.timer.Stop()
-		q.turn = nil
-	}
-}
-
-// isOn says that a turn is not over.
-func (ws *waiting) isOn(name string, t *turn) bool {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	q := ws.queues[name]
-	return q != nil && q.turn == t
-}
-
-// giveBack puts the waiter of a turn back into its place.
-func (ws *waiting) giveBack(name string, t *turn) {
-	ws.end(name, t)
-	ws.join(name, t.of)
-}
-
-// count is how many wait.
-func (ws *waiting) count() (n int) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	for _, q := range ws.queues {
+// Waiting is how many wait for their turn at a name.
+func (s *Store) Waiting() (n int) {
+	s.waiting.mu.Lock()
+	defer s.waiting.mu.Unlock()
+	for _, q := range s.waiting.queues {
 		n += len(q.waiters)
 	}
 	return n
 }
-
-// Waiting is how many wait for their turn at a name.
-func (s *Store) Waiting() int { return s.waiting.count() }

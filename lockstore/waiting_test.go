@@ -3,20 +3,15 @@ package lockstore
 import (
 	"errors"
 	"testing"
-	"time"
 
 	"latchfs/bootid"
 )
 
-// waitFor has p wait for name and returns what Wait answers, when it does.
-func (w *world) waitFor(cancel <-chan struct{}, ticket uint64, p bootid.Process) <-chan error {
-	before := w.store.Waiting()
-	answer := make(chan error, 1)
-	go func() { answer <- w.store.Wait(cancel, name, ticket, p) }()
-	for w.store.Waiting() == before && len(answer) == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	return answer
+// waitFor has p wait for name and returns what it is told, when it is.
+func (w *world) waitFor(ticket uint64, p bootid.Process) (answer <-chan error, waiter *Waiter) {
+	told := make(chan error, 2) // one too many
+	waiter = w.store.Await(name, ticket, p, func(err error) { told <- err })
+	return told, waiter
 }
 
 func (w *world) release() {
@@ -48,8 +43,8 @@ func TestWaitersBeforeContenders(t *testing.T) {
 	w := newWorld(t)
 	holder, first, second, contender := w.run(10, 1, 0), w.run(11, 1, 0), w.run(12, 1, 0), w.run(13, 1, 0)
 	w.take(name, holder, "")
-	late := w.waitFor(nil, 7, second)
-	early := w.waitFor(nil, 3, first) // read late, by who opened the file first
+	late, _ := w.waitFor(7, second)
+	early, _ := w.waitFor(3, first) // read late, by who opened the file first
 	w.release()
 	if err := w.acquire(contender); !errors.Is(err, ErrReserved) {
 		t.Errorf("a contender that comes by: %v", err)
@@ -74,9 +69,10 @@ func TestWaiterThatGivesUp(t *testing.T) {
 	w := newWorld(t)
 	holder, first, second := w.run(10, 1, 0), w.run(11, 1, 0), w.run(12, 1, 0)
 	w.take(name, holder, "")
-	cancel := make(chan struct{})
-	one, two := w.waitFor(cancel, 1, first), w.waitFor(nil, 2, second)
-	close(cancel)
+	one, waiter := w.waitFor(1, first)
+	two, _ := w.waitFor(2, second)
+	waiter.Cancel()
+	waiter.Cancel()
 	if err := <-one; !errors.Is(err, ErrInterrupted) {
 		t.Errorf("given up: %v", err)
 	}
@@ -88,14 +84,16 @@ func TestWaiterThatGivesUp(t *testing.T) {
 		t.Error(err)
 	}
 	w.release()
-	// A closed channel: now or never.
-	if err := w.store.Wait(cancel, name, 3, first); err != nil {
+	if len(one) > 0 {
+		t.Error("told twice")
+	}
+	// In its turn it has been told; to give up then changes nothing.
+	three, waiter := w.waitFor(3, first)
+	if err := <-three; err != nil {
 		t.Errorf("of a free name: %v", err)
 	}
-	if err := w.store.Wait(cancel, name, 4, second); !errors.Is(err, ErrInterrupted) {
-		t.Errorf("of one that is reserved: %v", err)
-	}
-	if err := w.acquire(first); err != nil {
+	waiter.Cancel()
+	if err := w.acquire(first); err != nil || len(three) > 0 {
 		t.Error(err)
 	}
 	w.release()
@@ -110,8 +108,8 @@ func TestTurnOfACommandThatEnded(t *testing.T) {
 	script, cat, other := w.run(10, 1, 0), w.run(11, 1, 0), w.run(12, 1, 0)
 	mkdir := w.run(13, 1, 0)
 	w.parents[cat.PID], w.parents[mkdir.PID] = script.PID, script.PID
-	if err := <-w.waitFor(nil, 1, cat); err != nil {
-		t.Fatal(err)
+	if told, _ := w.waitFor(1, cat); <-told != nil {
+		t.Fatal("not its turn")
 	}
 	if err := w.acquire(mkdir); !errors.Is(err, ErrReserved) {
 		t.Errorf("a sibling of who waited, while that runs: %v", err)
@@ -129,10 +127,12 @@ func TestTurnOfACommandThatEnded(t *testing.T) {
 func TestUnusedTurnEnds(t *testing.T) {
 	w := newWorld(t)
 	first, second := w.run(10, 1, 0), w.run(11, 1, 0)
-	if err := <-w.waitFor(nil, 1, first); err != nil {
+	one, _ := w.waitFor(1, first)
+	two, _ := w.waitFor(2, second)
+	if err := <-one; err != nil || len(two) > 0 {
 		t.Fatal(err)
 	}
-	if err := <-w.waitFor(nil, 2, second); err != nil {
+	if err := <-two; err != nil {
 		t.Fatal(err)
 	}
 	if err := w.acquire(first); !errors.Is(err, ErrReserved) {

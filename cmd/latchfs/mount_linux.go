@@ -68,11 +68,6 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	return cmd
 }
 
-// leastProcs is the least GOMAXPROCS: each reader that waits for a request occupies one, and
-// when none is idle Go's runtime takes it away after 20 us, to be waited for later. It is set
-// once go-fuse has taken its number of readers from the processors there are: few are better.
-const leastProcs = 8
-
 // runMount is the keeper of a mount, from beginning to end.
 func runMount(dir string, flags mountFlags, out io.Writer) error {
 	if err := notNegative("stale-after", flags.StaleAfter); err != nil {

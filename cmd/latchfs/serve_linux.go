@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -55,9 +54,6 @@ func runServe() error {
 		return err
 	}
 	defer m.close()
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), leastProcs))
-	}
 	if config.Daemon {
 		if err := logToFile(config.Flags.StateDir); err != nil {
 			log.WithError(err).Warn("could not open the log file")

@@ -1,0 +1,225 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func needBench(t *testing.T) {
+	t.Helper()
+	if os.Getenv("BENCH") == "" {
+		t.Skip("make bench does it")
+	}
+}
+
+// TestBenchHandoff measures from the release of a lock, or the death of its holder, until who waits has it,
+// beside flock(2) and those who try again and again.
+func TestBenchHandoff(t *testing.T) {
+	needBench(t)
+	needProgram(t, "gcc")
+	handoff := filepath.Join(t.TempDir(), "handoff")
+	if out, err := exec.Command("gcc", "-O2", "-static", "-o", handoff, "bench/handoff.c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	m, beneath := mountOver(t, t.TempDir(), "--log-level", "warning"), t.TempDir()
+	ways := []struct {
+		name string
+		args []string // mode, file, and what the mode wants
+	}{
+		{"flock(2), blocking", []string{"flock", beneath + "/x"}},
+		{"latchfs, .latchfs/wait", []string{"wait", m.path("x.lock"), m.wait("x.lock")}},
+		{"latchfs, tried every 10 ms", []string{"poll", m.path("x.lock"), "10000"}},
+		{"latchfs, tried every 50 ms (as OpenClaw)", []string{"poll", m.path("x.lock"), "50000"}},
+	}
+	const rounds, each = 7, 15
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "ended by\tway\tmedian us\tp95 us\ttimes flock's release\t")
+	base := 0.0
+	for _, how := range []string{"release", "kill"} {
+		samples := make([][]float64, len(ways))
+		for range rounds {
+			for i, way := range ways {
+				out, err := exec.Command(handoff, append([]string{way.args[0], how, strconv.Itoa(each)}, way.args[1:]...)...).Output()
+				if err != nil {
+					t.Fatalf("%s, %s: %v: %s", way.name, how, err, out)
+				}
+				for _, line := range strings.Fields(string(out)) {
+					us, err := strconv.ParseFloat(line, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					samples[i] = append(samples[i], us)
+				}
+			}
+		}
+		for i, way := range ways {
+			median := quantile(samples[i], 0.5)
+			if base == 0 {
+				base = median
+			}
+			fmt.Fprintf(w, "%s\t%s\t%.1f\t%.1f\t%.1f\t\n", how, way.name, median, quantile(samples[i], 0.95), median/base)
+		}
+	}
+	w.Flush()
+	t.Log("\n" + table.String())
+}
+
+// TestBenchClients measures how many lock cycles all of several processes do in a second, each with a name of its own.
+func TestBenchClients(t *testing.T) {
+	needBench(t)
+	m := mountOver(t, t.TempDir(), "--log-level", "warning")
+	counts := []int{1, 2, 8, 64}
+	rates := make([][]float64, len(counts))
+	for range 7 {
+		for i, n := range counts {
+			clients := make([]*process, n)
+			for c := range clients {
+				clients[c] = newLocker(t)
+			}
+			const cycles = 2000
+			start := time.Now()
+			var all sync.WaitGroup
+			for c, p := range clients {
+				all.Go(func() {
+					fmt.Fprintln(p.in, "cycle", m.path(fmt.Sprintf("%d.lock", c)), cycles/n)
+					p.answer()
+				})
+			}
+			all.Wait()
+			rates[i] = append(rates[i], float64(cycles/n*n)/time.Since(start).Seconds())
+			for _, p := range clients {
+				p.kill()
+			}
+		}
+	}
+	one := quantile(rates[0], 0.5)
+	for i, n := range counts {
+		rate := quantile(rates[i], 0.5)
+		t.Logf("%d processes: %.0f lock cycles a second, %.2f of one's", n, rate, rate/one)
+	}
+}
+
+// TestBenchData measures reads and writes of 1 GiB and of pieces, beside the directory beneath, a latchfs
+// without passthrough descriptors, and passthrough_ll.
+func TestBenchData(t *testing.T) {
+	needBench(t)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	all := peers(t)
+	plain := mountOver(t, t.TempDir(), "--log-level", "warning", "--passthrough=false")
+	all = append(all, peer{"latchfs, no passthrough", plain.dir})
+	const gib = 1 << 30
+	buffer := make([]byte, 1<<20)
+	open := func(dir string, flags int) int {
+		fd, err := unix.Open(dir+"/data", flags, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	random := func(dir string, flags int, do func(fd int, piece []byte, offset int64) (int, error)) error {
+		fd := open(dir, flags)
+		defer unix.Close(fd)
+		at := uint64(1)
+		for range 20_000 {
+			at = at*6364136223846793005 + 1442695040888963407
+			if _, err := do(fd, buffer[:4096], int64(at>>34)%(gib/4096)*4096); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	kinds := []struct {
+		name string
+		do   func(dir string) error
+	}{
+		{"write 1 GiB", func(dir string) error {
+			fd := open(dir, unix.O_CREAT|unix.O_WRONLY)
+			defer unix.Close(fd)
+			for range gib / len(buffer) {
+				if _, err := unix.Write(fd, buffer); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"read 1 GiB", func(dir string) error {
+			fd := open(dir, unix.O_RDONLY)
+			defer unix.Close(fd)
+			for range gib / len(buffer) {
+				if _, err := unix.Read(fd, buffer); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"20,000 random reads of 4 KiB", func(dir string) error { return random(dir, unix.O_RDONLY, unix.Pread) }},
+		{"20,000 random writes of 4 KiB", func(dir string) error { return random(dir, unix.O_WRONLY, unix.Pwrite) }},
+		{"20,000 appends of 300 bytes", func(dir string) error {
+			fd, err := unix.Open(dir+"/session.jsonl", unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_TRUNC, 0o644)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			for range 20_000 {
+				if _, err := unix.Write(fd, buffer[:300]); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"map 1 GiB and read each page", func(dir string) error {
+			fd := open(dir, unix.O_RDONLY)
+			defer unix.Close(fd)
+			mapped, err := unix.Mmap(fd, 0, gib, unix.PROT_READ, unix.MAP_SHARED)
+			if err != nil {
+				return err
+			}
+			sum := byte(0)
+			for i := 0; i < gib; i += 4096 {
+				sum += mapped[i]
+			}
+			if sum != 0 {
+				return fmt.Errorf("read %d", sum)
+			}
+			return unix.Munmap(mapped)
+		}},
+	}
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "data\tpeer\tmedian ms\tspeed, of beneath's\t")
+	for _, k := range kinds {
+		took := make([][]float64, len(all))
+		for round := range 7 {
+			for turn := range all {
+				i := (turn + round) % len(all)
+				start := time.Now()
+				if err := k.do(all[i].dir); err != nil {
+					t.Fatalf("%s, %s: %v", k.name, all[i].name, err)
+				}
+				took[i] = append(took[i], float64(time.Since(start).Microseconds())/1000)
+			}
+		}
+		base := quantile(took[0], 0.5)
+		for i, p := range all {
+			median := quantile(took[i], 0.5)
+			fmt.Fprintf(w, "%s\t%s\t%.1f\t%.2f\t\n", k.name, p.name, median, base/median)
+		}
+	}
+	w.Flush()
+	t.Log("\n" + table.String())
+}
