@@ -3,10 +3,13 @@
 package fs
 
 import (
+	"errors"
 	"os"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
 )
 
 // controlName is a directory at the root of the mount that is not listed: what latchfs
@@ -22,6 +25,8 @@ const (
 	controlCtl
 	controlLock
 	controlWait
+	controlTable
+	controlEvents
 )
 
 // controlDynamic is set in the node ids of what is in the directories lock and wait.
@@ -41,8 +46,10 @@ type controlFile struct {
 }
 
 var controlFiles = []controlFile{
+	{"locks", controlTable, unix.S_IFREG | 0o444, (*control).table},
 	{"locks.json", controlLocks, unix.S_IFREG | 0o444, asJSON((*control).locks)},
 	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control) any { return c.current() })},
+	{"events", controlEvents, unix.S_IFREG | 0o444, nil},
 	{"reclaimed", controlReclaimed, unix.S_IFREG | 0o444, asJSON((*control).reclaimed)},
 	// Who may do what is asked here: all may write.
 	{"ctl", controlCtl, unix.S_IFREG | 0o222, nil},
@@ -52,10 +59,11 @@ var controlFiles = []controlFile{
 
 // control serves the control directory.
 type control struct {
-	fs     *FS
-	status Status
-	nodes  controlNodes
-	files  handles[[]byte] // what a reader sees is what was so when it opened
+	fs      *FS
+	status  Status
+	nodes   controlNodes
+	files   handles[[]byte] // what a reader sees is what was so when it opened
+	streams handles[*eventStream]
 }
 
 // refuse answers a request to change something by a node id that is none of the
@@ -125,7 +133,12 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	}
 	// The number tells those who wait for the same name who came first.
 	out.Fh = c.fs.nextHandle()
-	if c.waits(in.NodeId) != "" {
+	switch {
+	case c.waits(in.NodeId) != "":
+		return fuse.OK
+	case in.NodeId == controlEvents:
+		out.OpenFlags |= fuse.FOPEN_STREAM
+		c.streams.add(out.Fh, newEventStream(c.fs.locks, false))
 		return fuse.OK
 	}
 	text, err := c.content(in.NodeId)
@@ -150,11 +163,47 @@ func (c *control) content(id uint64) ([]byte, error) {
 }
 
 // slow carries out a read that is answered when something happens, with reply, once; nil is that this is none.
+// With O_NONBLOCK the answer is EAGAIN if it would have to wait.
 func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func()) {
-	if name := c.waits(in.NodeId); name != "" && in.Offset == 0 {
-		return c.wait(in, name, reply)
+	impatient, answer := in.Flags&unix.O_NONBLOCK != 0, reply
+	if impatient {
+		reply = func(text []byte, err error) {
+			if errors.Is(err, lockstore.ErrInterrupted) {
+				err = unix.EAGAIN
+			}
+			answer(text, err)
+		}
 	}
-	return nil
+	switch name := c.waits(in.NodeId); {
+	case name != "" && in.Offset == 0:
+		cancel = c.wait(in, name, reply)
+	case in.NodeId == controlEvents:
+		cancel = c.stream(in.Fh).read(in, reply)
+	default:
+		return nil
+	}
+	if impatient {
+		cancel()
+	}
+	return cancel
+}
+
+// stream is the one of a handle.
+func (c *control) stream(fh uint64) *eventStream {
+	s := c.streams.get(fh)
+	if s == nil {
+		s = newEventStream(c.fs.locks, true)
+		c.streams.add(fh, s)
+	}
+	return s
+}
+
+// release closes a handle.
+func (c *control) release(fh uint64) {
+	c.files.remove(fh)
+	if s := c.streams.remove(fh); s != nil {
+		s.close()
+	}
 }
 
 func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {

@@ -3,9 +3,14 @@
 package fs
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+	"text/tabwriter"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,8 +45,36 @@ func (c *control) lock(name string) ([]byte, error) {
 	if !ok {
 		return nil, unix.ENOENT
 	}
-	info := entryInfo(e)
-	return marshal(info)
+	return marshal(entryInfo(e))
+}
+
+// table is the locks there are for people. Users are numbers: their names may be others where it is read.
+func (c *control) table() ([]byte, error) {
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "LOCK\tPID\tCOMMAND\tUID\tVERDICT\tAGE\tEVIDENCE")
+	for _, e := range c.fs.locks.List() {
+		verdict := e.Verdict.String()
+		if e.Reason != "" {
+			verdict += " (" + string(e.Reason) + ")"
+		}
+		pid, command := "-", "-"
+		if e.Holder.Known() {
+			pid, command = strconv.Itoa(e.Holder.PID), printable(e.Holder.Command)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%v\t%s\n", printable(e.Name), pid, command, e.Holder.UID, verdict,
+			time.Since(e.Made).Round(time.Second), printable(e.Evidence))
+	}
+	err := w.Flush()
+	return text.Bytes(), err
+}
+
+// printable is text in which nothing moves a terminal's cursor or a table's columns.
+func printable(text string) string {
+	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
+		return quoted
+	}
+	return text
 }
 
 func (c *control) reclaimed() any {
@@ -57,6 +90,6 @@ func (c *control) current() Status {
 	s.ServerPID, s.AnchorPID, s.DiesWithServer = os.Getpid(), c.fs.Anchor(), c.fs.bound
 	s.Passthrough = !c.fs.noPassthrough.Load()
 	s.Inodes, s.Handles, s.Goroutines = c.fs.inodes.size(), c.fs.files.size(), runtime.NumGoroutine()
-	s.Waiting = c.fs.locks.Waiting()
+	s.Locks, s.Waiting = c.fs.locks.Count(), c.fs.locks.Waiting()
 	return s
 }

@@ -10,8 +10,6 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
-
-	"latchfs/lockstore"
 )
 
 // waits is the lock name that the readers of a node wait for; "" if it is none of that.
@@ -22,28 +20,20 @@ func (c *control) waits(id uint64) string {
 	return ""
 }
 
-// wait answers a read of wait/NAME when it is the reader's turn. With O_NONBLOCK that is EAGAIN when it is
-// not yet.
+// wait answers a read of wait/NAME when it is the reader's turn.
 func (c *control) wait(in *fuse.ReadIn, name string, reply func([]byte, error)) (cancel func()) {
 	if err := c.fs.mayEnter(&in.InHeader, path.Dir(name)); err != nil {
 		reply(nil, err)
 		return func() {}
 	}
 	who := c.fs.caller(&in.InHeader)()
-	impatient := in.Flags&unix.O_NONBLOCK != 0
 	waiter := c.fs.locks.Await(name, in.Fh, who, func(err error) {
-		switch {
-		case impatient && errors.Is(err, lockstore.ErrInterrupted):
-			reply(nil, unix.EAGAIN)
-		case err != nil:
+		if err != nil {
 			reply(nil, err)
-		default:
+		} else {
 			reply(fmt.Appendf(nil, "%s is free, and reserved for %v for a second\n", name, who), nil)
 		}
 	})
-	if impatient {
-		waiter.Cancel()
-	}
 	return waiter.Cancel
 }
 

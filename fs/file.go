@@ -68,7 +68,7 @@ func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, fam
 // Release implements fuse.RawFileSystem.
 func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if isControl(in.NodeId) {
-		f.control.files.remove(in.Fh)
+		f.control.release(in.Fh)
 		return
 	}
 	h := f.files.get(in.Fh)

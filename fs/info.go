@@ -23,6 +23,7 @@ type Status struct {
 	Inodes         int    `json:"inodes"`
 	Handles        int    `json:"handles"`
 	Goroutines     int    `json:"goroutines"`
+	Locks          int    `json:"locks"`
 	Waiting        int    `json:"waiting"` // readers of .latchfs/wait whose turn it is not yet
 }
 

@@ -156,6 +156,7 @@ func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fu
 	fillEntry(out, n, &st)
 	if section.Held() {
 		out.SetAttrTimeout(0)
+		section.Contend(f.caller(in))
 		if f.seesFresh(section, in) {
 			freshen(&out.Attr)
 		}

@@ -223,3 +223,81 @@ func TestBenchData(t *testing.T) {
 	w.Flush()
 	t.Log("\n" + table.String())
 }
+
+// TestBenchManyLocks holds up to a million locks by 1,000 processes, and measures what one costs as they grow: memory,
+// to take another, to compact their journal, to list them, and to recover them.
+func TestBenchManyLocks(t *testing.T) {
+	needBench(t)
+	m := mountOver(t, t.TempDir(), "--log-level", "info", "--log-format", "json")
+	most := number(t, "BENCH_LOCKS", 1_000_000)
+	holders := make([]*process, min(1000, most/100))
+	for i := range holders {
+		holders[i] = newLocker(t)
+	}
+	cycler := newLocker(t)
+	resident := func() int {
+		server := m.server()
+		return statusNumber(t, fmt.Sprintf("/proc/%d/status", server), "VmRSS:")
+	}
+	descriptors := func() int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.server()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	cycles := func() (median, p999 float64) {
+		samples := strings.Fields(cycler.do("timed", m.path("cycle.lock"), "3000"))
+		took := make([]float64, len(samples))
+		for i, sample := range samples {
+			took[i], _ = strconv.ParseFloat(sample, 64)
+		}
+		return quantile(took, 0.5), quantile(took, 0.999)
+	}
+	var table strings.Builder
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "locks\tmedian us of a cycle\tp99.9 us\tresident, bytes a lock\tdescriptors\tlatchfs ls, ms\tp99.9 us during it\trecovery, ms\t")
+	emptyKiB, held := resident(), 0
+	for _, n := range append([]int{0}, 100, 1000, 10_000, 100_000, 1_000_000) {
+		if n > most {
+			break
+		}
+		each := (n - held) / len(holders)
+		if n > 0 && each == 0 {
+			each = 1
+		}
+		var all sync.WaitGroup
+		for i, p := range holders {
+			if each > 0 && held+each*(i+1) <= n {
+				all.Go(func() { p.must("ok", "hoard", m.path(fmt.Sprintf("%d-%d", i, n)), strconv.Itoa(each)) })
+			}
+		}
+		all.Wait()
+		if held = statusNumber(t, m.path(".latchfs/status"), `  "locks":`); held < n*9/10 {
+			t.Fatalf("%d locks of %d", held, n)
+		}
+		median, p999 := cycles()
+		bytes := 0
+		if held > 0 {
+			bytes = (resident() - emptyKiB) * 1024 / held
+		}
+		listing := exec.Command(latchfs, "ls", m.dir)
+		start, done := time.Now(), make(chan time.Duration)
+		if err := listing.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = listing.Wait(); done <- time.Since(start) }()
+		_, during := cycles()
+		listed := <-done
+		start = time.Now()
+		m.killServer()
+		m.eventuallyServed()
+		recovered := time.Since(start)
+		if now := statusNumber(t, m.path(".latchfs/status"), `  "locks":`); now != held {
+			t.Errorf("%d locks of %d after the restart", now, held)
+		}
+		fmt.Fprintf(w, "%d\t%.0f\t%.0f\t%d\t%d\t%d\t%.0f\t%d\t\n", held, median, p999, bytes, descriptors(), listed.Milliseconds(), during, recovered.Milliseconds())
+	}
+	w.Flush()
+	t.Log("\n" + table.String())
+}

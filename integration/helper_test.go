@@ -104,15 +104,25 @@ func locker() {
 			}
 		case "crowd": // crowd WAIT N: N threads that wait
 			err = crowd(words[1], words[2])
+		case "hoard": // hoard DIR N: make DIR and take N locks in it
+			n, _ := strconv.Atoi(words[2])
+			err = unix.Mkdir(words[1], 0o755)
+			for i := 0; i < n && err == nil; i++ {
+				err = take(fmt.Sprintf("%s/%d.lock", words[1], i), strconv.Itoa(os.Getpid())+"\n")
+			}
 		case "cycle": // cycle FILE N: take and remove it N times
 			n, _ := strconv.Atoi(words[2])
 			for range n {
-				if err = take(words[1], strconv.Itoa(os.Getpid())+"\n"); err == nil {
-					err = unix.Unlink(words[1])
-				}
-				if err != nil {
+				if err = cycle(words[1]); err != nil {
 					break
 				}
+			}
+		case "timed": // timed FILE N: the same, and answer how long each took, in microseconds
+			n, _ := strconv.Atoi(words[2])
+			for i := 0; i < n && err == nil; i++ {
+				start := time.Now()
+				err = cycle(words[1])
+				fmt.Printf("%.1f ", float64(time.Since(start).Nanoseconds())/1000)
 			}
 		case "mkdir":
 			err = unix.Mkdir(words[1], 0o755)
@@ -151,6 +161,14 @@ func breakStale(path, argument string) error {
 	// Its errors do not keep these programs from trying.
 	_ = unix.Unlink(path)
 	return take(path, strconv.Itoa(os.Getpid())+"\n")
+}
+
+// cycle takes a lock and gives it back.
+func cycle(path string) error {
+	if err := take(path, strconv.Itoa(os.Getpid())+"\n"); err != nil {
+		return err
+	}
+	return unix.Unlink(path)
 }
 
 // keepOpen makes an exclusive file with the content of another one.

@@ -3,6 +3,8 @@ package lockstore
 import (
 	"sync"
 	"time"
+
+	"latchfs/bootid"
 )
 
 // Transition is what happened to a lock.
@@ -16,13 +18,18 @@ const (
 	Dropped  Transition = "settled"  // it turned out to be no lock; the file stays
 	Passed   Transition = "passed"   // another process is its holder now
 	Moved    Transition = "moved"    // it was renamed
+	// Contended and Refused are none, but worth knowing: somebody of another family looked a live lock up, as who tries
+	// to take it does, or tried to take it away.
+	Contended Transition = "contended"
+	Refused   Transition = "refused"
 )
 
 // Event is one transition.
 type Event struct {
 	Transition Transition
 	Lock       Lock
-	Reason     Reason // of a reaped one
+	Reason     Reason         // of a reaped one
+	By         bootid.Process // who contended or was refused
 	Time       time.Time
 }
 
@@ -72,6 +79,13 @@ func (s *subscribers) add() *Subscription {
 	}
 	s.all[sub] = true
 	return sub
+}
+
+// some says that there are any.
+func (s *subscribers) some() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.all) > 0
 }
 
 // publish never waits for a reader.

@@ -319,6 +319,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	}
 	s.log.WithFields(fields(l)).WithFields(logrus.Fields{"caller": caller.String(), "attempt": attempt.what}).
 		Warn("refused: the lock is held")
+	s.events.publish(Event{Transition: Refused, Lock: l, By: caller, Time: s.now()})
 	return fmt.Errorf("%s: %w by %v", c.name, ErrHeld, l.Holder)
 }
 
@@ -341,6 +342,15 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 		return false
 	}
 	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, r.Creator)
+}
+
+// Contend tells of somebody of another family who looked the name up, if it is a live lock.
+func (c Section) Contend(who func() bootid.Process) {
+	if s := c.store; s.events.some() && c.Stranger(who) {
+		if r := c.record(); r != nil {
+			s.events.publish(Event{Transition: Contended, Lock: s.state(r).Lock, By: who(), Time: s.now()})
+		}
+	}
 }
 
 // drop takes r out of the store. A journal that cannot be written does not keep it: its

@@ -257,6 +257,13 @@ func (s *Store) Names() []string {
 	return slices.Collect(maps.Keys(s.locks))
 }
 
+// Count is how many locks there are.
+func (s *Store) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.locks)
+}
+
 // Descriptors are those of Options.Open whose locks are there, by generation.
 func (s *Store) Descriptors() map[uint64]*Descriptor {
 	s.mu.Lock()

@@ -1,0 +1,132 @@
+//go:build linux
+
+package fs
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"latchfs/lockstore"
+)
+
+// EventInfo is a line of .latchfs/events, as JSON.
+type EventInfo struct {
+	Time time.Time `json:"time"`
+	// Event is acquired, contended, refused, passed, moved, settled, released or reaped; lost if the reader was too
+	// slow, and restarted if another server of latchfs goes on: what happened between is not told.
+	Event      string      `json:"event"`
+	Name       string      `json:"name,omitempty"`
+	Kind       string      `json:"kind,omitempty"`
+	Generation uint64      `json:"generation,omitempty"`
+	Reason     string      `json:"reason,omitempty"` // of reaped
+	Holder     ProcessInfo `json:"holder"`
+	By         ProcessInfo `json:"by"`             // who contended or was refused
+	Lost       uint64      `json:"lost,omitempty"` // how many
+}
+
+// maxPendingEvents is how many bytes wait for a reader before events are lost.
+const maxPendingEvents = 64 << 10
+
+// eventStream is an open .latchfs/events.
+type eventStream struct {
+	subscription *lockstore.Subscription
+
+	mu      sync.Mutex
+	taken   sync.Cond // pending was taken, or the stream is closed
+	pending []byte
+	reading func([]byte, error) // the reader that waits, nil if none does
+	closed  bool
+}
+
+// newEventStream begins one; restarted says that a server which has died opened it.
+func newEventStream(locks *lockstore.Store, restarted bool) *eventStream {
+	s := &eventStream{subscription: locks.Subscribe()}
+	s.taken.L = &s.mu
+	if restarted {
+		s.add(EventInfo{Time: time.Now(), Event: "restarted"})
+	}
+	go s.follow()
+	return s
+}
+
+// follow adds what happens.
+func (s *eventStream) follow() {
+	told := uint64(0)
+	for e := range s.subscription.Events {
+		if lost := s.subscription.Lost(); lost > told {
+			s.add(EventInfo{Time: e.Time, Event: "lost", Lost: lost - told})
+			told = lost
+		}
+		s.add(EventInfo{
+			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind), Generation: e.Lock.Generation,
+			Reason: string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By),
+		})
+	}
+}
+
+func (s *eventStream) add(e EventInfo) {
+	line, err := json.Marshal(e)
+	if err != nil {
+		return // it is made of strings and numbers
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.pending) > maxPendingEvents && !s.closed {
+		s.taken.Wait()
+	}
+	s.pending = append(append(s.pending, line...), '\n')
+	if reply := s.reading; reply != nil {
+		s.reading = nil
+		reply(s.take(len(s.pending)), nil)
+	}
+}
+
+// take takes the first n bytes that wait; mu is held.
+func (s *eventStream) take(n int) []byte {
+	n = min(n, len(s.pending))
+	text := append([]byte(nil), s.pending[:n]...)
+	s.pending = append(s.pending[:0], s.pending[n:]...)
+	s.taken.Signal()
+	return text
+}
+
+// read answers with what waits, or what comes next.
+func (s *eventStream) read(in *fuse.ReadIn, reply func([]byte, error)) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case len(s.pending) > 0:
+		reply(s.take(int(in.Size)), nil)
+	case s.reading != nil: // another thread reads the same open file
+		reply(nil, lockstore.ErrInterrupted)
+	default:
+		s.reading = func(text []byte, err error) {
+			if rest := text[min(len(text), int(in.Size)):]; len(rest) > 0 {
+				s.pending = append(append([]byte(nil), rest...), s.pending...)
+			}
+			reply(text[:min(len(text), int(in.Size))], err)
+		}
+		return s.interrupt
+	}
+	return func() {}
+}
+
+func (s *eventStream) interrupt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if reply := s.reading; reply != nil {
+		s.reading = nil
+		reply(nil, lockstore.ErrInterrupted)
+	}
+}
+
+func (s *eventStream) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.taken.Signal()
+	s.mu.Unlock()
+	s.subscription.Close()
+}
