@@ -60,21 +60,13 @@ func (c *control) table() ([]byte, error) {
 		}
 		pid, command := "-", "-"
 		if e.Holder.Known() {
-			pid, command = strconv.Itoa(e.Holder.PID), printable(e.Holder.Command)
+			pid, command = strconv.Itoa(e.Holder.PID), Printable(e.Holder.Command)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%v\t%s\n", printable(e.Name), pid, command, e.Holder.UID, verdict,
-			time.Since(e.Made).Round(time.Second), printable(e.Evidence))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%v\t%s\n", Printable(e.Name), pid, command, e.Holder.UID, verdict,
+			time.Since(e.Made).Round(time.Second), Printable(e.Evidence))
 	}
 	err := w.Flush()
 	return text.Bytes(), err
-}
-
-// printable is text in which nothing moves a terminal's cursor or a table's columns.
-func printable(text string) string {
-	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
-		return quoted
-	}
-	return text
 }
 
 func (c *control) reclaimed() any {

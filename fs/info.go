@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"strconv"
 	"time"
 
 	"latchfs/bootid"
@@ -17,6 +18,8 @@ type Status struct {
 	BootID       string    `json:"boot_id"`
 	Started      time.Time `json:"started"`
 	LockPatterns []string  `json:"lock_patterns"`
+	StaleAfter   int       `json:"stale_after"` // seconds; 0 is never
+	MaxHold      int       `json:"max_hold"`    // seconds; 0 is no limit
 	// DiesWithServer says why the mount does not outlive the server; "" if it does.
 	DiesWithServer string `json:"dies_with_server,omitempty"`
 	Passthrough    bool   `json:"passthrough"`
@@ -77,6 +80,15 @@ type ProcessInfo struct {
 	NSPID        int    `json:"ns_pid"`
 	UID          uint32 `json:"uid"`
 	Command      string `json:"command"`
+}
+
+// Printable is text in which nothing disturbs a terminal or a table: names and commands are chosen by
+// programs.
+func Printable(text string) string {
+	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
+		return quoted
+	}
+	return text
 }
 
 // ProcessInfoOf describes p.

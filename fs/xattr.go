@@ -4,6 +4,7 @@ package fs
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -28,8 +29,11 @@ func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, 
 // GetXAttr implements fuse.RawFileSystem.
 func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	n := f.inodes.get(in.NodeId)
-	if n != nil && name == aclAccess {
+	switch {
+	case n != nil && name == aclAccess:
 		return f.accessACL(n, in, dest)
+	case strings.HasPrefix(name, lockAttributes):
+		return f.getLockAttribute(n, name, dest)
 	}
 	return f.attributes(n, in, func(path string) (int, error) {
 		size, err := unix.Getxattr(path, name, dest)
@@ -60,13 +64,18 @@ func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint3
 	if isControl(in.NodeId) {
 		return 0, fuse.OK
 	}
-	return f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
+	n := f.inodes.get(in.NodeId)
+	size, code := f.attributes(n, in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
+	if code != fuse.OK {
+		return size, code
+	}
+	return f.listLockAttributes(n, dest, size)
 }
 
 // SetXAttr implements fuse.RawFileSystem.
 func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
-	if isControl(in.NodeId) {
-		return f.control.refuse(in.NodeId)
+	if isControl(in.NodeId) || strings.HasPrefix(name, lockAttributes) {
+		return fuse.EPERM
 	}
 	n := f.inodes.get(in.NodeId)
 	if n != nil {
@@ -86,6 +95,9 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 
 // RemoveXAttr implements fuse.RawFileSystem.
 func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
+	if strings.HasPrefix(name, lockAttributes) {
+		return fuse.EPERM
+	}
 	i := f.beginEntry(in, opRemoveXattr, name)
 	_, code := f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) {
 		return 0, i.once(func() error { return unix.Removexattr(path, name) }, is(unix.ENODATA))

@@ -146,24 +146,16 @@ func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time) error {
 		if detail := l.Reason + l.Payload; detail != "" {
 			verdict += " (" + detail + ")"
 		}
-		// Names and commands are chosen by programs: quoted where they could disturb a terminal.
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(l.Name), pid, printable(command), name, verdict, age(now.Sub(l.Made)))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", latch.Printable(l.Name), pid, latch.Printable(command), name, verdict, age(now.Sub(l.Made)))
 		for _, k := range l.LockedBy {
 			word := strings.ToLower(k.Type + " " + k.Access)
 			if k.Waiting {
 				word += ", waits"
 			}
-			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, printable(k.Command), word)
+			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, latch.Printable(k.Command), word)
 		}
 	}
 	return table.Flush()
-}
-
-func printable(s string) string {
-	if quoted := strconv.Quote(s); quoted != `"`+s+`"` {
-		return quoted
-	}
-	return s
 }
 
 func userName(uid uint32) string {

@@ -135,6 +135,7 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.LockPatterns,
+			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
 		},
 	}
 	if config.Stored {

@@ -133,7 +133,7 @@ func printScanned(out io.Writer, results []scanned) error {
 		if r.Error != "" {
 			evidence = r.Error
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", printable(r.Name), verdict, age(time.Since(r.Made)), printable(evidence))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", latch.Printable(r.Name), verdict, age(time.Since(r.Made)), latch.Printable(evidence))
 	}
 	return table.Flush()
 }

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	latch "latchfs/fs"
+)
+
+func eventsCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "events DIR",
+		Short: "Follow what happens to the locks of a mount, until Ctrl-C",
+		Args:  oneDir,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := readControl(args[0], "status", &latch.Status{}); err != nil {
+				return err
+			}
+			file, err := os.Open(filepath.Join(args[0], controlDir, "events"))
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			if asJSON {
+				_, err = io.Copy(cmd.OutOrStdout(), file)
+				return err
+			}
+			return printEvents(cmd.OutOrStdout(), file)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON for each")
+	return cmd
+}
+
+// printEvents prints a line for each as long as there are any.
+func printEvents(out io.Writer, from io.Reader) error {
+	lines := bufio.NewScanner(from)
+	for lines.Scan() {
+		var e latch.EventInfo
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return fmt.Errorf("%s: %w", lines.Text(), err)
+		}
+		if _, err := fmt.Fprintln(out, eventWords(e)); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
+func eventWords(e latch.EventInfo) string {
+	words := fmt.Sprintf("%s %-9s ", e.Time.Local().Format("15:04:05.000"), e.Event)
+	switch {
+	case e.Lost > 0:
+		return words + fmt.Sprintf("%d events: this reader was too slow", e.Lost)
+	case e.Name == "":
+		return words + "latchfs was restarted"
+	}
+	words += fmt.Sprintf("%s #%d", latch.Printable(e.Name), e.Generation)
+	if e.Holder.PID != 0 {
+		words += fmt.Sprintf(" held by %d (%s)", e.Holder.PID, latch.Printable(e.Holder.Command))
+	}
+	if e.By.PID != 0 {
+		words += fmt.Sprintf(", by %d (%s)", e.By.PID, latch.Printable(e.By.Command))
+	}
+	if e.Reason != "" {
+		words += ": " + e.Reason
+	}
+	return words
+}

@@ -1,0 +1,88 @@
+//go:build linux
+
+package fs
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// lockAttributes begins the names of the extended attributes that say of a lock what latchfs knows. They are not
+// the file's, and cannot be set.
+const lockAttributes = "user.latchfs."
+
+// lockAttributeNames are theirs after that, and how their values are made.
+var lockAttributeNames = []struct {
+	name  string
+	value func(LockInfo) string
+}{
+	{"verdict", func(l LockInfo) string { return l.Verdict }},
+	{"kind", func(l LockInfo) string { return l.Kind }},
+	{"generation", func(l LockInfo) string { return strconv.FormatUint(l.Generation, 10) }},
+	{"made", func(l LockInfo) string { return l.Made.Format(time.RFC3339Nano) }},
+	{"rule", func(l LockInfo) string { return l.Rule }},
+	{"evidence", func(l LockInfo) string { return l.Evidence }},
+	{"holder.pid", func(l LockInfo) string { return strconv.Itoa(l.Holder.PID) }},
+	{"holder.start_time", func(l LockInfo) string { return strconv.FormatUint(l.Holder.StartTime, 10) }},
+	{"holder.uid", func(l LockInfo) string { return strconv.FormatUint(uint64(l.Holder.UID), 10) }},
+	{"holder.command", func(l LockInfo) string { return l.Holder.Command }},
+	{"boot_id", func(l LockInfo) string { return l.BootID }},
+}
+
+// lockAt is the lock whose file n is; false if it is none.
+func (f *FS) lockAt(n *inode) (LockInfo, bool) {
+	if n == nil || !n.lockNamed() {
+		return LockInfo{}, false
+	}
+	path, ok := f.inodes.placePath(n)
+	if !ok {
+		return LockInfo{}, false
+	}
+	e, ok := f.locks.Get(path)
+	return entryInfo(e), ok
+}
+
+// getLockAttribute answers for one of them.
+func (f *FS) getLockAttribute(n *inode, name string, dest []byte) (uint32, fuse.Status) {
+	l, ok := f.lockAt(n)
+	if !ok {
+		return 0, fuse.ENODATA
+	}
+	for _, a := range lockAttributeNames {
+		if name == lockAttributes+a.name {
+			return fit(dest, a.value(l))
+		}
+	}
+	return 0, fuse.ENODATA
+}
+
+// listLockAttributes adds their names to size bytes of others.
+func (f *FS) listLockAttributes(n *inode, dest []byte, size uint32) (uint32, fuse.Status) {
+	if _, ok := f.lockAt(n); !ok {
+		return size, fuse.OK
+	}
+	var names strings.Builder
+	for _, a := range lockAttributeNames {
+		names.WriteString(lockAttributes + a.name + "\x00")
+	}
+	if len(dest) > 0 && int(size) <= len(dest) {
+		dest = dest[size:]
+		if len(dest) == 0 {
+			return 0, fuse.Status(unix.ERANGE)
+		}
+	}
+	added, code := fit(dest, names.String())
+	return size + added, code
+}
+
+// fit copies text to dest, which is empty if only its size is asked for.
+func fit(dest []byte, text string) (uint32, fuse.Status) {
+	if len(dest) > 0 && copy(dest, text) < len(text) {
+		return 0, fuse.Status(unix.ERANGE)
+	}
+	return uint32(len(text)), fuse.OK
+}
