@@ -28,7 +28,7 @@ type EventInfo struct {
 }
 
 // maxPendingEvents is how many bytes wait for a reader before events are lost.
-const maxPendingEvents = 64 << 10
+const maxPendingEvents = 256 << 10
 
 // eventStream is an open .latchfs/events.
 type eventStream struct {
@@ -38,6 +38,7 @@ type eventStream struct {
 	taken   sync.Cond // pending was taken, or the stream is closed
 	pending []byte
 	reading func([]byte, error) // the reader that waits, nil if none does
+	told    uint64              // how many events the reader was told that it has lost
 	closed  bool
 }
 
@@ -54,16 +55,24 @@ func newEventStream(locks *lockstore.Store, restarted bool) *eventStream {
 
 // follow adds what happens.
 func (s *eventStream) follow() {
-	told := uint64(0)
 	for e := range s.subscription.Events {
-		if lost := s.subscription.Lost(); lost > told {
-			s.add(EventInfo{Time: e.Time, Event: "lost", Lost: lost - told})
-			told = lost
-		}
+		s.tellLost()
 		s.add(EventInfo{
 			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind), Generation: e.Lock.Generation,
 			Reason: string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By),
 		})
+	}
+}
+
+// tellLost adds how many events were lost since that was told.
+func (s *eventStream) tellLost() {
+	lost := s.subscription.Lost()
+	s.mu.Lock()
+	more := lost - s.told
+	s.told = lost
+	s.mu.Unlock()
+	if more > 0 {
+		s.add(EventInfo{Time: time.Now(), Event: "lost", Lost: more})
 	}
 }
 
@@ -95,6 +104,9 @@ func (s *eventStream) take(n int) []byte {
 
 // read answers with what waits, or what comes next.
 func (s *eventStream) read(in *fuse.ReadIn, reply func([]byte, error)) (cancel func()) {
+	if len(s.subscription.Events) == 0 {
+		s.tellLost()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {

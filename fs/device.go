@@ -33,8 +33,8 @@ const (
 	idleTicks = 10
 	// helpAfter is how many requests in a row were waiting when a helper is called.
 	helpAfter = 4
-	// maxDeferred is how many requests for which nobody waits are put off at most.
-	maxDeferred = 64
+	// maxDeferred is how many requests for which nobody waits are put off at most. They keep descriptors open.
+	maxDeferred = 4
 	// answerSpace is how much longer than its payload an answer may be.
 	answerSpace = 4096
 	// spareBuffers is how many are kept.
@@ -169,7 +169,7 @@ func (d *device) lead(term int64) {
 		if answered = !d.defers(b, n); answered {
 			d.handle(b, n)
 		} else if len(b.deferred) == maxDeferred {
-			d.doDeferred(b, maxDeferred)
+			d.doDeferred(b, 1)
 		}
 		if d.term.Load() == term {
 			d.began.Store(0)

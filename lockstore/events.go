@@ -34,7 +34,7 @@ type Event struct {
 }
 
 // eventBuffer is how many events a subscriber may be behind.
-const eventBuffer = 256
+const eventBuffer = 1024
 
 // Subscription is one reader of events.
 type Subscription struct {

@@ -1,0 +1,240 @@
+//go:build linux
+
+package integration
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// getxattr is an extended attribute of a file.
+func getxattr(t *testing.T, path, name string) string {
+	t.Helper()
+	value := make([]byte, 4096)
+	n, err := unix.Lgetxattr(path, name, value)
+	if err != nil {
+		t.Fatalf("%s of %s: %v", name, path, err)
+	}
+	return string(value[:n])
+}
+
+// TestLooking: whatever a lock is looked at by says the same of it.
+func TestLooking(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	holder := newLocker(t)
+	holder.must("ok", "mkdir", m.path("deep"))
+	holder.must("ok", "take", m.path("deep/x.lock"))
+	holder.must("ok", "take", m.path("y.lock"))
+	var one struct {
+		Name, Verdict, Kind, Evidence string
+		Generation                    uint64
+		Holder                        struct{ PID int }
+	}
+	text, err := os.ReadFile(m.path(".latchfs/lock/deep/x.lock"))
+	if err == nil {
+		err = json.Unmarshal(text, &one)
+	}
+	if err != nil || one.Name != "deep/x.lock" || one.Verdict != "live" || one.Holder.PID != holder.pid() || one.Kind != "create" || one.Generation == 0 {
+		t.Fatalf("%v: %s", err, text)
+	}
+	for name, want := range map[string]string{
+		"verdict": "live", "kind": "create", "generation": fmt.Sprint(one.Generation), "evidence": one.Evidence,
+		"holder.pid": strconv.Itoa(holder.pid()), "holder.uid": "0", "rule": "named",
+	} {
+		if got := getxattr(t, m.path("deep/x.lock"), "user.latchfs."+name); got != want {
+			t.Errorf("attribute %s is %q, not %q", name, got, want)
+		}
+	}
+	names := make([]byte, 4096)
+	n, err := unix.Llistxattr(m.path("y.lock"), names)
+	listed := strings.Split(strings.TrimSuffix(string(names[:max(n, 0)]), "\x00"), "\x00")
+	if err != nil || len(listed) != 11 {
+		t.Errorf("attributes %q %v", listed, err)
+	}
+	for _, name := range listed {
+		getxattr(t, m.path("y.lock"), name)
+	}
+	if n, err := unix.Llistxattr(m.path("y.lock"), nil); err != nil || n != len(strings.Join(listed, "\x00"))+1 {
+		t.Errorf("they take %d bytes, %v", n, err)
+	}
+	if _, err := unix.Llistxattr(m.path("y.lock"), make([]byte, 20)); err != unix.ERANGE {
+		t.Errorf("into 20 bytes: %v", err)
+	}
+	for what, err := range map[string]error{
+		"set":    unix.Lsetxattr(m.path("y.lock"), "user.latchfs.verdict", []byte("stale"), 0),
+		"remove": unix.Lremovexattr(m.path("y.lock"), "user.latchfs.verdict"),
+	} {
+		if err != unix.EPERM {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := os.WriteFile(m.path("data"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Lgetxattr(m.path("data"), "user.latchfs.verdict", names); err != unix.ENODATA {
+		t.Errorf("of what is no lock: %v", err)
+	}
+	for dir, want := range map[string]string{"lock": "deep y.lock", "lock/deep": "x.lock", "wait": "deep y.lock"} {
+		entries, err := os.ReadDir(m.path(".latchfs/" + dir))
+		var got []string
+		for _, e := range entries {
+			got = append(got, e.Name())
+		}
+		if strings.Join(got, " ") != want || err != nil {
+			t.Errorf("%s has %q, not %q: %v", dir, got, want, err)
+		}
+	}
+	for path, want := range map[string]error{"lock/data": os.ErrNotExist, "lock/z.lock": os.ErrNotExist, "wait/data": os.ErrNotExist, "wait/no/z.lock": os.ErrNotExist} {
+		if _, err := os.Stat(m.path(".latchfs/" + path)); !os.IsNotExist(err) {
+			t.Errorf("%s: %v, not %v", path, err, want)
+		}
+	}
+	table, err := os.ReadFile(m.path(".latchfs/locks"))
+	if lines := strings.Split(string(table), "\n"); err != nil || len(lines) != 4 || !strings.Contains(lines[1], "deep/x.lock") || !strings.Contains(lines[1], strconv.Itoa(holder.pid())) {
+		t.Errorf("%v: %s", err, table)
+	}
+	out, err := exec.Command(latchfs, "why", m.path("deep/x.lock")).CombinedOutput()
+	if want := fmt.Sprintf("%s is held by process %d", m.path("deep/x.lock"), holder.pid()); err != nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("why: %v: %s", err, out)
+	}
+}
+
+// TestEvents: a reader of events sees all that happens, in order.
+func TestEvents(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	type event struct {
+		Event, Name, Reason string
+		Holder, By          struct{ PID int }
+	}
+	tail := exec.Command("cat", m.path(".latchfs/events"))
+	out, err := tail.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tail.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tail.Process.Kill(); _ = tail.Wait() })
+	events := make(chan event, 10_000)
+	go func() {
+		defer close(events)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			var e event
+			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+				t.Errorf("%s: %v", lines.Text(), err)
+			}
+			events <- e
+		}
+	}()
+	next := func() event {
+		t.Helper()
+		select {
+		case e, ok := <-events:
+			if !ok {
+				t.Fatal("the events ended")
+			}
+			return e
+		case <-time.After(time.Minute):
+			t.Fatal("no event for a minute")
+		}
+		return event{}
+	}
+	idle, err := os.Open(m.path(".latchfs/events")) // who does not read holds nobody up
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	eventually(t, "the reader reads", func() bool { return waitsIn(tail.Process.Pid) })
+	holder, other := newLocker(t), newLocker(t)
+	path := m.path("x.lock")
+	const rounds = 300
+	for range rounds {
+		holder.must("ok", "take", path)
+		other.must("EEXIST", "take", path)
+		other.must("EBUSY", "remove", path)
+		holder.must("ok", "remove", path)
+	}
+	holder.must("ok", "take", path)
+	holder.kill()
+	want := []string{}
+	for range rounds {
+		want = append(want, "acquired", "contended", "refused", "released")
+	}
+	for i, what := range append(want, "acquired", "reaped") {
+		e := next()
+		if e.Event != what || e.Name != "x.lock" || e.Holder.PID != holder.pid() {
+			t.Fatalf("event %d is %+v, not %s", i, e, what)
+		}
+		if (what == "contended" || what == "refused") && e.By.PID != other.pid() {
+			t.Fatalf("event %d is by %d, not %d", i, e.By.PID, other.pid())
+		}
+		if what == "reaped" && e.Reason != "dead-pid" {
+			t.Errorf("reaped for %q", e.Reason)
+		}
+	}
+	m.killServer()
+	m.eventuallyServed()
+	if e := next(); e.Event != "restarted" {
+		t.Errorf("after a restart: %+v", e)
+	}
+	other.must("ok", "take", path)
+	if e := next(); e.Event != "acquired" || e.Holder.PID != other.pid() {
+		t.Errorf("%+v", e)
+	}
+}
+
+// waitsIn says that a process waits in a system call.
+func waitsIn(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
+	return err == nil && strings.Contains(string(text), "request_wait_answer")
+}
+
+// TestSlowReaderOfEvents loses some, is told how many, and holds nobody up.
+func TestSlowReaderOfEvents(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	file, err := os.Open(m.path(".latchfs/events"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if n, err := unix.Read(int(file.Fd()), nil); err != nil || n != 0 {
+		t.Fatal(n, err)
+	}
+	const cycles = 3000
+	holder := newLocker(t)
+	holder.must("ok", "cycle", m.path("x.lock"), strconv.Itoa(cycles))
+	holder.must("ok", "take", m.path("last.lock"))
+	seen, lost := 0, 0
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		var e struct {
+			Event, Name string
+			Lost        int
+		}
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case e.Event == "lost":
+			lost += e.Lost
+		default:
+			seen++
+		}
+		if seen+lost >= 2*cycles || e.Name == "last.lock" {
+			break
+		}
+	}
+	// What is lost at the very end is told with the next event.
+	if lost == 0 || seen == 0 || seen+lost > 2*cycles+1 {
+		t.Errorf("%d seen, %d lost of %d", seen, lost, 2*cycles+1)
+	}
+}
