@@ -25,6 +25,8 @@ const (
 	fuseDevice = "/dev/fuse"
 	// maxWrite is the largest request in bytes that Linux sends (since 4.20).
 	maxWrite = 1 << 20
+	// maxBackground is how many requests for which no caller waits the kernel sends before it holds others back.
+	maxBackground = 512
 )
 
 var (
@@ -85,7 +87,9 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 		FsName:     o.Dir,
 		Name:       Subtype,
 		MaxWrite:   maxWrite,
-		EnableAcl:  true,
+		// A RELEASE is one: where few are let through, files stay open, of who makes many.
+		MaxBackground: maxBackground,
+		EnableAcl:     true,
 		// Kept from being applied by the kernel: a default ACL replaces the umask.
 		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_HANDLE_KILLPRIV_V2,
 		Options:           []string{"default_permissions"},
