@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,12 +34,42 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 	if dir == "" {
 		return do(l.fs.root.fd, base)
 	}
+	if l.fs.lastDir != nil {
+		fd, err := l.fs.lastDir.open(l.fs.root.fd, dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		return do(fd, base)
+	}
 	fd, err := openBeneath(l.fs.root.fd, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer unix.Close(fd)
 	return do(fd, base)
+}
+
+// lastDir keeps the directory that was used last open, for who looks at all locks in the order of their names
+// while no directory can be renamed: before anything is served.
+type lastDir struct {
+	mu   sync.Mutex
+	path string
+	fd   int // -1 if there is none
+}
+
+func (d *lastDir) open(root int, path string) (int, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fd >= 0 && d.path == path {
+		return d.fd, nil
+	}
+	closeFD(d.fd)
+	d.path = path
+	var err error
+	if d.fd, err = openBeneath(root, strings.TrimSuffix(path, "/"), unix.O_PATH|unix.O_DIRECTORY); err != nil {
+		d.fd = -1
+	}
+	return d.fd, err
 }
 
 // Stat implements lockstore.Files.

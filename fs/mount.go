@@ -82,6 +82,8 @@ func helper() (string, error) { return exec.LookPath("fusermount3") }
 // has to be reclaimed before.
 func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	f.locks = locks
+	closeFD(f.lastDir.fd)
+	f.lastDir = nil
 	options := &fuse.MountOptions{
 		AllowOther: o.AllowOther,
 		FsName:     o.Dir,

@@ -207,7 +207,7 @@ func (f *FS) settlePlaces() {
 			n.setLockNamed(false)
 			continue
 		}
-		if path, _ := f.inodes.placePath(n); f.isAt(n, path) {
+		if st, err := statEntry(n.parent.fd, n.name); err == nil && keyOf(&st) == n.key {
 			n.setLockNamed(true)
 		} else if n.lockNamed() {
 			n.setTakenAway(true)

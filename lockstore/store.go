@@ -206,7 +206,9 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 	for _, rename := range o.Renames {
 		s.finishRename(rename)
 	}
-	for _, name := range s.Names() {
+	names := s.Names()
+	slices.Sort(names) // those of a directory one after another
+	for _, name := range names {
 		section := s.Enter(name)
 		file, err := s.files.Stat(name)
 		if errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
