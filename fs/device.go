@@ -35,8 +35,10 @@ const (
 	helpAfter = 4
 	// maxDeferred is how many requests for which nobody waits are put off at most. They keep descriptors open.
 	maxDeferred = 4
-	// answerSpace is how much longer than its payload an answer may be.
-	answerSpace = 4096
+	// headSpace is how much longer than its payload a request or an answer may be.
+	headSpace = minRead
+	// maxSmall is the longest request that is copied.
+	maxSmall = 4096
 	// spareBuffers is how many are kept.
 	spareBuffers = 2
 )
@@ -49,8 +51,7 @@ type device struct {
 	settings fuse.InitIn
 	spin     time.Duration
 
-	term     atomic.Int64 // of the leader
-	began    atomic.Int64 // when the leader took its request, in ns; 0 while it has none
+	began    atomic.Int64 // when the leader took its request, in ns; 0 while it has none, or leads no more
 	watched  atomic.Bool  // somebody looks after the leader
 	helpers  atomic.Int32
 	ended    atomic.Bool // the mount is gone
@@ -59,13 +60,17 @@ type device struct {
 	maxHelps int32
 
 	mu    sync.Mutex
-	spare []*deviceBuffers
+	spare [][]byte          // of buffer
 	slow  map[uint64]func() // how to give up the requests that wait for other processes
+	lead  *reader           // the leader's
 }
 
-// deviceBuffers are a request and its answer.
-type deviceBuffers struct {
-	in, out  []byte
+// reader is what a goroutine that reads requests has.
+type reader struct {
+	in       []byte // what requests are read into; guarded by device.mu where another takes it
+	small    []byte // what short ones are copied to, so that in can be another's while one is carried out
+	large    atomic.Bool
+	out      []byte   // what they are answered
 	deferred [][]byte // requests that were put off
 	caller   uint32   // the thread that made the last request
 }
@@ -91,138 +96,165 @@ func (d *device) serve() error {
 		return err
 	}
 	d.running.Add(1)
-	go d.lead(d.term.Add(1))
+	go d.leadFrom(nil)
 	d.running.Wait()
 	return nil
 }
 
-// buffers returns some. The memory that requests are read into is there from the beginning: where a page is not,
-// a server that is killed while it reads fails the request, since the kernel cannot bring the page in for a
-// process that is ending, and answers EIO (fuse_dev_do_read).
-func (d *device) buffers() *deviceBuffers {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if n := len(d.spare); n > 0 {
-		b := d.spare[n-1]
-		d.spare = d.spare[:n-1]
-		return b
+// newReader makes a reader, with a buffer or nil for another one.
+func (d *device) newReader(in []byte) *reader {
+	if in == nil {
+		in = d.buffer(unix.MAP_POPULATE)
 	}
-	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
-	in, err := unix.Mmap(-1, 0, maxWrite+minRead, prot, flags|unix.MAP_POPULATE)
+	return &reader{in: in, small: make([]byte, maxSmall), out: d.buffer(0)}
+}
+
+// buffer returns memory for the largest request or answer. What requests are read into is there from the beginning: where
+// a page is not, a server that is killed while it reads fails the request, since the kernel cannot bring the page in
+// for a process that is ending, and answers EIO (fuse_dev_do_read).
+func (d *device) buffer(populate int) []byte {
+	if populate != 0 {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if n := len(d.spare); n > 0 {
+			b := d.spare[n-1]
+			d.spare = d.spare[:n-1]
+			return b
+		}
+	}
+	b, err := unix.Mmap(-1, 0, maxWrite+headSpace, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|populate)
 	if err != nil {
 		panic(fmt.Sprintf("no memory for requests: %v", err))
 	}
-	out, err := unix.Mmap(-1, 0, maxWrite+answerSpace, prot, flags)
-	if err != nil {
-		panic(fmt.Sprintf("no memory for answers: %v", err))
-	}
-	return &deviceBuffers{in: in, out: out}
+	return b
 }
 
-// giveBack keeps buffers for later.
-func (d *device) giveBack(b *deviceBuffers) {
+// closeReader gives its memory back.
+func (d *device) closeReader(r *reader) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.spare) < spareBuffers && !d.ended.Load() {
-		d.spare = append(d.spare, b)
-		return
+	if r.in != nil && len(d.spare) < spareBuffers && !d.ended.Load() {
+		d.spare = append(d.spare, r.in)
+		r.in = nil
 	}
 	// They are mappings, so this cannot fail.
-	_ = unix.Munmap(b.in)
-	_ = unix.Munmap(b.out)
+	if r.in != nil {
+		_ = unix.Munmap(r.in)
+	}
+	_ = unix.Munmap(r.out)
 }
 
 // now is the time since the device was opened, in ns, and never 0.
 func (d *device) now() int64 { return int64(time.Since(d.started)) | 1 }
 
-// lead reads and carries out requests until another leads or the mount is gone.
-func (d *device) lead(term int64) {
+// leadFrom reads and carries out requests until another leads or the mount is gone. In is a buffer to read into, or nil.
+func (d *device) leadFrom(in []byte) {
 	defer d.running.Done()
-	b := d.buffers()
-	defer d.giveBack(b)
-	defer d.doDeferred(b, maxDeferred)
-	inARow, answered := 0, false
-	for d.term.Load() == term {
-		n, err := d.read(b.in)
+	r := d.newReader(in)
+	defer d.closeReader(r)
+	defer d.doDeferred(r, maxDeferred)
+	d.mu.Lock()
+	d.lead = r
+	d.mu.Unlock()
+	leads, inARow, answered := true, 0, false
+	for leads {
+		n, err := d.read(r.in)
 		if err == unix.EAGAIN {
 			inARow = 0
-			if answered {
+			switch {
+			case answered && len(r.deferred) > 0:
 				// Who was answered is being woken, which takes longer than this.
-				d.doDeferred(b, 1)
 				answered = false
+				leads = d.busy(func() { d.doDeferred(r, 1) })
+				continue
+			case d.spinning(r, &n):
+			case len(r.deferred) > 0:
+				leads = d.busy(func() { d.doDeferred(r, 1) })
+				continue
+			default:
+				// Errors are found by the next read.
+				_, _ = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, -1)
 				continue
 			}
-			n, err = d.await(b)
 		} else if inARow++; inARow >= helpAfter {
 			d.callHelper()
 		}
-		switch err {
-		case nil:
-		case unix.EAGAIN:
-			continue
-		default:
+		if err != nil && err != unix.EAGAIN {
 			d.end(err)
 			return
 		}
-		d.began.Store(d.now())
-		d.lookAfter()
-		if answered = !d.defers(b, n); answered {
-			d.handle(b, n)
-		} else if len(b.deferred) == maxDeferred {
-			d.doDeferred(b, 1)
-		}
-		if d.term.Load() == term {
-			d.began.Store(0)
-		}
-	}
-}
-
-// await waits for a request, first without sleeping.
-func (d *device) await(b *deviceBuffers) (n int, err error) {
-	if d.spin > 0 && d.watched.Load() {
-		for from := d.now(); d.now()-from < int64(d.spin); {
-			if n, err = d.read(b.in); err != unix.EAGAIN {
-				return n, err
+		leads = d.busy(func() {
+			request := r.take(n)
+			if answered = !d.defers(r, request); answered {
+				d.handle(request, r.out)
+			} else if len(r.deferred) == maxDeferred {
+				d.doDeferred(r, 1)
 			}
-		}
+		})
 	}
-	if len(b.deferred) > 0 {
-		d.doDeferred(b, 1)
-		return d.read(b.in)
-	}
-	// Errors are found by the next read.
-	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, -1)
-	return d.read(b.in)
 }
 
-// defers puts the request of n bytes off if nobody waits for it: a RELEASE or FORGET, which comes just before
+// busy carries something out as the leader. It says whether it still is that: if not, another has taken its place, and
+// maybe its buffer.
+func (d *device) busy(do func()) (leads bool) {
+	began := d.now()
+	d.began.Store(began)
+	d.lookAfter()
+	do()
+	return d.began.CompareAndSwap(began, 0)
+}
+
+// take is the request of n bytes that was read, out of the way of the next one if it is short.
+func (r *reader) take(n int) []byte {
+	if n > len(r.small) {
+		r.large.Store(true)
+		return r.in[:n]
+	}
+	r.large.Store(false)
+	return r.small[:copy(r.small, r.in[:n])]
+}
+
+// spinning looks for a request of n bytes without sleeping, for a moment.
+func (d *device) spinning(r *reader, n *int) (found bool) {
+	if d.spin == 0 || !d.watched.Load() {
+		return false
+	}
+	for from := d.now(); d.now()-from < int64(d.spin); {
+		var err error
+		if *n, err = d.read(r.in); err != unix.EAGAIN {
+			return err == nil // what else there is will be found again
+		}
+	}
+	return false
+}
+
+// defers puts a request off if nobody waits for it: a RELEASE or FORGET, which comes just before
 // the next request of who closed the file. Before a request of anybody else what was put off is carried out.
-func (d *device) defers(b *deviceBuffers, n int) bool {
-	request := b.in[:n]
+func (d *device) defers(r *reader, request []byte) bool {
 	switch binary.NativeEndian.Uint32(request[opcodeAt:]) {
 	case opcodeRelease:
-		if !d.fs.releasedBy(binary.NativeEndian.Uint64(request[bodyAt:]), b.caller) {
+		if !d.fs.releasedBy(binary.NativeEndian.Uint64(request[bodyAt:]), r.caller) {
 			return false
 		}
 	case opcodeForget:
 	default:
-		if caller := binary.NativeEndian.Uint32(request[callerAt:]); caller != b.caller {
-			d.doDeferred(b, maxDeferred)
-			b.caller = caller
+		if caller := binary.NativeEndian.Uint32(request[callerAt:]); caller != r.caller {
+			d.doDeferred(r, maxDeferred)
+			r.caller = caller
 		}
 		return false
 	}
-	b.deferred = append(b.deferred, append([]byte(nil), request...))
+	r.deferred = append(r.deferred, append([]byte(nil), request...))
 	return true
 }
 
 // doDeferred carries out the first n of what was put off.
-func (d *device) doDeferred(b *deviceBuffers, n int) {
-	n = min(n, len(b.deferred))
-	for _, request := range b.deferred[:n] {
-		d.answer(request, b.out)
+func (d *device) doDeferred(r *reader, n int) {
+	n = min(n, len(r.deferred))
+	for _, request := range r.deferred[:n] {
+		d.answer(request, r.out)
 	}
-	b.deferred = append(b.deferred[:0], b.deferred[n:]...)
+	r.deferred = append(r.deferred[:0], r.deferred[n:]...)
 }
 
 // read reads a request, without waiting: EAGAIN if there is none. Nothing of it can block, so it does
@@ -250,14 +282,14 @@ func (d *device) callHelper() {
 	go func() {
 		defer d.running.Done()
 		defer d.helpers.Add(-1)
-		b := d.buffers()
-		defer d.giveBack(b)
+		r := d.newReader(nil)
+		defer d.closeReader(r)
 		for {
-			n, err := d.read(b.in)
+			n, err := d.read(r.in)
 			if err != nil {
 				return // the leader sees what is wrong
 			}
-			d.handle(b, n)
+			d.handle(r.take(n), r.out)
 		}
 	}()
 }
@@ -273,20 +305,32 @@ func (d *device) lookAfter() {
 		last := int64(0)
 		for idle := 0; idle < idleTicks && !d.ended.Load(); {
 			time.Sleep(patience)
-			term, began := d.term.Load(), d.began.Load()
+			began := d.began.Load()
 			if began == 0 {
 				idle++
 				continue
 			}
-			if idle = 0; began == last && d.term.CompareAndSwap(term, term+1) {
-				d.began.Store(0)
+			if idle = 0; began == last && d.began.CompareAndSwap(began, 0) {
 				d.running.Add(1)
-				go d.lead(term + 1)
+				go d.leadFrom(d.takeBuffer())
 			}
 			last = began
 		}
 		d.watched.Store(false)
+		if d.began.Load() != 0 {
+			d.lookAfter() // it began meanwhile
+		}
 	}()
+}
+
+// takeBuffer takes the buffer of the leader that was, unless that is still carrying out what is in it.
+func (d *device) takeBuffer() (in []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lead != nil && !d.lead.large.Load() {
+		in, d.lead.in = d.lead.in, nil
+	}
+	return in
 }
 
 // The parts of a request's header and body that are looked at here (fuse(4)).
@@ -304,9 +348,8 @@ const (
 	opcodeInterrupt = 36
 )
 
-// handle carries out the request of n bytes in b.
-func (d *device) handle(b *deviceBuffers, n int) {
-	request := b.in[:n]
+// handle carries out a request.
+func (d *device) handle(request, out []byte) {
 	switch binary.NativeEndian.Uint32(request[opcodeAt:]) {
 	case opcodeRead:
 		if isControl(binary.NativeEndian.Uint64(request[nodeAt:])) && d.handleSlow(request) {
@@ -317,7 +360,7 @@ func (d *device) handle(b *deviceBuffers, n int) {
 			return
 		}
 	}
-	d.answer(request, b.out)
+	d.answer(request, out)
 }
 
 // handleSlow carries out a read that is answered when something happens. It says whether it is one.

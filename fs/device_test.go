@@ -30,12 +30,12 @@ func absent(t *testing.T, b []byte) (pages int) {
 // TestBuffersAreResident: what requests are read into is in memory before.
 func TestBuffersAreResident(t *testing.T) {
 	d := &device{}
-	b := d.buffers()
-	defer d.giveBack(b)
-	if absent(t, b.out) == 0 {
+	r := d.newReader(nil)
+	defer d.closeReader(r)
+	if absent(t, r.out) == 0 {
 		t.Fatal("fresh memory is in memory: this test would not notice")
 	}
-	if n := absent(t, b.in); n != 0 {
+	if n := absent(t, r.in); n != 0 {
 		t.Errorf("%d pages of a buffer are not in memory", n)
 	}
 }

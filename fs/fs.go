@@ -37,6 +37,8 @@ type Options struct {
 	LockPatterns Patterns
 	// NoHeartbeat leaves the times of live locks as they are to everybody.
 	NoHeartbeat bool
+	// NoPassthrough has all reads and writes come by, even where the kernel could do without.
+	NoPassthrough bool
 	// Callers knows the threads that wait for us.
 	Callers Callers
 	// Status is what the control file of that name says of the daemon.
@@ -120,6 +122,7 @@ func New(o Options) (*FS, error) {
 	}
 	f.inodes = newInodes(f.tables)
 	f.control.fs, f.control.status = f, o.Status
+	f.noPassthrough.Store(o.NoPassthrough)
 	if f.Resumed() {
 		err = f.takeOver(o.Stored)
 	} else {

@@ -90,7 +90,7 @@ func TestBenchClients(t *testing.T) {
 			for c := range clients {
 				clients[c] = newLocker(t)
 			}
-			const cycles = 2000
+			const cycles = 5000
 			start := time.Now()
 			var all sync.WaitGroup
 			for c, p := range clients {
@@ -120,7 +120,7 @@ func TestBenchData(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	all := peers(t)
-	plain := mountOver(t, t.TempDir(), "--log-level", "warning", "--passthrough=false")
+	plain := mountOver(t, t.TempDir(), "--log-level", "warning", "--no-passthrough")
 	all = append(all, peer{"latchfs, no passthrough", plain.dir})
 	const gib = 1 << 30
 	buffer := make([]byte, 1<<20)

@@ -136,7 +136,7 @@ var workloads = []workload{
 		_, err := os.ReadFile(dir + "/read/file0")
 		return err
 	}},
-	{"remove 1000 files", 1, nil, func(dir string) error {
+	{"create and remove 1000 files", 1, nil, func(dir string) error {
 		if err := os.Mkdir(dir+"/tree", 0o755); err != nil {
 			return err
 		}

@@ -22,17 +22,18 @@ import (
 
 // mountFlags are the flags of latchfs mount.
 type mountFlags struct {
-	StateDir     string
-	LockPatterns []string
-	OnClose      []string
-	StaleAfter   time.Duration
-	MaxHold      time.Duration
-	MaxPerUser   int
-	NoHeartbeat  bool
-	AllowOther   bool
-	LogLevel     string
-	LogFormat    string
-	daemon       bool
+	StateDir      string
+	LockPatterns  []string
+	OnClose       []string
+	StaleAfter    time.Duration
+	MaxHold       time.Duration
+	MaxPerUser    int
+	NoHeartbeat   bool
+	NoPassthrough bool
+	AllowOther    bool
+	LogLevel      string
+	LogFormat     string
+	daemon        bool
 }
 
 func mountCommand() *cobra.Command {
@@ -61,6 +62,7 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	f.IntVar(&flags.MaxPerUser, "max-locks-per-user", 10_000, "how many locks another user than root and yours may have at a time (EDQUOT); 0 is no limit")
 	f.StringArrayVar(&flags.OnClose, "release-on-close", nil, "names whose locks end when the descriptor they were made with is closed; repeatable")
 	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
+	f.BoolVar(&flags.NoPassthrough, "no-passthrough", false, "have reads and writes of ordinary files go through latchfs, even where the kernel can spare that")
 	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
 	f.StringVar(&flags.LogLevel, "log-level", "info", "trace (every request), debug, info, warning or error")
 	f.StringVar(&flags.LogFormat, "log-format", "text", "text or json")
@@ -131,7 +133,7 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 	raiseFileLimit()
 	options := latch.Options{
 		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
-		LockPatterns: flags.LockPatterns, NoHeartbeat: flags.NoHeartbeat, Callers: m.host, Log: log,
+		LockPatterns: flags.LockPatterns, NoHeartbeat: flags.NoHeartbeat, NoPassthrough: flags.NoPassthrough, Callers: m.host, Log: log,
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.LockPatterns,
