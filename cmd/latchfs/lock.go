@@ -59,7 +59,7 @@ func runLock(file string, command []string, o lockOptions) error {
 		command = command[1:]
 	}
 	if len(command) == 0 {
-		return usageError{errors.New("no COMMAND to run; usage: latchfs lock FILE -- COMMAND...")}
+		return usageError{errors.New("no COMMAND to run, see latchfs lock --help")}
 	}
 	program, err := exec.LookPath(command[0])
 	switch {
