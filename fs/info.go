@@ -53,6 +53,21 @@ type LockInfo struct {
 	LockedBy []KernelLock `json:"locked_by,omitempty"`
 }
 
+// EventInfo is a line of .latchfs/events, as JSON.
+type EventInfo struct {
+	Time time.Time `json:"time"`
+	// Event is acquired, contended, refused, passed, moved, settled, released or reaped; lost if the reader was too
+	// slow, and restarted if another server of latchfs goes on: what happened between is not told.
+	Event      string      `json:"event"`
+	Name       string      `json:"name,omitempty"`
+	Kind       string      `json:"kind,omitempty"`
+	Generation uint64      `json:"generation,omitempty"`
+	Reason     string      `json:"reason,omitempty"` // of reaped
+	Holder     ProcessInfo `json:"holder"`
+	By         ProcessInfo `json:"by"`             // who contended or was refused
+	Lost       uint64      `json:"lost,omitempty"` // how many
+}
+
 // KernelLock is a lock on the content of a file, as proc_locks(5) shows it.
 type KernelLock struct {
 	Type    string `json:"type"`   // FLOCK, POSIX or OFDLCK
