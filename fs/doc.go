@@ -48,6 +48,11 @@
 //     or an open, gets ESTALE, and looks the name up; no call gets it twice (retries.go). Only to
 //     the processes that look while somebody has the reaped file open it shows, without links, for
 //     the second that an entry is cached.
+//   - Requests are read by a loop of our own, which go-fuse's parser and answers are used from: a
+//     lock cycle on it takes 0.65 of what it takes on go-fuse's server (device.go). That parser,
+//     fuse.ProtocolServer, is called experimental by go-fuse: an upgrade of it is to be read.
+//   - A handler never waits for another process. A read of .latchfs/wait or events is answered by
+//     whoever brings about what it waits for.
 //   - A handler's panic ends the server, which the next one makes good, and not the mount
 //     (guard.go).
 //

@@ -18,9 +18,13 @@
 //     one poll(2) of the holder's pidfd, whether it still runs, so that a lock is free
 //     for the very next system call after a holder's death.
 //   - A payload is read only when a decision needs it: when the descriptor a lock was made
-//     with is closed, when something in a lock directory was changed, and when the
+//     with was closed a moment ago, when something in a lock directory was changed, and when the
 //     holder has ended. So the ancestors are the only thing that is looked up on the path of
-//     the caller: after it they may be gone.
+//     the caller: after it they may be gone. Who looks at a lock in that moment has it read first, so that
+//     nobody sees the difference; its creator may remove it unread (unread.go).
+//   - Who waits for a name is told by who frees it, in the section in which it becomes free, and has it
+//     reserved: nobody who comes by gets in between, and there is nobody who polls (waiting.go).
+//     Only where nobody can tell, of an unknown lock that grows old, the first in line looks every second.
 //   - No data is destroyed. What is not a payload that names somebody, or empty, ends as an
 //     ordinary file; what is removed and not empty is moved to the state directory.
 //   - Data that was made with O_EXCL is stale only if its writer was killed by a signal, and
