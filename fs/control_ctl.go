@@ -10,25 +10,30 @@ import (
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"latchfs/bootid"
 	"latchfs/lockstore"
 )
 
-// command is what is written to ctl: release PATH or force-release PATH, the path being that in the
-// mount.
-type command struct {
-	name  string
-	force bool
-}
+// command is what is written to ctl: a word and what it is about.
+//
+//	release PATH, force-release PATH	a lock, by its path in the mount
+//	compact	the journal
+//	log-level LEVEL	as --log-level
+type command struct{ word, argument string }
 
 // parseCommand returns EINVAL for what is none.
 func parseCommand(text []byte) (command, error) {
-	word, name, _ := strings.Cut(strings.TrimSuffix(string(text), "\n"), " ")
-	if name == "" || word != "release" && word != "force-release" {
-		return command{}, unix.EINVAL
+	word, argument, _ := strings.Cut(strings.TrimSuffix(string(text), "\n"), " ")
+	switch {
+	case (word == "release" || word == "force-release") && argument != "":
+		return command{word, path.Clean(argument)}, nil
+	case word == "compact" && argument == "", word == "log-level" && argument != "":
+		return command{word, argument}, nil
 	}
-	return command{path.Clean(name), word == "force-release"}, nil
+	return command{}, unix.EINVAL
 }
 
 // write carries out a command.
@@ -38,14 +43,38 @@ func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	if err != nil || in.NodeId != controlCtl {
 		return 0, fuse.EINVAL
 	}
-	i := c.fs.beginEntry(&in.InHeader, opControl, "")
-	err = i.once(func() error {
-		return c.fs.locks.ReleaseFor(command.name, lockstore.Operator{
-			Process: c.fs.caller(&in.InHeader)(), UID: in.Uid, Owner: uint32(os.Geteuid()), Force: command.force,
-		})
-	}, func(err error) bool { return errors.Is(err, lockstore.ErrNoLock) })
+	who := c.fs.caller(&in.InHeader)()
+	err = c.carryOut(command, in, who)
+	if errors.Is(err, lockstore.ErrNotOperator) {
+		c.fs.log.WithFields(logrus.Fields{"caller": who.String(), "uid": in.Uid, "command": command.word, "argument": command.argument}).
+			Warn("refused: not an operator")
+	}
 	if err != nil {
 		return 0, status(err)
 	}
 	return uint32(len(text)), fuse.OK
+}
+
+func (c *control) carryOut(command command, in *fuse.WriteIn, who bootid.Process) error {
+	owner := uint32(os.Geteuid())
+	operator := in.Uid == 0 || in.Uid == owner
+	switch {
+	case command.word == "release" || command.word == "force-release":
+		i := c.fs.beginEntry(&in.InHeader, opControl, "")
+		return i.once(func() error {
+			return c.fs.locks.ReleaseFor(command.argument, lockstore.Operator{
+				Process: who, UID: in.Uid, Owner: owner, Force: command.word == "force-release",
+			})
+		}, func(err error) bool { return errors.Is(err, lockstore.ErrNoLock) })
+	case !operator:
+		return lockstore.ErrNotOperator
+	case command.word == "compact":
+		return c.fs.locks.Compact()
+	default:
+		if err := c.fs.setLogLevel(command.argument); err != nil {
+			return unix.EINVAL
+		}
+		c.fs.log.WithFields(logrus.Fields{"level": command.argument, "operator": who.String()}).Info("the log level was changed")
+		return nil
+	}
 }

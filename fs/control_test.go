@@ -8,18 +8,26 @@ import (
 	"testing"
 )
 
-// FuzzParseCommand: a command names a path, without detours, and is one of two.
+// FuzzParseCommand: a command is one of those there are, and names a path without detours.
 func FuzzParseCommand(f *testing.F) {
-	for _, seed := range []string{"release x.lock", "force-release a/b.lock\n", "release ", "release ../../etc/passwd", "release a b\nrelease c", "", " ", "\x00"} {
+	for _, seed := range []string{"release x.lock", "force-release a/b.lock\n", "release ", "release ../../etc/passwd", "release a b\nrelease c",
+		"", " ", "\x00", "compact", "compact now", "log-level debug\n", "log-level"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		c, err := parseCommand(text)
-		isForce, isRelease := strings.HasPrefix(string(text), "force-release "), strings.HasPrefix(string(text), "release ")
 		switch {
-		case err != nil && c != command{}:
-			t.Errorf("%q: %+v with %v", text, c, err)
-		case err == nil && (c.name == "" || c.name != path.Clean(c.name) || c.force != isForce || isForce == isRelease):
+		case err != nil:
+			if c != (command{}) {
+				t.Errorf("%q: %+v with %v", text, c, err)
+			}
+		case !strings.HasPrefix(string(text), c.word):
+			t.Errorf("%q: %+v", text, c)
+		case c.word == "release" || c.word == "force-release":
+			if c.argument == "" || c.argument != path.Clean(c.argument) {
+				t.Errorf("%q: %+v", text, c)
+			}
+		case (c.word == "compact") != (c.argument == "") || c.word != "compact" && c.word != "log-level":
 			t.Errorf("%q: %+v", text, c)
 		}
 	})

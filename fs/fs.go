@@ -43,6 +43,8 @@ type Options struct {
 	Callers Callers
 	// Status is what the control file of that name says of the daemon.
 	Status Status
+	// SetLogLevel changes the level of Log.
+	SetLogLevel func(level string) error
 	// Log receives what the mount has to say.
 	Log logrus.FieldLogger
 }
@@ -72,6 +74,7 @@ type FS struct {
 	patterns    Patterns
 	heartbeat   bool
 	callers     Callers
+	setLogLevel func(string) error
 	log         logrus.FieldLogger
 	control     control
 	survey      *survey
@@ -109,6 +112,7 @@ func New(o Options) (*FS, error) {
 		patterns:      o.LockPatterns,
 		heartbeat:     !o.NoHeartbeat,
 		callers:       o.Callers,
+		setLogLevel:   o.SetLogLevel,
 		log:           o.Log,
 	}
 	var err error

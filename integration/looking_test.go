@@ -238,3 +238,36 @@ func TestSlowReaderOfEvents(t *testing.T) {
 		t.Errorf("%d seen, %d lost of %d", seen, lost, 2*cycles+1)
 	}
 }
+
+// TestControl: what an operator writes to ctl is done, and what another user writes is refused and logged.
+func TestControl(t *testing.T) {
+	m := mountOver(t, sharedDir(t))
+	holder := newLocker(t)
+	holder.must("ok", "take", m.path("x.lock"))
+	ctl := m.path(".latchfs/ctl")
+	stranger := newLocker(t, asUser(t, 65534)...)
+	for _, command := range []string{"release x.lock", "force-release x.lock", "compact", "log-level trace"} {
+		stranger.must("EACCES", "write", ctl, command)
+	}
+	if refused := m.logged("refused: not an operator"); len(refused) != 4 || fmt.Sprint(refused[1]["uid"]) != "65534" || refused[1]["argument"] != "x.lock" {
+		t.Errorf("logged %v", refused)
+	}
+	operator := newLocker(t)
+	for command, answer := range map[string]string{
+		"release x.lock": "EBUSY", "release y.lock": "ENOENT", "compact": "ok", "log-level debug": "ok", "log-level loud": "EINVAL",
+		"compact it": "EINVAL", "release": "EINVAL", "sing": "EINVAL",
+	} {
+		operator.must(answer, "write", ctl, command)
+	}
+	if m.locks()["x.lock"].Holder.PID != holder.pid() {
+		t.Errorf("%+v", m.locks())
+	}
+	operator.must("ok", "write", ctl, "force-release x.lock")
+	if exists(m.path("x.lock")) {
+		t.Error("the lock is still there")
+	}
+	out, err := exec.Command(latchfs, "check", m.stateDir).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "0 locks; ") {
+		t.Errorf("%v: %s", err, out)
+	}
+}

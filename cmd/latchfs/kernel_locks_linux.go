@@ -57,6 +57,17 @@ func parseKernelLocks(text string) kernelLocks {
 	return locks
 }
 
+// within says that there are any on the filesystem of dir.
+func (k kernelLocks) within(dir fs.FileInfo) bool {
+	st, ok := dir.Sys().(*syscall.Stat_t)
+	for file := range k {
+		if ok && file.major == unix.Major(st.Dev) && file.minor == unix.Minor(st.Dev) {
+			return true
+		}
+	}
+	return false
+}
+
 // on returns the locks on a file, with the commands of those that hold them.
 func (k kernelLocks) on(info fs.FileInfo) []latch.KernelLock {
 	st, ok := info.Sys().(*syscall.Stat_t)

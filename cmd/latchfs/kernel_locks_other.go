@@ -13,4 +13,6 @@ type kernelLocks struct{}
 
 func readKernelLocks() kernelLocks { return kernelLocks{} }
 
+func (kernelLocks) within(fs.FileInfo) bool { return false }
+
 func (kernelLocks) on(fs.FileInfo) []latch.KernelLock { return nil }

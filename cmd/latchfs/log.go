@@ -7,15 +7,23 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
+// setLogLevel changes the level at which something is logged.
+func setLogLevel(log *logrus.Logger, level string) error {
+	parsed, err := logrus.ParseLevel(level)
+	if err != nil {
+		return fmt.Errorf("%q: use trace, debug, info, warning or error", level)
+	}
+	log.SetLevel(parsed)
+	return nil
+}
+
 // newLog makes the logger of the flags --log-level and --log-format.
 func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
 	log := logrus.New()
 	log.SetOutput(out)
-	parsed, err := logrus.ParseLevel(level)
-	if err != nil {
-		return nil, usageError{fmt.Errorf("--log-level %q: use trace, debug, info, warning or error", level)}
+	if err := setLogLevel(log, level); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %w", err)}
 	}
-	log.SetLevel(parsed)
 	switch format {
 	case "text":
 		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})

@@ -68,7 +68,12 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 	if err := readControl(dir, "locks.json", &locks); err != nil {
 		return nil, err
 	}
+	root, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
 	flocks := readKernelLocks()
+	locked := flocks.within(root)
 	at := make(map[string]int)
 	for i, l := range locks {
 		if l.ReclaimedAt == nil {
@@ -76,12 +81,15 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 		}
 	}
 	for _, name := range files {
+		i, managed := at[name]
+		if managed && !locked {
+			continue // a lock costs a request to look at
+		}
 		path := filepath.Join(dir, name)
 		info, err := os.Lstat(path)
 		if err != nil {
 			continue // it has gone
 		}
-		i, managed := at[name]
 		if !managed {
 			i = len(locks)
 			locks = append(locks, unmanaged(path, name, info))

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	latch "latchfs/fs"
+	"latchfs/lockstore"
+)
+
+func checkCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check STATE_DIR",
+		Short: "Say whether the journal of a state directory is sound, and print its records",
+		Args:  checkArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			report, err := lockstore.CheckJournal(args[0])
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return coded{exitDir, fmt.Errorf("%s is no state directory (latchfs's .latchfs/status tells which is a mount's): %w", args[0], err)}
+			case errors.Is(err, lockstore.ErrNotSound):
+				err = coded{exitState, fmt.Errorf("%w; the next latchfs mount keeps the rest aside, unless a latchfs is just writing it", err)}
+			case err != nil:
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if asJSON {
+				return errors.Join(printJSON(out, report), err)
+			}
+			table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+			fmt.Fprintln(table, "LOCK\tGENERATION\tKIND\tMADE\tPID\tCOMMAND\tUSER\tBOOT")
+			for _, l := range report.Locks {
+				fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%d\t%s\t%s\t%s\n", latch.Printable(l.Name), l.Generation, l.Kind, l.Made.Local().Format(time.DateTime),
+					l.Holder.PID, latch.Printable(l.Holder.Command), userName(l.Holder.UID), l.BootID)
+			}
+			fmt.Fprintf(table, "%d locks; %d of %d bytes are whole records; the last generation is %d\n", len(report.Locks), report.Sound, report.Size, report.Generation)
+			return errors.Join(table.Flush(), err)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	return cmd
+}

@@ -1,0 +1,45 @@
+package lockstore
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// ErrNotSound: a journal has bytes that are no whole records, or is none.
+var ErrNotSound = errors.New("journal is not sound")
+
+// JournalReport is what a journal holds.
+type JournalReport struct {
+	Path       string
+	Size       int64  // bytes
+	Sound      int64  // bytes of them that are whole records
+	Generation uint64 // the highest that was given out
+	Locks      []Lock // in the order of their names
+}
+
+// CheckJournal reads the journal of a state directory, changing nothing. It returns ErrNotSound, with the report, if
+// a latchfs that opens it would cut its end off; ErrNewerFormat; or what the system says. A latchfs that writes
+// it meanwhile may be in the middle of a record.
+func CheckJournal(stateDir string) (JournalReport, error) {
+	r := JournalReport{Path: filepath.Join(stateDir, journalName)}
+	text, err := os.ReadFile(r.Path)
+	if err != nil {
+		return r, err
+	}
+	locks, generation, end, err := replayJournal(text)
+	if err != nil {
+		return r, fmt.Errorf("%s: %w", r.Path, err)
+	}
+	r.Size, r.Sound, r.Generation = int64(len(text)), int64(end), generation
+	for _, name := range slices.Sorted(maps.Keys(locks)) {
+		r.Locks = append(r.Locks, locks[name])
+	}
+	if r.Sound < r.Size || r.Size == 0 {
+		return r, fmt.Errorf("%s: %w: %d of %d bytes are whole records", r.Path, ErrNotSound, r.Sound, r.Size)
+	}
+	return r, nil
+}
