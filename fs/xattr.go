@@ -64,12 +64,7 @@ func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint3
 	if isControl(in.NodeId) {
 		return 0, fuse.OK
 	}
-	n := f.inodes.get(in.NodeId)
-	size, code := f.attributes(n, in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
-	if code != fuse.OK {
-		return size, code
-	}
-	return f.listLockAttributes(n, dest, size)
+	return f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
 }
 
 // SetXAttr implements fuse.RawFileSystem.

@@ -4,7 +4,6 @@ package fs
 
 import (
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -12,7 +11,7 @@ import (
 )
 
 // lockAttributes begins the names of the extended attributes that say of a lock what latchfs knows. They are not
-// the file's, and cannot be set.
+// the file's, and cannot be set. Nor are they listed: cp -a, tar and rsync would copy them to where they are not true.
 const lockAttributes = "user.latchfs."
 
 // lockAttributeNames are theirs after that, and how their values are made.
@@ -58,25 +57,6 @@ func (f *FS) getLockAttribute(n *inode, name string, dest []byte) (uint32, fuse.
 		}
 	}
 	return 0, fuse.ENODATA
-}
-
-// listLockAttributes adds their names to size bytes of others.
-func (f *FS) listLockAttributes(n *inode, dest []byte, size uint32) (uint32, fuse.Status) {
-	if _, ok := f.lockAt(n); !ok {
-		return size, fuse.OK
-	}
-	var names strings.Builder
-	for _, a := range lockAttributeNames {
-		names.WriteString(lockAttributes + a.name + "\x00")
-	}
-	if len(dest) > 0 && int(size) <= len(dest) {
-		dest = dest[size:]
-		if len(dest) == 0 {
-			return 0, fuse.Status(unix.ERANGE)
-		}
-	}
-	added, code := fit(dest, names.String())
-	return size + added, code
 }
 
 // fit copies text to dest, which is empty if only its size is asked for.

@@ -54,20 +54,10 @@ func TestLooking(t *testing.T) {
 			t.Errorf("attribute %s is %q, not %q", name, got, want)
 		}
 	}
+	// They are not listed, and so not copied.
 	names := make([]byte, 4096)
-	n, err := unix.Llistxattr(m.path("y.lock"), names)
-	listed := strings.Split(strings.TrimSuffix(string(names[:max(n, 0)]), "\x00"), "\x00")
-	if err != nil || len(listed) != 11 {
-		t.Errorf("attributes %q %v", listed, err)
-	}
-	for _, name := range listed {
-		getxattr(t, m.path("y.lock"), name)
-	}
-	if n, err := unix.Llistxattr(m.path("y.lock"), nil); err != nil || n != len(strings.Join(listed, "\x00"))+1 {
-		t.Errorf("they take %d bytes, %v", n, err)
-	}
-	if _, err := unix.Llistxattr(m.path("y.lock"), make([]byte, 20)); err != unix.ERANGE {
-		t.Errorf("into 20 bytes: %v", err)
+	if n, err := unix.Llistxattr(m.path("y.lock"), names); err != nil || strings.Contains(string(names[:n]), "latchfs") {
+		t.Errorf("attributes %q %v", names[:max(n, 0)], err)
 	}
 	for what, err := range map[string]error{
 		"set":    unix.Lsetxattr(m.path("y.lock"), "user.latchfs.verdict", []byte("stale"), 0),
