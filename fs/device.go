@@ -183,8 +183,8 @@ func (d *device) leadFrom(in []byte) {
 			d.end(err)
 			return
 		}
+		request := r.take(n) // before anybody may take the buffer
 		leads = d.busy(func() {
-			request := r.take(n)
 			if answered = !d.defers(r, request); answered {
 				d.handle(request, r.out)
 			} else if len(r.deferred) == maxDeferred {

@@ -79,6 +79,10 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 		})
 		return
 	}
+	if byEnd {
+		s.written(r) // who waits for the lock waits for this
+		return
+	}
 	s.readSoon(r)
 }
 
