@@ -38,8 +38,10 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 // forgetAttributes makes the kernel ask for those of n again. That waits for nothing, as no pages
 // are concerned.
 func (f *FS) forgetAttributes(n *inode) {
-	if d := f.served.Load(); d != nil { // nothing is cached before
-		d.forgetInode(n.id)
+	if f.served.Load() != nil { // nothing is cached before
+		// It answers ENOENT if the kernel has forgotten n meanwhile.
+		const noOffset = ^uint64(0)
+		_ = f.notify(notifyInvalInode, n.id, noOffset, 0)
 	}
 }
 

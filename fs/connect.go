@@ -19,6 +19,10 @@ import (
 const (
 	// minRead is the least buffer that the kernel gives a request to (FUSE_MIN_READ_BUFFER).
 	minRead = 8192
+	// notifyInvalInode is FUSE_NOTIFY_INVAL_INODE: a node id, an offset and a length follow.
+	notifyInvalInode = 2
+	// notifyStore is FUSE_NOTIFY_STORE: a node id, an offset, a length and as many bytes follow.
+	notifyStore = 4
 	// notifyResend is FUSE_NOTIFY_RESEND (Linux 6.9): all requests that were read and not
 	// answered come again.
 	notifyResend = 7
@@ -60,11 +64,17 @@ func (f *FS) connect(options *fuse.MountOptions) error {
 }
 
 // resend has the kernel send again what it was not answered.
-func (f *FS) resend() error {
-	// struct fuse_out_header of fuse(4): length, code, and 0 for a notification.
-	message := make([]byte, 16)
+func (f *FS) resend() error { return f.notify(notifyResend) }
+
+// notify sends the kernel a notification: struct fuse_out_header of fuse(4), in which the code takes the place of
+// an error and no request is answered, and what follows it.
+func (f *FS) notify(code uint32, body ...uint64) error {
+	message := make([]byte, outHeaderSize, outHeaderSize+8*len(body))
+	for _, word := range body {
+		message = binary.NativeEndian.AppendUint64(message, word)
+	}
 	binary.NativeEndian.PutUint32(message, uint32(len(message)))
-	binary.NativeEndian.PutUint32(message[4:], notifyResend)
+	binary.NativeEndian.PutUint32(message[4:], code)
 	_, err := unix.Write(f.device, message)
 	return err
 }

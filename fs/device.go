@@ -49,7 +49,6 @@ type device struct {
 	fd       int
 	protocol *fuse.ProtocolServer
 	settings fuse.InitIn
-	spin     time.Duration
 
 	began    atomic.Int64 // when the leader took its request, in ns; 0 while it has none, or leads no more
 	watched  atomic.Bool  // somebody looks after the leader
@@ -57,7 +56,7 @@ type device struct {
 	ended    atomic.Bool // the mount is gone
 	running  sync.WaitGroup
 	started  time.Time
-	maxHelps int32
+	maxHelps int32 // helpers at a time; 0 on one processor
 
 	mu    sync.Mutex
 	spare [][]byte          // of buffer
@@ -78,9 +77,7 @@ type reader struct {
 // newDevice takes what the kernel said in INIT.
 func newDevice(f *FS, fd int, init []byte, options *fuse.MountOptions) (d *device, answer []byte, err error) {
 	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), started: time.Now(), slow: make(map[uint64]func())}
-	if procs := min(runtime.GOMAXPROCS(0), runtime.NumCPU()); procs > 1 {
-		d.spin, d.maxHelps = spinTime, int32(procs-1)
-	}
+	d.maxHelps = int32(min(runtime.GOMAXPROCS(0), runtime.NumCPU()) - 1)
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.settings)), unsafe.Sizeof(d.settings)), init)
 	answer = make([]byte, minRead)
 	n, status := d.protocol.HandleRequest([][]byte{init}, [][]byte{answer})
@@ -159,29 +156,26 @@ func (d *device) leadFrom(in []byte) {
 	leads, inARow, answered := true, 0, false
 	for leads {
 		n, err := d.read(r.in)
-		if err == unix.EAGAIN {
-			inARow = 0
-			switch {
-			case answered && len(r.deferred) > 0:
-				// Who was answered is being woken, which takes longer than this.
-				answered = false
-				leads = d.busy(func() { d.doDeferred(r, 1) })
-				continue
-			case d.spinning(r, &n):
-			case len(r.deferred) > 0:
-				leads = d.busy(func() { d.doDeferred(r, 1) })
-				continue
-			default:
-				// Errors are found by the next read.
-				_, _ = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, -1)
-				continue
+		if err == nil {
+			if inARow++; inARow >= helpAfter {
+				d.callHelper()
 			}
-		} else if inARow++; inARow >= helpAfter {
-			d.callHelper()
-		}
-		if err != nil && err != unix.EAGAIN {
+		} else if inARow = 0; err == unix.EAGAIN && (!answered || len(r.deferred) == 0) {
+			n, err = d.spin(r.in)
+		} // else who was answered is being woken, which takes longer than what was put off
+		switch {
+		case err == nil:
+		case err != unix.EAGAIN:
 			d.end(err)
 			return
+		case len(r.deferred) > 0:
+			answered = false
+			leads = d.busy(func() { d.doDeferred(r, 1) })
+			continue
+		default:
+			// Errors are found by the next read.
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, -1)
+			continue
 		}
 		request := r.take(n) // before anybody may take the buffer
 		leads = d.busy(func() {
@@ -214,18 +208,16 @@ func (r *reader) take(n int) []byte {
 	return r.small[:copy(r.small, r.in[:n])]
 }
 
-// spinning looks for a request of n bytes without sleeping, for a moment.
-func (d *device) spinning(r *reader, n *int) (found bool) {
-	if d.spin == 0 || !d.watched.Load() {
-		return false
+// spin reads a request that comes within spinTime, without sleeping; EAGAIN if none does.
+func (d *device) spin(in []byte) (n int, err error) {
+	err = unix.EAGAIN
+	if d.maxHelps == 0 || !d.watched.Load() { // one processor, or nobody has asked for long
+		return 0, err
 	}
-	for from := d.now(); d.now()-from < int64(d.spin); {
-		var err error
-		if *n, err = d.read(r.in); err != unix.EAGAIN {
-			return err == nil // what else there is will be found again
-		}
+	for from := d.now(); err == unix.EAGAIN && d.now()-from < int64(spinTime); {
+		n, err = d.read(in)
 	}
-	return false
+	return n, err
 }
 
 // defers puts a request off if nobody waits for it: a RELEASE or FORGET, which comes just before
@@ -454,16 +446,4 @@ func (d *device) end(err error) {
 	for _, cancel := range waiting {
 		cancel()
 	}
-}
-
-// forgetInode tells the kernel to ask for an inode's attributes again (FUSE_NOTIFY_INVAL_INODE without
-// any page). It answers ENOENT if it has forgotten the inode meanwhile.
-func (d *device) forgetInode(id uint64) {
-	const notifyInvalInode = 2
-	message := make([]byte, outHeaderSize+24)
-	binary.NativeEndian.PutUint32(message, uint32(len(message)))
-	binary.NativeEndian.PutUint32(message[4:], notifyInvalInode)
-	binary.NativeEndian.PutUint64(message[outHeaderSize:], id)
-	binary.NativeEndian.PutUint64(message[outHeaderSize+8:], ^uint64(0)) // no offset
-	_, _ = unix.Write(d.fd, message)
 }

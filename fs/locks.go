@@ -156,9 +156,12 @@ func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fu
 	fillEntry(out, n, &st)
 	if section.Held() {
 		out.SetAttrTimeout(0)
-		section.Contend(f.caller(in))
-		if f.seesFresh(section, in) {
-			freshen(&out.Attr)
+		who := f.caller(in)
+		if (f.heartbeat || f.locks.Followed()) && section.Stranger(who) {
+			section.Contend(who)
+			if f.heartbeat {
+				freshen(&out.Attr)
+			}
 		}
 	}
 	return nil

@@ -3,7 +3,6 @@
 package fs
 
 import (
-	"encoding/binary"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -13,12 +12,8 @@ import (
 // A FORGET is not sent again when the server that read it has died. So a new server asks, once it has
 // served for some time, whether the kernel still knows the inodes it took over.
 
-const (
-	// sweepDelay is longer than any answer of the dead server is on its way in the kernel.
-	sweepDelay = 10 * time.Second
-	// notifyStore is FUSE_NOTIFY_STORE.
-	notifyStore = 4
-)
+// sweepDelay is longer than any answer of the dead server is on its way in the kernel.
+const sweepDelay = 10 * time.Second
 
 // inherited are how often the kernel looked up each inode that there is.
 func (t *inodes) inherited() map[uint64]uint64 {
@@ -53,14 +48,5 @@ func (f *FS) sweep(lookups map[uint64]uint64, stopped func() bool) {
 // known asks the kernel whether it knows an inode: it is told of content of no bytes, which changes
 // nothing and waits for nothing.
 func (f *FS) known(id uint64) bool {
-	if id == fuse.FUSE_ROOT_ID {
-		return true
-	}
-	// struct fuse_out_header and fuse_notify_store_out of fuse(4).
-	message := make([]byte, 16+24)
-	binary.NativeEndian.PutUint32(message, uint32(len(message)))
-	binary.NativeEndian.PutUint32(message[4:], notifyStore)
-	binary.NativeEndian.PutUint64(message[16:], id)
-	_, err := unix.Write(f.device, message)
-	return err != unix.ENOENT
+	return id == fuse.FUSE_ROOT_ID || f.notify(notifyStore, id, 0, 0) != unix.ENOENT
 }

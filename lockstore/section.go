@@ -344,9 +344,9 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, r.Creator)
 }
 
-// Contend tells of somebody of another family who looked the name up, if it is a live lock.
+// Contend tells of a Stranger who looked the name up.
 func (c Section) Contend(who func() bootid.Process) {
-	if s := c.store; s.events.some() && c.Stranger(who) {
+	if s := c.store; s.Followed() {
 		if r := c.record(); r != nil {
 			s.events.publish(Event{Transition: Contended, Lock: s.state(r).Lock, By: who(), Time: s.now()})
 		}

@@ -320,6 +320,9 @@ func (s *Store) Close() error {
 // Subscribe returns the transitions from now on.
 func (s *Store) Subscribe() *Subscription { return s.events.add() }
 
+// Followed says that somebody is told of events.
+func (s *Store) Followed() bool { return s.events.some() }
+
 // List judges every lock, without any consequence, in the order of names.
 func (s *Store) List() []Entry {
 	s.mu.Lock()

@@ -216,8 +216,7 @@ func (s *Store) taken(name string) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if q := ws.queues[name]; q != nil && q.turn != nil {
-		q.turn.timer.Stop()
-		q.turn = nil
+		q.endTurn()
 		if len(q.waiters) == 0 {
 			ws.drop(name)
 		}
@@ -256,6 +255,20 @@ func (q *queue) find(w *Waiter) (int, bool) {
 	return slices.BinarySearchFunc(q.waiters, w, func(a, b *Waiter) int { return cmp.Compare(a.ticket, b.ticket) })
 }
 
+// queueIn is the queue whose turn t is; nil if that is over. mu is held.
+func (ws *waiting) queueIn(t *turn) *queue {
+	if q := ws.queues[t.of.name]; q != nil && q.turn == t {
+		return q
+	}
+	return nil
+}
+
+// endTurn makes the turn nobody's; mu is held.
+func (q *queue) endTurn() {
+	q.turn.timer.Stop()
+	q.turn = nil
+}
+
 // finished says that there is something to tell w; mu is held.
 func (w *Waiter) finished() {
 	w.done = true
@@ -278,8 +291,7 @@ func (ws *waiting) finish(w *Waiter) bool {
 		return true
 	}
 	if q.turn != nil && q.turn.of == w {
-		q.turn.timer.Stop()
-		q.turn = nil
+		q.endTurn()
 	} else if at, ok := q.find(w); ok && q.waiters[at] == w {
 		q.waiters = slices.Delete(q.waiters, at, at+1)
 	}
@@ -290,11 +302,11 @@ func (ws *waiting) finish(w *Waiter) bool {
 func (ws *waiting) expire(t *turn) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	q := ws.queues[t.of.name]
-	if q == nil || q.turn != t {
+	q := ws.queueIn(t)
+	if q == nil {
 		return false
 	}
-	q.turn = nil
+	q.endTurn()
 	if !t.of.done {
 		ws.add(t.of)
 	}
@@ -305,8 +317,7 @@ func (ws *waiting) expire(t *turn) bool {
 func (ws *waiting) keep(t *turn) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	q := ws.queues[t.of.name]
-	if q == nil || q.turn != t || t.of.done {
+	if ws.queueIn(t) == nil || t.of.done {
 		return false
 	}
 	t.of.finished()
@@ -317,13 +328,11 @@ func (ws *waiting) keep(t *turn) bool {
 func (ws *waiting) giveBack(t *turn, again bool) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	w := t.of
-	q := ws.queues[w.name]
-	if q == nil || q.turn != t {
+	w, q := t.of, ws.queueIn(t)
+	if q == nil {
 		return
 	}
-	t.timer.Stop()
-	q.turn = nil
+	q.endTurn()
 	ws.add(w)
 	if again {
 		w.again = time.AfterFunc(lookInterval, func() { w.store.look(w.name) })

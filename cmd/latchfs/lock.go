@@ -95,11 +95,12 @@ func takeLock(file string, o lockOptions) (*os.File, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	conflict := coded{o.conflict, fmt.Errorf("%s: not to be had within %v", file, time.Duration(o.wait*float64(time.Second)))}
+	limit := time.Duration(o.wait * float64(time.Second))
+	conflict := coded{o.conflict, fmt.Errorf("%s: not to be had within %v", file, limit)}
 	// A read cannot be given up by a deadline, but with the process.
 	var over atomic.Bool
 	if o.wait > 0 {
-		timer := time.AfterFunc(time.Duration(o.wait*float64(time.Second)), func() {
+		timer := time.AfterFunc(limit, func() {
 			if over.CompareAndSwap(false, true) {
 				fmt.Fprintln(os.Stderr, "latchfs:", conflict)
 				os.Exit(o.conflict)
