@@ -22,6 +22,13 @@ const settledTime = time.Second
 // settled says so of a status change time, in ns of Unix time.
 func settled(changed int64) bool { return time.Now().UnixNano()-changed >= int64(settledTime) }
 
+// monotonic is a time since an arbitrary moment, in ns: a third of a time.Time, of which each inode has one.
+type monotonic int64
+
+var processStart = time.Now()
+
+func monotonicNow() monotonic { return monotonic(time.Since(processStart)) }
+
 // aclAbsence remembers that a file has no access ACL. The kernel forgets what it knows of it
 // at every READDIRPLUS, so that ls -l asks for each file again; to look beneath through
 // /proc is a quarter of what such a request costs. An ACL is not set without a new status
@@ -29,16 +36,16 @@ func settled(changed int64) bool { return time.Now().UnixNano()-changed >= int64
 type aclAbsence struct {
 	mu      sync.Mutex
 	changed int64     // status change time when it was last looked up, in ns of Unix time
-	at      time.Time // when that was
+	at      monotonic // when that was
 	known   int64     // the status change time with which it had none
-	sets    int       // how often an attribute may have been set
+	sets    int32     // how often an attribute may have been set
 }
 
 // lookedUp tells of the attributes that the kernel is about to be told.
 func (a *aclAbsence) lookedUp(st *unix.Stat_t) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.changed, a.at = st.Ctim.Nano(), time.Now()
+	a.changed, a.at = st.Ctim.Nano(), monotonicNow()
 }
 
 // set tells that an attribute is about to be set, or was.
@@ -54,7 +61,7 @@ func (a *aclAbsence) set() {
 func (a *aclAbsence) holds() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.known != 0 && a.known == a.changed && time.Since(a.at) < cacheLifetime
+	return a.known != 0 && a.known == a.changed && monotonicNow()-a.at < monotonic(cacheLifetime)
 }
 
 // look asks beneath with absent, and remembers if it says so.

@@ -8,8 +8,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,12 +32,13 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 	if dir == "" {
 		return do(l.fs.root.fd, base)
 	}
-	if l.fs.lastDir != nil {
-		fd, err := l.fs.lastDir.open(l.fs.root.fd, dir)
+	if r := l.fs.recovery; r != nil {
+		open, err := r.take(l.fs, dir)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		return do(fd, base)
+		defer r.give(open)
+		return do(open.fd, base)
 	}
 	fd, err := openBeneath(l.fs.root.fd, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
@@ -47,29 +46,6 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 	}
 	defer unix.Close(fd)
 	return do(fd, base)
-}
-
-// lastDir keeps the directory that was used last open, for who looks at all locks in the order of their names
-// while no directory can be renamed: before anything is served.
-type lastDir struct {
-	mu   sync.Mutex
-	path string
-	fd   int // -1 if there is none
-}
-
-func (d *lastDir) open(root int, path string) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.fd >= 0 && d.path == path {
-		return d.fd, nil
-	}
-	closeFD(d.fd)
-	d.path = path
-	var err error
-	if d.fd, err = openBeneath(root, strings.TrimSuffix(path, "/"), unix.O_PATH|unix.O_DIRECTORY); err != nil {
-		d.fd = -1
-	}
-	return d.fd, err
 }
 
 // Stat implements lockstore.Files.
@@ -81,6 +57,9 @@ func (l lockFiles) Stat(name string) (file lockstore.File, err error) {
 		}
 		return err
 	})
+	if r := l.fs.recovery; r != nil && err == nil {
+		r.saw(l.fs.inodes.peek(keyOfFile(file)), name)
+	}
 	return file, err
 }
 

@@ -4,6 +4,7 @@ package fs
 
 import (
 	"errors"
+	"iter"
 	"os"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -42,12 +43,12 @@ type controlFile struct {
 	id   uint64
 	mode uint32
 	// content is what a file says at the moment it is opened, nil for one that says nothing.
-	content func(*control) ([]byte, error)
+	content func(*control) (iter.Seq[[]byte], error)
 }
 
 var controlFiles = []controlFile{
 	{"locks", controlTable, unix.S_IFREG | 0o444, (*control).table},
-	{"locks.json", controlLocks, unix.S_IFREG | 0o444, asJSON((*control).locks)},
+	{"locks.json", controlLocks, unix.S_IFREG | 0o444, (*control).list},
 	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control) any { return c.current() })},
 	{"events", controlEvents, unix.S_IFREG | 0o444, nil},
 	{"reclaimed", controlReclaimed, unix.S_IFREG | 0o444, asJSON((*control).reclaimed)},
@@ -62,7 +63,7 @@ type control struct {
 	fs      *FS
 	status  Status
 	nodes   controlNodes
-	files   handles[[]byte] // what a reader sees is what was so when it opened
+	files   handles[*controlText]
 	streams handles[*eventStream]
 }
 
@@ -141,16 +142,20 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 		c.streams.add(out.Fh, newEventStream(c.fs.locks, false))
 		return fuse.OK
 	}
-	text, err := c.content(in.NodeId)
-	if err != nil {
-		return status(err)
+	return status(c.openText(in.NodeId, out.Fh))
+}
+
+// openText puts what the file of a node id says into the table.
+func (c *control) openText(id, fh uint64) error {
+	pieces, err := c.content(id)
+	if err == nil {
+		c.files.add(fh, &controlText{pieces: pieces})
 	}
-	c.files.add(out.Fh, text)
-	return fuse.OK
+	return err
 }
 
 // content is what the file of a node id says now.
-func (c *control) content(id uint64) ([]byte, error) {
+func (c *control) content(id uint64) (iter.Seq[[]byte], error) {
 	if n := c.nodes.get(id); n != nil {
 		return c.lock(n.path)
 	}
@@ -200,7 +205,9 @@ func (c *control) stream(fh uint64) *eventStream {
 
 // release closes a handle.
 func (c *control) release(fh uint64) {
-	c.files.remove(fh)
+	if text := c.files.remove(fh); text != nil {
+		text.close()
+	}
 	if s := c.streams.remove(fh); s != nil {
 		s.close()
 	}
@@ -213,15 +220,12 @@ func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
 			return fuse.ReadResultData(nil), fuse.OK // all was said
 		}
 		// Another server opened it: what is so now has to do.
-		var err error
-		if text, err = c.content(in.NodeId); err != nil {
+		if err := c.openText(in.NodeId, in.Fh); err != nil {
 			return nil, status(err)
 		}
-		c.files.add(in.Fh, text)
+		text = c.files.get(in.Fh)
 	}
-	from := min(in.Offset, uint64(len(text)))
-	to := min(from+uint64(in.Size), uint64(len(text)))
-	return fuse.ReadResultData(text[from:to]), fuse.OK
+	return fuse.ReadResultData(text.read(in.Offset, int(in.Size))), fuse.OK
 }
 
 // readDir lists a directory. Entries of lock and wait are numbered in the order of their names, which may

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"iter"
 	"os"
 	"runtime"
 	"strconv"
@@ -13,34 +15,62 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
 )
 
 // asJSON makes the content of a file of what it is about.
-func asJSON(of func(*control) any) func(*control) ([]byte, error) {
-	return func(c *control) ([]byte, error) { return marshal(of(c)) }
+func asJSON(of func(*control) any) func(*control) (iter.Seq[[]byte], error) {
+	return func(c *control) (iter.Seq[[]byte], error) { return marshal(of(c)) }
 }
 
-func marshal(of any) ([]byte, error) {
+func marshal(of any) (iter.Seq[[]byte], error) {
 	text, err := json.MarshalIndent(of, "", "  ")
-	return append(text, '\n'), err
+	return said(append(text, '\n')), err
 }
 
 // locks are those there are, after the last ones that were reaped.
-func (c *control) locks() any {
-	infos := []LockInfo{}
-	for _, r := range c.fs.locks.Recent() {
-		info := lockInfo(r.Lock, r.Judgment)
-		info.ReclaimedAt = &r.Time
-		infos = append(infos, info)
+func (c *control) locks() iter.Seq[LockInfo] {
+	recent, all := c.fs.locks.Recent(), c.fs.locks.All()
+	return func(yield func(LockInfo) bool) {
+		for _, r := range recent {
+			info := lockInfo(r.Lock, r.Judgment)
+			info.ReclaimedAt = &r.Time
+			if !yield(info) {
+				return
+			}
+		}
+		for e := range all {
+			if !yield(entryInfo(e)) {
+				return
+			}
+		}
 	}
-	for _, e := range c.fs.locks.List() {
-		infos = append(infos, entryInfo(e))
-	}
-	return infos
+}
+
+// list is locks as a JSON array.
+func (c *control) list() (iter.Seq[[]byte], error) {
+	locks := c.locks()
+	return func(yield func([]byte) bool) {
+		between := "[\n  "
+		for info := range locks {
+			// It is of strings, numbers and times, which can be encoded.
+			text, _ := json.MarshalIndent(info, "  ", "  ")
+			if !yield(append([]byte(between), text...)) {
+				return
+			}
+			between = ",\n  "
+		}
+		if between[0] == '[' {
+			yield([]byte("[]\n"))
+		} else {
+			yield([]byte("\n]\n"))
+		}
+	}, nil
 }
 
 // lock is the one of a name.
-func (c *control) lock(name string) ([]byte, error) {
+func (c *control) lock(name string) (iter.Seq[[]byte], error) {
 	e, ok := c.fs.locks.Get(name)
 	if !ok {
 		return nil, unix.ENOENT
@@ -48,25 +78,44 @@ func (c *control) lock(name string) ([]byte, error) {
 	return marshal(entryInfo(e))
 }
 
+// tableRows is how many rows of the table are lined up with each other.
+const tableRows = 1000
+
 // table is the locks there are for people. Users are numbers: their names may be others where it is read.
-func (c *control) table() ([]byte, error) {
-	var text bytes.Buffer
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "LOCK\tPID\tCOMMAND\tUID\tVERDICT\tAGE\tEVIDENCE")
-	for _, e := range c.fs.locks.List() {
-		verdict := e.Verdict.String()
-		if e.Reason != "" {
-			verdict += " (" + string(e.Reason) + ")"
+func (c *control) table() (iter.Seq[[]byte], error) {
+	all := c.fs.locks.All()
+	return func(yield func([]byte) bool) {
+		var text bytes.Buffer
+		w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "LOCK\tPID\tCOMMAND\tUID\tVERDICT\tAGE\tEVIDENCE")
+		flush := func() bool {
+			_ = w.Flush() // to memory
+			more := yield(text.Bytes())
+			text.Reset()
+			return more
 		}
-		pid, command := "-", "-"
-		if e.Holder.Known() {
-			pid, command = strconv.Itoa(e.Holder.PID), Printable(e.Holder.Command)
+		rows := 0
+		for e := range all {
+			writeRow(w, e)
+			if rows++; rows%tableRows == 0 && !flush() {
+				return
+			}
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%v\t%s\n", Printable(e.Name), pid, command, e.Holder.UID, verdict,
-			time.Since(e.Made).Round(time.Second), Printable(e.Evidence))
+		flush()
+	}, nil
+}
+
+func writeRow(w io.Writer, e lockstore.Entry) {
+	verdict := e.Verdict.String()
+	if e.Reason != "" {
+		verdict += " (" + string(e.Reason) + ")"
 	}
-	err := w.Flush()
-	return text.Bytes(), err
+	pid, command := "-", "-"
+	if e.Holder.Known() {
+		pid, command = strconv.Itoa(e.Holder.PID), Printable(e.Holder.Command)
+	}
+	fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%v\t%s\n", Printable(e.Name), pid, command, e.Holder.UID, verdict,
+		time.Since(e.Made).Round(time.Second), Printable(e.Evidence))
 }
 
 func (c *control) reclaimed() any {

@@ -78,8 +78,8 @@ type FS struct {
 	log         logrus.FieldLogger
 	control     control
 	survey      *survey
-	lastDir     *lastDir // nil once something is served
-	byHandle    int      // a descriptor by which files are opened by handle, -1 if they cannot be
+	recovery    *recovery // nil once something is served
+	byHandle    int       // a descriptor by which files are opened by handle, -1 if they cannot be
 	// maxDescriptors is how many inodes may keep one.
 	maxDescriptors int
 	local          bool // no other machine can write to the backing directory
@@ -108,7 +108,7 @@ func New(o Options) (*FS, error) {
 		keeper:        o.Keeper,
 		storable:      o.Storable,
 		device:        -1,
-		lastDir:       &lastDir{fd: -1},
+		recovery:      newRecovery(),
 		patterns:      o.LockPatterns,
 		heartbeat:     !o.NoHeartbeat,
 		callers:       o.Callers,

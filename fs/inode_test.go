@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -229,5 +230,38 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	}
 	if _, err := f.stat(stale); !errors.Is(err, unix.ESTALE) {
 		t.Errorf("a file that is gone: %v", err)
+	}
+}
+
+// TestTexts: what is written down is read again, whatever its length, and its rows are used again.
+func TestTexts(t *testing.T) {
+	f, _ := testFS(t)
+	all := strings.Repeat("0123456789", 30)
+	for round := range 2 {
+		var numbers []uint32
+		for length := range maxText + 1 {
+			numbers = append(numbers, f.tables.addText(uint64(length), []byte(all[:length])))
+		}
+		for length, number := range numbers {
+			if of, text := f.tables.text(number); number == 0 || of != uint64(length) || string(text) != all[:length] {
+				t.Fatalf("%d bytes became %q of %d", length, text, of)
+			}
+		}
+		if number := f.tables.addText(0, []byte(all[:maxText+1])); number != 0 {
+			t.Errorf("a text of %d bytes has number %d", maxText+1, number)
+		}
+		if round == 0 {
+			for _, number := range numbers[:100] {
+				f.tables.dropText(number)
+			}
+			f.tables.dropTexts(map[uint32]bool{numbers[200]: true})
+			if _, text := f.tables.text(numbers[200]); string(text) != all[:200] {
+				t.Errorf("a text in use became %q", text)
+			}
+			f.tables.dropText(numbers[200])
+		}
+	}
+	if used, most := f.tables.head.textsUsed.Load(), uint32(2+257*6); used > most {
+		t.Errorf("%d rows for what takes at most %d at a time", used, most)
 	}
 }

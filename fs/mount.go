@@ -82,8 +82,8 @@ func helper() (string, error) { return exec.LookPath("fusermount3") }
 // has to be reclaimed before.
 func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	f.locks = locks
-	closeFD(f.lastDir.fd)
-	f.lastDir = nil
+	inPlace := f.recovery.end()
+	f.recovery = nil
 	options := &fuse.MountOptions{
 		AllowOther: o.AllowOther,
 		FsName:     o.Dir,
@@ -102,7 +102,7 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	var err error
 	switch {
 	case f.Resumed():
-		err = m.resume(options)
+		err = m.resume(options, inPlace)
 	case m.direct:
 		err = m.mountDirectly(o, options)
 	default:
@@ -118,8 +118,8 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 }
 
 // resume goes on with the mount of a dead server.
-func (m *Mount) resume(options *fuse.MountOptions) error {
-	m.fs.settlePlaces()
+func (m *Mount) resume(options *fuse.MountOptions, inPlace map[*inode]struct{}) error {
+	m.fs.settlePlaces(inPlace)
 	m.fs.joinLocks()
 	m.fs.closeInherited()
 	if err := m.fs.connect(options); err != nil {

@@ -14,9 +14,9 @@ import (
 // than what it counts.
 type opens struct {
 	mu          sync.Mutex
-	direct      int // not by the page cache
-	cached      int
-	passthrough int   // some of the direct ones too
+	direct      int32 // not by the page cache
+	cached      int32
+	passthrough int32 // some of the direct ones too
 	backingID   int32 // registered while passthrough > 0
 }
 

@@ -29,12 +29,13 @@ import (
 const (
 	tablesMagic = 0x31626174_6c686374 // "tchltab1"
 	// tablesVersion changes with any row below.
-	tablesVersion = 3 + versionsAhead
+	tablesVersion = 4 + versionsAhead
 
 	maxInodeRows  = 1 << 22
 	maxHandleRows = 1 << 20
-	maxTextRows   = 1 << 20
+	maxTextRows   = 1 << 23
 	maxWatchRows  = 1 << 16
+	maxText       = 256 // bytes
 	intentRows    = 1 << 12
 	lookupRows    = 1 << 15
 )
@@ -90,12 +91,14 @@ const (
 	flagControl // a controlNode
 )
 
-// textRow is a name and the node id of its directory, or a file handle and its type.
+// textRow is a name and the node id of its directory, or a file handle and its type. A text that is too long for
+// one goes on in the next.
 type textRow struct {
 	used atomic.Uint32
-	size uint32
+	size uint32 // of what is here and follows, in bytes
 	of   uint64
-	text [256]byte
+	next uint32 // of texts, plus 1
+	text [44]byte
 }
 
 // handleRow is an open file or directory.
@@ -322,20 +325,30 @@ func (r *rows[T]) give(row *T) {
 }
 
 // addText writes a text down and returns its number; 0 if it is too long or there is no row.
-func (t *tables) addText(of uint64, text []byte) uint32 {
-	if len(text) > len(textRow{}.text) {
+func (t *tables) addText(of uint64, text []byte) (number uint32) {
+	if len(text) > maxText {
 		return 0
 	}
-	row := t.texts.take()
-	row.of, row.size = of, uint32(len(text))
-	copy(row.text[:], text)
-	row.used.Store(1)
-	return t.texts.number(row)
+	for end := len(text); ; {
+		from := max(0, (end-1)/len(textRow{}.text)*len(textRow{}.text))
+		row := t.texts.take()
+		row.of, row.size, row.next = of, uint32(len(text)-from), number
+		copy(row.text[:], text[from:end])
+		row.used.Store(1)
+		before := number
+		if number = t.texts.number(row); number == 0 {
+			t.dropText(before)
+		}
+		if end = from; end == 0 || number == 0 {
+			return number
+		}
+	}
 }
 
 // dropText frees a text; 0 is none.
 func (t *tables) dropText(number uint32) {
-	if row := t.texts.at(number); row != nil {
+	for row := t.texts.at(number); row != nil; row = t.texts.at(number) {
+		number = row.next
 		row.used.Store(0)
 		t.texts.give(row)
 	}
@@ -347,7 +360,26 @@ func (t *tables) text(number uint32) (of uint64, text []byte) {
 	if row == nil {
 		return 0, nil
 	}
-	return row.of, row.text[:min(int(row.size), len(row.text))]
+	of = row.of
+	for ; row != nil && len(text) < maxText; row = t.texts.at(row.next) {
+		text = append(text, row.text[:min(int(row.size), len(row.text))]...)
+	}
+	return of, text
+}
+
+// dropTexts frees those that are not in use: that were written and not referred to yet, or not any more.
+func (t *tables) dropTexts(used map[uint32]bool) {
+	for number := range used {
+		for row := t.texts.at(number); row != nil && row.next != 0 && !used[row.next]; row = t.texts.at(row.next) {
+			used[row.next] = true
+		}
+	}
+	t.texts.each(func(row *textRow) {
+		if row.used.Load() != 0 && !used[t.texts.number(row)] {
+			row.used.Store(0)
+			t.texts.give(row)
+		}
+	})
 }
 
 // counted writes down that a lookup of node was counted for a request, afterwards.

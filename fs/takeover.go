@@ -173,12 +173,7 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 			f.inodes.remove(n)
 		}
 	}
-	// Texts that were written and not referred to yet, or not any more.
-	t.texts.each(func(row *textRow) {
-		if number := t.texts.number(row); row.used.Load() != 0 && !used[number] {
-			t.dropText(number)
-		}
-	})
+	t.dropTexts(used)
 }
 
 // openStored opens an inode whose descriptor was lost.
@@ -200,11 +195,16 @@ func (f *FS) openStored(n *inode, stored *Stored) bool {
 	return true
 }
 
-// settlePlaces makes the flags agree with what is beneath: a kill may have come between the two.
-func (f *FS) settlePlaces() {
+// settlePlaces makes the flags agree with what is beneath: a kill may have come between the two. Of those in place
+// that is known already.
+func (f *FS) settlePlaces(inPlace map[*inode]struct{}) {
 	for _, n := range f.inodes.byID {
 		if n.parent == nil || !f.isLockName(n.name) {
 			n.setLockNamed(false)
+			continue
+		}
+		if _, is := inPlace[n]; is {
+			n.setLockNamed(true)
 			continue
 		}
 		if st, err := statEntry(n.parent.fd, n.name); err == nil && keyOf(&st) == n.key {

@@ -36,7 +36,8 @@ func CheckJournal(stateDir string) (JournalReport, error) {
 	}
 	r.Size, r.Sound, r.Generation = int64(len(text)), int64(end), generation
 	for _, name := range slices.Sorted(maps.Keys(locks)) {
-		r.Locks = append(r.Locks, locks[name])
+		l := locks[name]
+		r.Locks = append(r.Locks, l.lock())
 	}
 	if r.Sound < r.Size || r.Size == 0 {
 		return r, fmt.Errorf("%s: %w: %d of %d bytes are whole records", r.Path, ErrNotSound, r.Sound, r.Size)

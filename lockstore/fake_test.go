@@ -364,7 +364,7 @@ func (w *world) admitted(name string, p bootid.Process) bool {
 
 // entry is what is listed of a name.
 func (w *world) entry(name string) (Entry, bool) {
-	for _, e := range w.store.List() {
+	for e := range w.store.All() {
 		if e.Name == name {
 			return e, true
 		}

@@ -62,7 +62,7 @@ type journal struct {
 // openJournal reads the journal in dir, or makes one. It returns the locks it
 // records and the highest generation given out. A torn or corrupt tail is cut at
 // the last whole frame and kept beside it.
-func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]Lock, uint64, error) {
+func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]kept, uint64, error) {
 	j := &journal{path: filepath.Join(dir, journalName), log: log}
 	// A compaction that was interrupted; the journal itself is whole.
 	if err := os.Remove(j.newPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -79,7 +79,7 @@ func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]Lock,
 		return nil, nil, 0, fmt.Errorf("%s: %w", j.path, err)
 	}
 	for _, l := range locks {
-		j.count(&l, 1)
+		j.count(l.Name, len(l.Ancestors), 1)
 	}
 	if err := j.extend(j.reserve); err != nil {
 		log.WithError(err).Warn("no space is left for new locks; those there are can still be released")
@@ -90,7 +90,7 @@ func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]Lock,
 func (j *journal) newPath() string { return j.path + ".new" }
 
 // recover replays the file and leaves j.size at the end of the last whole frame.
-func (j *journal) recover() (map[string]Lock, uint64, error) {
+func (j *journal) recover() (map[string]kept, uint64, error) {
 	text, err := io.ReadAll(j.file)
 	if err != nil {
 		return nil, 0, err
@@ -131,8 +131,9 @@ func (j *journal) cut(text []byte, end int) error {
 
 // replayJournal applies the whole frames of a journal and returns where the last of
 // them ends: 0 if not even the header is whole. Its only error is ErrNewerFormat.
-func replayJournal(text []byte) (locks map[string]Lock, generation uint64, end int, err error) {
-	locks = make(map[string]Lock)
+func replayJournal(text []byte) (locks map[string]kept, generation uint64, end int, err error) {
+	locks = make(map[string]kept)
+	interned := newInterned()
 	if len(text) < headerSize || string(text[:len(journalMagic)]) != journalMagic ||
 		crc32.Checksum(text[:headerSize-4], castagnoli) != binary.LittleEndian.Uint32(text[headerSize-4:]) {
 		return locks, 0, 0, nil
@@ -149,7 +150,7 @@ func replayJournal(text []byte) (locks map[string]Lock, generation uint64, end i
 		if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(text[end+4:]) {
 			break
 		}
-		generation, err = replay(payload, locks, generation)
+		generation, err = replay(payload, locks, generation, interned)
 		if errors.Is(err, ErrNewerFormat) {
 			return nil, 0, 0, err
 		} else if err != nil {
@@ -168,52 +169,52 @@ func journalHeader() []byte {
 
 // put records that l is as described. Acquiring is true if there was no lock of that
 // name: then it fails with ErrNoSpace rather than take what releases need.
-func (j *journal) put(l *Lock, acquiring bool) error {
+func (j *journal) put(l Lock, acquiring bool) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	frame := appendPut(newFrame(j.frame), l)
+	frame := appendPut(newFrame(j.frame), &l)
 	if acquiring {
-		j.count(l, 1)
+		j.count(l.Name, len(l.Ancestors), 1)
 	}
 	if err := j.append(frame, j.reserve); err != nil {
 		if acquiring {
-			j.count(l, -1)
+			j.count(l.Name, len(l.Ancestors), -1)
 		}
 		return err
 	}
 	return nil
 }
 
-// delete records that l is gone. Space for it was reserved when it was put.
-func (j *journal) delete(l *Lock) error {
+// delete records that the lock of a name is gone, with ancestors. Space for it was reserved when it was put.
+func (j *journal) delete(name string, generation uint64, ancestors int) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.count(l, -1)
-	return j.append(appendDelete(newFrame(j.frame), l.Name, l.Generation), 0)
+	j.count(name, ancestors, -1)
+	return j.append(appendDelete(newFrame(j.frame), name, generation), 0)
 }
 
 // move records in one frame that l has the name newName from now on.
-func (j *journal) move(l *Lock, newName string) error {
+func (j *journal) move(l Lock, newName string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	moved := *l
+	moved := l
 	moved.Name = newName
 	frame := appendPut(appendDelete(newFrame(j.frame), l.Name, l.Generation), &moved)
-	j.count(l, -1)
-	j.count(&moved, 1)
+	j.count(l.Name, len(l.Ancestors), -1)
+	j.count(newName, len(l.Ancestors), 1)
 	err := j.append(frame, j.reserve)
 	if err != nil {
-		j.count(&moved, -1)
-		j.count(l, 1)
+		j.count(newName, len(l.Ancestors), -1)
+		j.count(l.Name, len(l.Ancestors), 1)
 	}
 	return err
 }
 
-// count keeps account of what the locks there are would take, in bytes.
-func (j *journal) count(l *Lock, by int64) {
+// count keeps account of what the locks there are would take, in bytes, when there are by more of a name.
+func (j *journal) count(name string, ancestors int, by int64) {
 	// An operation, a length, the name, a generation: at most this many.
-	j.reserve += by * int64(frameHeader+1+2*binary.MaxVarintLen64+len(l.Name))
-	j.live += by * int64(frameHeader+len(l.Name)+250+100*len(l.Ancestors))
+	j.reserve += by * int64(frameHeader+1+2*binary.MaxVarintLen64+len(name))
+	j.live += by * int64(frameHeader+len(name)+250+100*ancestors)
 }
 
 // newFrame begins a frame in the space of buffer; records are appended to it.
@@ -285,7 +286,7 @@ func (j *journal) compactionDue() bool {
 // journaled meanwhile, then puts it in the journal's place. Appends wait only for
 // the last piece of that. Each may yield a lock as it is at any moment since compact
 // began, since all that changed it since is replayed after it.
-func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) error) (err error) {
+func (j *journal) compact(generation uint64, each func(yield func(Lock) error) error) (err error) {
 	j.mu.Lock()
 	j.compacting = true
 	copied := j.size
@@ -322,8 +323,8 @@ func (j *journal) compact(generation uint64, each func(yield func(*Lock) error) 
 		return err
 	}
 	var frame []byte
-	if err := each(func(l *Lock) error {
-		frame = appendPut(newFrame(frame), l)
+	if err := each(func(l Lock) error {
+		frame = appendPut(newFrame(frame), &l)
 		return write(seal(frame))
 	}); err != nil {
 		return err

@@ -29,10 +29,10 @@ func BenchmarkJournal(b *testing.B) {
 		}
 		defer j.close()
 		for b.Loop() {
-			if err := j.put(&l, true); err != nil {
+			if err := j.put(l, true); err != nil {
 				b.Fatal(err)
 			}
-			if err := j.delete(&l); err != nil {
+			if err := j.delete(l.Name, l.Generation, 0); err != nil {
 				b.Fatal(err)
 			}
 		}

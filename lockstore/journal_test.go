@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 
@@ -37,13 +38,13 @@ func writeJournal(t *testing.T, n int) (text []byte, states map[int]map[string]L
 	for i := range n {
 		l := benchLock()
 		l.Name, l.Generation = fmt.Sprintf("%d.lock", i), uint64(i+1)
-		if err := j.put(&l, true); err != nil {
+		if err := j.put(l, true); err != nil {
 			t.Fatal(err)
 		}
 		state[l.Name] = l
 		states[int(j.size)] = maps.Clone(state)
 		if i%3 == 0 {
-			if err := j.delete(&l); err != nil {
+			if err := j.delete(l.Name, l.Generation, 0); err != nil {
 				t.Fatal(err)
 			}
 			delete(state, l.Name)
@@ -71,8 +72,8 @@ func TestJournalCutAnywhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !maps.Equal(names(locks), names(want)) {
-			t.Fatalf("cut to %d bytes: %v, want %v", length, names(locks), names(want))
+		if !maps.Equal(names(whole(locks)), names(want)) {
+			t.Fatalf("cut to %d bytes: %v, want %v", length, names(whole(locks)), names(want))
 		}
 		if _, ok := states[end]; !ok && end != 0 {
 			t.Fatalf("cut to %d bytes: ends in the middle of a frame, at %d", length, end)
@@ -100,11 +101,25 @@ func TestJournalFlippedBit(t *testing.T) {
 			t.Fatalf("byte %d: a broken journal was taken for a newer one", at)
 		}
 		state, ok := generations[end]
-		if end > at || end != 0 && !ok || end != 0 && !maps.Equal(names(locks), state) {
-			t.Fatalf("bit %d of byte %d: %v up to %d", bit%8, at, names(locks), end)
+		if end > at || end != 0 && !ok || end != 0 && !maps.Equal(names(whole(locks)), state) {
+			t.Fatalf("bit %d of byte %d: %v up to %d", bit%8, at, names(whole(locks)), end)
 		}
 		broken[at] = text[at]
 	}
+}
+
+func whole(locks map[string]kept) map[string]Lock {
+	all := make(map[string]Lock)
+	for name, l := range locks {
+		all[name] = l.lock()
+	}
+	return all
+}
+
+func replayed(payload []byte) (map[string]Lock, error) {
+	locks := make(map[string]kept)
+	_, err := replay(payload, locks, 0, newInterned())
+	return whole(locks), err
 }
 
 func names(locks map[string]Lock) map[string]uint64 {
@@ -127,15 +142,15 @@ func TestTornTailIsKeptAside(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(locks) != 2 || generation != 4 {
-		t.Errorf("%v, generation %d", names(locks), generation)
+		t.Errorf("%v, generation %d", names(whole(locks)), generation)
 	}
 	l := benchLock()
-	if err := j.put(&l, true); err != nil {
+	if err := j.put(l, true); err != nil {
 		t.Fatal(err)
 	}
 	j.close()
 	if _, locks, _, err = openJournal(dir, quiet(t)); err != nil || len(locks) != 3 {
-		t.Errorf("%v %v", names(locks), err)
+		t.Errorf("%v %v", names(whole(locks)), err)
 	}
 	if aside, _ := filepath.Glob(filepath.Join(dir, "journal.cut-*")); len(aside) != 1 {
 		t.Errorf("kept %v", aside)
@@ -178,9 +193,9 @@ func TestCompactionLosesNothing(t *testing.T) {
 		t.Logf("%d compactions", compactions)
 		break
 	}
-	before, generation := w.store.List(), w.store.generation.Load()
+	before, generation := slices.Collect(w.store.All()), w.store.generation.Load()
 	w.restart()
-	after := w.store.List()
+	after := slices.Collect(w.store.All())
 	if len(before) == 0 || len(after) != len(before) || w.store.generation.Load() != generation {
 		t.Fatalf("%d locks and generation %d before, %d and %d after", len(before), generation, len(after), w.store.generation.Load())
 	}
@@ -222,14 +237,13 @@ func FuzzReplay(f *testing.F) {
 		if _, _, end, err := replayJournal(text); err == nil && end > len(text) {
 			t.Errorf("ends at %d of %d", end, len(text))
 		}
-		locks := make(map[string]Lock)
-		if _, err := replay(text, locks, 0); err != nil {
+		locks, err := replayed(text)
+		if err != nil {
 			return
 		}
 		// What was read is what would be written.
 		for name, l := range locks {
-			again := make(map[string]Lock)
-			if _, err := replay(appendPut(nil, &l), again, 0); err != nil || !reflect.DeepEqual(again[name], l) {
+			if again, err := replayed(appendPut(nil, &l)); err != nil || !reflect.DeepEqual(again[name], l) {
 				t.Errorf("%+v became %+v, %v", l, again, err)
 			}
 		}
@@ -243,8 +257,7 @@ func TestFirstVersion(t *testing.T) {
 	whole := appendPut(nil, &l)
 	more := len(string(l.Kind)) + 1 + 1 + 1 + 1
 	first := append([]byte{opPutFirst}, whole[1:len(whole)-more]...)
-	locks := make(map[string]Lock)
-	if _, err := replay(first, locks, 0); err != nil || !reflect.DeepEqual(locks[l.Name], l) {
+	if locks, err := replayed(first); err != nil || !reflect.DeepEqual(locks[l.Name], l) {
 		t.Errorf("%+v, %v", locks, err)
 	}
 }

@@ -40,7 +40,11 @@ type state struct {
 func (s *Store) state(r *record) state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return state{r.Lock, r.holder, r.creator, r.ancestors, r.open, r.closedAt, r.closedByEnd}
+	l := state{Lock: r.lock(), holder: r.holder, creator: r.creator, ancestors: r.ancestors, open: r.open, closedByEnd: r.closedByEnd}
+	if r.closedAfter != 0 {
+		l.closedAt = s.began.Add(r.closedAfter)
+	}
+	return l
 }
 
 // judge decides on a recorded lock. It changes nothing; see Section.settle for what
@@ -63,7 +67,7 @@ func (s *Store) judgeHolder(l state) decision {
 		return decision{s.aged(l.Made, RuleNobody, "made on another machine (machine id %s)", l.MachineID), l.Holder}
 	case s.boot.Differs(l.BootID):
 		return decision{s.judgePastBoot(l.Lock), l.Holder}
-	case s.outOfSight(l.Lock):
+	case s.outOfSight(l.Namespace):
 		return decision{s.aged(l.Made, RuleNobody, "recorded by a latchfs in another pid namespace (%d)", l.Namespace.Inode), l.Holder}
 	}
 	if s.runs(l.holder) {
@@ -173,11 +177,10 @@ func (s *Store) runs(w *watched) bool {
 	return !ended || mutated("deaf")
 }
 
-// outOfSight says that the pids of l were those of a pid namespace that reaches further than
-// our own or beside it, so that nothing can be said of them.
-func (s *Store) outOfSight(l Lock) bool {
-	here := s.sys.Namespace()
-	return l.Namespace.Inode != 0 && l.Namespace.Initial() != here.Initial()
+// outOfSight says that pids of a namespace reach further than those of our own or beside it, so that
+// nothing can be said of them.
+func (s *Store) outOfSight(namespace bootid.Namespace) bool {
+	return namespace.Inode != 0 && namespace.Initial() != s.sys.Namespace().Initial()
 }
 
 // otherNamespace says that l was recorded in the pid namespace of a former container: it has

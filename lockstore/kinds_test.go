@@ -291,6 +291,7 @@ func TestRecordOfAnotherPIDNamespace(t *testing.T) {
 	}{{initial, first, true}, {first, initial, true}, {first, second, false}, {first, first, false}} {
 		w := newWorld(t)
 		w.namespace = c.before
+		w.restart() // a latchfs stays in one namespace
 		p := w.run(10, 100, 0)
 		w.take(name, p, "10\n")
 		w.store.Close()

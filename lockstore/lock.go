@@ -55,3 +55,39 @@ type Lock struct {
 	// Rule is how Holder was found.
 	Rule Rule
 }
+
+// origin is where and under what a lock was made: all of this boot have it in common.
+type origin struct {
+	BootID    string
+	MachineID string
+	Namespace bootid.Namespace
+}
+
+// nobody is the process that is not known.
+var nobody bootid.Process
+
+// kept is a Lock as the store keeps it, of which there may be a million: what it has in common with others is theirs too
+// and never changed.
+type kept struct {
+	Name            string
+	Kind            Kind
+	Rule            Rule
+	Generation      uint64
+	Made            time.Time
+	origin          *origin
+	Creator, Holder *bootid.Process // never nil
+	Ancestors       []bootid.Process
+}
+
+// keep returns l as it is kept, with what it has in common with others.
+func keep(l Lock, at *origin, creator, holder *bootid.Process) kept {
+	return kept{l.Name, l.Kind, l.Rule, l.Generation, l.Made, at, creator, holder, l.Ancestors}
+}
+
+func (k *kept) lock() Lock {
+	return Lock{
+		Name: k.Name, Kind: k.Kind, Generation: k.Generation, Made: k.Made,
+		BootID: k.origin.BootID, MachineID: k.origin.MachineID, Namespace: k.origin.Namespace,
+		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.Ancestors, Rule: k.Rule,
+	}
+}

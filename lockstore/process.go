@@ -69,6 +69,19 @@ func (ps *processes) attach(p bootid.Process, r *record) *watched {
 	return w
 }
 
+// attachShared makes r depend on p, if that is known. It returns p as all locks of that process have it.
+func (ps *processes) attachShared(p *bootid.Process, r *record) (*watched, *bootid.Process) {
+	if !p.Known() {
+		return nil, &nobody
+	}
+	w := ps.attach(*p, r)
+	if w.process == *p {
+		return w, &w.process
+	}
+	own := *p // it has another user or command by now
+	return w, &own
+}
+
 // ancestors are those of p that can come to hold its locks. Of a process that has locks they
 // are asked for once: one that has ended since is passed over when it comes to it.
 func (ps *processes) ancestors(p bootid.Process) []bootid.Process {

@@ -58,7 +58,7 @@ func (s *Store) enterRecord(r *record) (Section, bool) {
 
 // Ending says whether the creator of a lock is ending or has ended. It is asked before Closed.
 func (s *Store) Ending(d *Descriptor) bool {
-	creator := d.record.Creator
+	creator := *d.record.Creator
 	return creator.Known() && s.sys.Exiting(creator)
 }
 
@@ -68,14 +68,16 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	r := d.record
 	s.mu.Lock()
 	if r.open {
-		r.open, r.closedAt, r.closedByEnd = false, s.now(), byEnd
-		close(r.closed)
+		r.open, r.closedAfter, r.closedByEnd = false, s.now().Sub(s.began), byEnd
+		if r.closed != nil {
+			close(r.closed)
+		}
 	}
 	name, kind := r.Name, r.Kind
 	s.mu.Unlock()
 	if kind == KindCreate && s.onClose(name) {
 		s.end(r, Released, func(*record) decision {
-			return decision{stale("", RuleDescriptor, "the descriptor it was made with is closed"), r.Holder}
+			return decision{stale("", RuleDescriptor, "the descriptor it was made with is closed"), *r.Holder}
 		})
 		return
 	}
@@ -140,8 +142,8 @@ func (s *Store) rewritten(r *record, seen *Sighting) {
 		return
 	}
 	writer := seen.writer.Load()
-	if found, err := s.inspect(section.name); err == nil && writer != nil && !writer.Same(r.Creator) {
-		if holder, err := s.named(*writer, found); err == nil && !holder.Same(r.Holder) && related(s.sys, holder, *writer) {
+	if found, err := s.inspect(section.name); err == nil && writer != nil && !writer.Same(*r.Creator) {
+		if holder, err := s.named(*writer, found); err == nil && !holder.Same(*r.Holder) && related(s.sys, holder, *writer) {
 			s.drop(r, Released)
 			section.adoptPIDFile(*writer, found)
 			section.Leave()
@@ -156,7 +158,7 @@ func (s *Store) rewritten(r *record, seen *Sighting) {
 // first. It returns an error if all stays as it was.
 func (c Section) reclaim(r *record, j Judgment, transition Transition) error {
 	s := c.store
-	log := s.log.WithFields(fields(r.Lock)).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
+	log := s.log.WithFields(fields(r.lock())).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
 	err := s.takeAway(c.name, r.Generation, j.Reason)
 	if errors.Is(err, errTooLarge) {
 		log.Warn("a stale lock stays as an ordinary file: it holds more than is kept")

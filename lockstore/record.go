@@ -68,23 +68,20 @@ func appendString(b []byte, s string) []byte {
 // replay applies the records in payload to locks and returns the highest
 // generation given out so far. An operation that is not known was written by a newer
 // version: ErrNewerFormat.
-func replay(payload []byte, locks map[string]Lock, generation uint64) (uint64, error) {
-	d := decoder{rest: payload}
+func replay(payload []byte, locks map[string]kept, generation uint64, interned *interned) (uint64, error) {
+	d := decoder{rest: payload, interned: interned}
 	for len(d.rest) > 0 && d.err == nil {
 		switch op := d.byte(); op {
 		case opPut, opPutFirst:
-			l := d.lock()
-			if op == opPut {
-				d.more(&l)
-			}
+			l := d.lock(op == opPut)
 			if d.err == nil {
 				locks[l.Name] = l
 				generation = max(generation, l.Generation)
 			}
 		case opDelete:
-			name, gone := d.string(), d.uvarint()
-			if l, ok := locks[name]; ok && d.err == nil && l.Generation == gone {
-				delete(locks, name)
+			name, gone := d.bytes(), d.uvarint()
+			if l, ok := locks[string(name)]; ok && d.err == nil && l.Generation == gone {
+				delete(locks, l.Name)
 			}
 		case opGeneration:
 			generation = max(generation, d.uvarint())
@@ -95,39 +92,67 @@ func replay(payload []byte, locks map[string]Lock, generation uint64) (uint64, e
 	return generation, d.err
 }
 
+// interned is what many records have in common, once.
+type interned struct {
+	strings   map[string]string
+	origins   map[origin]*origin
+	processes map[bootid.Process]*bootid.Process
+}
+
+func newInterned() *interned {
+	return &interned{make(map[string]string), make(map[origin]*origin), map[bootid.Process]*bootid.Process{nobody: &nobody}}
+}
+
+func (i *interned) string(b []byte) string {
+	s, ok := i.strings[string(b)]
+	if !ok {
+		s = string(b)
+		i.strings[s] = s
+	}
+	return s
+}
+
+// intern returns the pointer that stands for a value in known.
+func intern[T comparable](known map[T]*T, value T) *T {
+	p := known[value]
+	if p == nil {
+		own := value
+		p = &own
+		known[value] = p
+	}
+	return p
+}
+
 // decoder reads one record; the first error sticks.
 type decoder struct {
-	rest []byte
-	err  error
+	rest     []byte
+	err      error
+	interned *interned
 }
 
-func (d *decoder) lock() Lock {
-	return Lock{
-		Name:       d.string(),
-		Generation: d.uvarint(),
-		Made:       time.Unix(0, d.varint()),
-		BootID:     d.string(),
-		MachineID:  d.string(),
-		Creator:    d.process(),
-		Holder:     d.process(),
-		Rule:       Rule(d.string()),
-		Kind:       KindCreate,
-	}
-}
-
-// more reads what opPut has and opPutFirst has not.
-func (d *decoder) more(l *Lock) {
-	l.Kind = Kind(d.string())
-	l.Namespace.Inode = d.uvarint()
-	l.Namespace.Started = d.uvarint()
-	// A process takes at least one byte, so that a false number allocates nothing.
-	if n := d.uvarint(); n > uint64(len(d.rest)) {
-		d.fail()
-	} else {
-		for range n {
-			l.Ancestors = append(l.Ancestors, d.process())
+// lock reads a lock, as the first version of latchfs wrote it or as a whole.
+func (d *decoder) lock(whole bool) kept {
+	l := kept{Name: string(d.bytes()), Generation: d.uvarint(), Made: time.Unix(0, d.varint()), Kind: KindCreate}
+	at := origin{BootID: d.string(), MachineID: d.string()}
+	creator, holder := d.process(), d.process()
+	l.Rule = Rule(d.string())
+	if whole {
+		l.Kind = Kind(d.string())
+		at.Namespace = bootid.Namespace{Inode: d.uvarint(), Started: d.uvarint()}
+		// A process takes at least one byte, so that a false number allocates nothing.
+		if n := d.uvarint(); n > uint64(len(d.rest)) {
+			d.fail()
+		} else {
+			for range n {
+				l.Ancestors = append(l.Ancestors, d.process())
+			}
 		}
 	}
+	if d.err == nil {
+		l.origin = intern(d.interned.origins, at)
+		l.Creator, l.Holder = intern(d.interned.processes, creator), intern(d.interned.processes, holder)
+	}
+	return l
 }
 
 func (d *decoder) process() bootid.Process {
@@ -172,16 +197,18 @@ func (d *decoder) varint() int64 {
 	return v
 }
 
-func (d *decoder) string() string {
+func (d *decoder) bytes() []byte {
 	n := d.uvarint()
 	if n > uint64(len(d.rest)) {
 		d.fail()
-		return ""
+		return nil
 	}
-	s := string(d.rest[:n])
+	b := d.rest[:n]
 	d.rest = d.rest[n:]
-	return s
+	return b
 }
+
+func (d *decoder) string() string { return d.interned.string(d.bytes()) }
 
 func (d *decoder) fail() {
 	d.err, d.rest = errShortRecord, nil

@@ -86,10 +86,13 @@ func (c Section) removable(r *record) bool {
 // creator ended only just now. It says whether that is so.
 func (s *Store) awaitClose(r *record) bool {
 	s.mu.Lock()
-	creator, closed := r.creator, r.closed
+	if r.open && r.closed == nil {
+		r.closed = make(chan struct{})
+	}
+	creator, open, closed := r.creator, r.open, r.closed
 	s.mu.Unlock()
-	if creator == nil || closed == nil {
-		return false
+	if !open || creator == nil {
+		return !open
 	}
 	endedAt, ended := s.processes.hasEnded(creator)
 	if !ended || s.now().Sub(endedAt) > 10*releaseGrace {
@@ -126,7 +129,7 @@ func (c Section) lookFound(file File, seen *Sighting) bool {
 		c.adopt(l)
 	case Stale:
 		l.Generation = s.generation.Add(1)
-		return c.settle(&record{Lock: l, gone: true}, d)
+		return c.settle(&record{kept: keep(l, &origin{}, &nobody, &l.Holder), gone: true}, d)
 	}
 	return true
 }
@@ -181,7 +184,7 @@ func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error)
 		return nil, nil
 	}
 	c.store.mu.Lock()
-	r.setOpen()
+	r.open = true
 	c.store.mu.Unlock()
 	return &Descriptor{r}, nil
 }
@@ -189,9 +192,9 @@ func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error)
 func (c Section) acquire(l Lock) (*record, error) {
 	s := c.store
 	l.Generation = s.generation.Add(1)
-	l.BootID, l.MachineID, l.Namespace = s.boot.ID, s.boot.MachineID, s.sys.Namespace()
-	r := &record{Lock: l}
-	s.attach(r)
+	l.BootID, l.MachineID, l.Namespace = s.here.BootID, s.here.MachineID, s.here.Namespace
+	r := &record{kept: keep(l, s.here, nil, nil)}
+	s.attach(r, &l.Creator, &l.Holder)
 	s.mu.Lock()
 	var err error
 	user := l.Creator.UID
@@ -201,12 +204,12 @@ func (c Section) acquire(l Lock) (*record, error) {
 	case s.maxPerUser > 0 && s.byUser[user] >= s.maxPerUser && user != 0 && user != s.user:
 		err = ErrTooMany
 	default:
-		err = s.journal.put(&r.Lock, true)
+		err = s.journal.put(l, true)
 	}
 	if err == nil {
 		s.locks[c.name] = r
 		s.byUser[user]++
-		s.events.publish(Event{Transition: Acquired, Lock: r.Lock, Time: s.now()})
+		s.events.publish(Event{Transition: Acquired, Lock: l, Time: s.now()})
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -295,7 +298,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 		return nil
 	}
 	caller := who()
-	if caller.Known() && caller.Same(r.Creator) {
+	if caller.Known() && caller.Same(*r.Creator) {
 		return nil
 	}
 	c.readNow(r)
@@ -332,7 +335,7 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 		return false
 	}
 	caller := who()
-	if caller.Known() && caller.Same(r.Creator) {
+	if caller.Known() && caller.Same(*r.Creator) {
 		return false
 	}
 	c.readNow(r)
@@ -341,7 +344,7 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 	if d.Verdict != Live {
 		return false
 	}
-	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, r.Creator)
+	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, *r.Creator)
 }
 
 // Contend tells of a Stranger who looked the name up.
@@ -362,7 +365,7 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 	s.mu.Lock()
 	dropped := !r.gone
 	if dropped {
-		if err := s.journal.delete(&r.Lock); err != nil {
+		if err := s.journal.delete(r.Name, r.Generation, len(r.Ancestors)); err != nil {
 			s.log.WithError(err).WithField("path", r.Name).Error("the end of a lock could not be journaled")
 		}
 		delete(s.locks, r.Name)
@@ -375,10 +378,10 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 		if len(s.recent) == maxRecent {
 			s.recent = s.recent[1:]
 		}
-		s.recent = append(s.recent, Reaping{r.Lock, j, s.now()})
+		s.recent = append(s.recent, Reaping{r.lock(), j, s.now()})
 	}
 	if dropped || transition == Reaped {
-		s.events.publish(Event{Transition: transition, Lock: r.Lock, Reason: j.Reason, Time: s.now()})
+		s.events.publish(Event{Transition: transition, Lock: r.lock(), Reason: j.Reason, Time: s.now()})
 	}
 	s.mu.Unlock()
 	s.detach(r)
@@ -391,30 +394,28 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 // pass makes holder the holder of r, if it is not already.
 func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
 	s.mu.Lock()
-	same := r.gone || r.Rule == rule && (!holder.Known() || holder.Same(r.Holder))
+	same := r.gone || r.Rule == rule && (!holder.Known() || holder.Same(*r.Holder))
 	s.mu.Unlock()
 	if same {
 		return
 	}
-	w := r.holder
-	if holder.Known() && !holder.Same(r.Holder) {
-		w = s.processes.attach(holder, r)
-	} else {
-		holder = r.Holder
+	w, shared := r.holder, r.Holder
+	if holder.Known() && !holder.Same(*r.Holder) {
+		w, shared = s.processes.attachShared(&holder, r)
 	}
 	s.mu.Lock()
 	before := r.holder
-	passed := !holder.Same(r.Holder)
-	r.Holder, r.Rule, r.holder = holder, rule, w
+	passed := !shared.Same(*r.Holder)
+	r.Holder, r.Rule, r.holder = shared, rule, w
+	l := r.lock()
 	if passed || rule == RuleNamed {
-		if err := s.journal.put(&r.Lock, false); err != nil {
-			s.log.WithError(err).WithFields(fields(r.Lock)).Error("the new holder of a lock could not be journaled")
+		if err := s.journal.put(l, false); err != nil {
+			s.log.WithError(err).WithFields(fields(l)).Error("the new holder of a lock could not be journaled")
 		}
 	}
 	if passed {
-		s.events.publish(Event{Transition: Passed, Lock: r.Lock, Time: s.now()})
+		s.events.publish(Event{Transition: Passed, Lock: l, Time: s.now()})
 	}
-	l := r.Lock
 	s.mu.Unlock()
 	if before != w && before != r.creator && !slices.Contains(r.ancestors, before) {
 		s.processes.detach(before, r)
@@ -441,9 +442,7 @@ func (c Section) Descriptor() *Descriptor {
 	}
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
-	if !r.open {
-		r.setOpen()
-	}
+	r.open = true
 	return &Descriptor{r}
 }
 

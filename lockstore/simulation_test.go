@@ -152,7 +152,7 @@ func (s *simulation) newBoot(t *rapid.T) {
 // check is made after every step: what is listed as live is what is held.
 func (s *simulation) check(t *rapid.T) {
 	listed := make(map[string]Entry)
-	for _, e := range s.store.List() {
+	for e := range s.store.All() {
 		listed[e.Name] = e
 	}
 	for _, name := range simulatedNames {

@@ -3,8 +3,10 @@ package lockstore
 import (
 	"errors"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -63,6 +65,8 @@ type Store struct {
 
 	sys        bootid.System
 	boot       bootid.Boot
+	here       *origin
+	began      time.Time
 	files      Files
 	log        logrus.FieldLogger
 	now        func() time.Time
@@ -109,20 +113,17 @@ type Reaping struct {
 // record is a lock as the running store keeps it. What is in the map under a name
 // changes only within that name's section.
 type record struct {
-	Lock
+	kept
 	holder      *watched      // nil if unidentified
 	creator     *watched      // nil if unidentified
 	ancestors   []*watched    // of Ancestors
-	open        bool          // the descriptor it was made with is open
-	closedAt    time.Time     // when that was closed
-	closedByEnd bool          // while its creator was ending
-	closed      chan struct{} // closed with it; nil for a lock not made by this store
+	closedAfter time.Duration // from Store.began until the descriptor it was made with was closed; 0 if it was not
+	closed      chan struct{} // closed with it; nil if nobody waits for that
+	open        bool          // that descriptor is open
+	closedByEnd bool          // it was closed while the creator was ending
 	gone        bool          // not in the map any more
 	unread      bool          // its payload was not read since the descriptor was closed
 }
-
-// setOpen says that the descriptor r was made with is open; Store.mu is held, or nobody else has r.
-func (r *record) setOpen() { r.open, r.closed = true, make(chan struct{}) }
 
 // Descriptor stands for the open file description a lock was made with.
 type Descriptor struct{ record *record }
@@ -131,7 +132,7 @@ type Descriptor struct{ record *record }
 func (d *Descriptor) Generation() uint64 { return d.record.Generation }
 
 // Creator is the process that made the lock, zero if it is not known.
-func (d *Descriptor) Creator() bootid.Process { return d.record.Creator }
+func (d *Descriptor) Creator() bootid.Process { return *d.record.Creator }
 
 // Entry is a lock and what is known of its holder now.
 type Entry struct {
@@ -154,6 +155,8 @@ func Open(o Options) (*Store, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.began = s.now()
+	s.here = &origin{s.boot.ID, s.boot.MachineID, s.sys.Namespace()}
 	if s.onClose == nil {
 		s.onClose = func(string) bool { return false }
 	}
@@ -186,17 +189,14 @@ type Rename struct {
 }
 
 // recover takes the locks of the journal over and judges them.
-func (s *Store) recover(locks map[string]Lock, o Options) {
+func (s *Store) recover(locks map[string]kept, o Options) {
 	if mutated("forgets") {
 		clear(locks)
 	}
 	for name, l := range locks {
-		r := &record{Lock: l}
-		if o.Open[l.Generation] {
-			r.setOpen()
-		}
-		if !s.boot.Differs(l.BootID) && !s.boot.OnOtherMachine(l.MachineID) && !s.outOfSight(l) {
-			s.attach(r)
+		r := &record{kept: l, open: o.Open[l.Generation]}
+		if !s.boot.Differs(l.origin.BootID) && !s.boot.OnOtherMachine(l.origin.MachineID) && !s.outOfSight(l.origin.Namespace) {
+			s.attach(r, l.Creator, l.Holder)
 		}
 		s.mu.Lock()
 		s.locks[name] = r
@@ -208,24 +208,35 @@ func (s *Store) recover(locks map[string]Lock, o Options) {
 	}
 	names := s.Names()
 	slices.Sort(names) // those of a directory one after another
-	for _, name := range names {
-		section := s.Enter(name)
-		file, err := s.files.Stat(name)
-		if errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
-			// Its end was not recorded, or not yet.
-			section.Look(nil, nil)
-		} else {
-			section.lookRecorded()
-			section.readUnread(file)
-		}
-		section.Leave()
+	var looking sync.WaitGroup
+	for part := range slices.Chunk(names, len(names)/runtime.GOMAXPROCS(0)+1) {
+		looking.Go(func() {
+			for _, name := range part {
+				s.recoverOne(name, o)
+			}
+		})
 	}
+	looking.Wait()
 	if len(locks) > 0 {
 		s.mu.Lock()
 		held := len(s.locks)
 		s.mu.Unlock()
 		s.log.WithFields(logrus.Fields{"recorded": len(locks), "held": held}).Info("recovered locks")
 	}
+}
+
+// recoverOne judges the lock of a name and does what follows.
+func (s *Store) recoverOne(name string, o Options) {
+	section := s.Enter(name)
+	defer section.Leave()
+	file, err := s.files.Stat(name)
+	if errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
+		// Its end was not recorded, or not yet.
+		section.Look(nil, nil)
+		return
+	}
+	section.lookRecorded()
+	section.readUnread(file)
 }
 
 // readUnread reads the payload of a recovered lock, unless it is known to have been: one that
@@ -280,13 +291,9 @@ func (s *Store) Descriptors() map[uint64]*Descriptor {
 }
 
 // attach makes r depend on its creator, holder and ancestors.
-func (s *Store) attach(r *record) {
-	if r.Creator.Known() {
-		r.creator = s.processes.attach(r.Creator, r)
-	}
-	if r.Holder.Known() {
-		r.holder = s.processes.attach(r.Holder, r)
-	}
+func (s *Store) attach(r *record, creator, holder *bootid.Process) {
+	r.creator, r.Creator = s.processes.attachShared(creator, r)
+	r.holder, r.Holder = s.processes.attachShared(holder, r)
 	for _, a := range r.Ancestors {
 		r.ancestors = append(r.ancestors, s.processes.attach(a, r))
 	}
@@ -323,22 +330,17 @@ func (s *Store) Subscribe() *Subscription { return s.events.add() }
 // Followed says that somebody is told of events.
 func (s *Store) Followed() bool { return s.events.some() }
 
-// List judges every lock, without any consequence, in the order of names.
-func (s *Store) List() []Entry {
-	s.mu.Lock()
-	records := make([]*record, 0, len(s.locks))
-	for _, r := range s.locks {
-		records = append(records, r)
-	}
-	s.mu.Unlock()
-	entries := make([]Entry, 0, len(records))
-	for _, r := range records {
-		if entry, ok := s.entry(r); ok {
-			entries = append(entries, entry)
+// All judges every lock there is now when its turn comes, without any consequence, in the order of names.
+func (s *Store) All() iter.Seq[Entry] {
+	names := s.Names()
+	return func(yield func(Entry) bool) {
+		slices.Sort(names)
+		for _, name := range names {
+			if entry, ok := s.Get(name); ok && !yield(entry) {
+				return
+			}
 		}
 	}
-	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
-	return entries
 }
 
 // Get judges the lock of a name, without any consequence; false if there is none.
@@ -358,7 +360,7 @@ func (s *Store) entry(r *record) (Entry, bool) {
 	d := s.judge(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := r.Lock
+	l := r.lock()
 	if d.Verdict == Live && d.holder.Known() {
 		l.Holder = d.holder // to whom it will pass
 	}
@@ -420,12 +422,12 @@ func (s *Store) moveTree(exchange bool, oldDir, newDir string) {
 
 // rename gives r another name; mu is held and the old name is out of the map.
 func (s *Store) rename(r *record, name string) {
-	if err := s.journal.move(&r.Lock, name); err != nil {
+	if err := s.journal.move(r.lock(), name); err != nil {
 		s.log.WithError(err).WithField("path", name).Error("a renamed lock could not be journaled; it will not survive a restart")
 	}
 	r.Name = name
 	s.locks[name] = r
-	s.events.publish(Event{Transition: Moved, Lock: r.Lock, Time: s.now()})
+	s.events.publish(Event{Transition: Moved, Lock: r.lock(), Time: s.now()})
 }
 
 // syncing says that the journal is about to be synced for the sake of some records.
@@ -480,11 +482,11 @@ func (s *Store) compactIfDue() {
 func (s *Store) Compact() error {
 	// Locks are handed out a few at a time, so that mu is never held for long.
 	const batch = 256
-	return s.journal.compact(s.generation.Load(), func(yield func(*Lock) error) error {
+	return s.journal.compact(s.generation.Load(), func(yield func(Lock) error) error {
 		var pending []Lock
 		flush := func() error {
 			for i := range pending {
-				if err := yield(&pending[i]); err != nil {
+				if err := yield(pending[i]); err != nil {
 					return err
 				}
 			}
@@ -494,7 +496,7 @@ func (s *Store) Compact() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, r := range s.locks {
-			if pending = append(pending, r.Lock); len(pending) < batch {
+			if pending = append(pending, r.lock()); len(pending) < batch {
 				continue
 			}
 			s.mu.Unlock()

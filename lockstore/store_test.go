@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -361,8 +362,8 @@ func TestOneAcquires(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if turns.Load() == 0 || len(w.store.List()) != 0 {
-		t.Errorf("%d turns, left %v", turns.Load(), w.store.List())
+	if turns.Load() == 0 || len(slices.Collect(w.store.All())) != 0 {
+		t.Errorf("%d turns, left %v", turns.Load(), slices.Collect(w.store.All()))
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,11 +32,12 @@ func checkCommand() *cobra.Command {
 			if asJSON {
 				return errors.Join(printJSON(out, report), err)
 			}
-			table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+			table := newTable(out)
 			fmt.Fprintln(table, "LOCK\tGENERATION\tKIND\tMADE\tPID\tCOMMAND\tUSER\tBOOT")
+			users := make(userNames)
 			for _, l := range report.Locks {
 				fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%d\t%s\t%s\t%s\n", latch.Printable(l.Name), l.Generation, l.Kind, l.Made.Local().Format(time.DateTime),
-					l.Holder.PID, latch.Printable(l.Holder.Command), userName(l.Holder.UID), l.BootID)
+					l.Holder.PID, latch.Printable(l.Holder.Command), users.of(l.Holder.UID), l.BootID)
 			}
 			fmt.Fprintf(table, "%d locks; %d of %d bytes are whole records; the last generation is %d\n", len(report.Locks), report.Sound, report.Size, report.Generation)
 			return errors.Join(table.Flush(), err)

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -140,15 +139,16 @@ func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
 }
 
 func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time) error {
-	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	table := newTable(out)
 	fmt.Fprintln(table, "LOCK\tPID\tCOMMAND\tUSER\tVERDICT\tAGE")
+	users := make(userNames)
 	for _, l := range locks {
 		if l.ReclaimedAt != nil {
 			continue
 		}
 		pid, command, name := "-", "-", "-"
 		if l.Holder.PID != 0 {
-			pid, command, name = strconv.Itoa(l.Holder.PID), l.Holder.Command, userName(l.Holder.UID)
+			pid, command, name = strconv.Itoa(l.Holder.PID), l.Holder.Command, users.of(l.Holder.UID)
 		}
 		verdict := l.Verdict
 		if detail := l.Reason + l.Payload; detail != "" {
@@ -166,12 +166,20 @@ func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time) error {
 	return table.Flush()
 }
 
-func userName(uid uint32) string {
-	id := strconv.FormatUint(uint64(uid), 10)
-	if u, err := user.LookupId(id); err == nil {
-		return u.Username
+// userNames are those that were looked up.
+type userNames map[uint32]string
+
+// of is the name of a user, or the number of one that has none.
+func (n userNames) of(uid uint32) string {
+	name, known := n[uid]
+	if !known {
+		name = strconv.FormatUint(uint64(uid), 10)
+		if u, err := user.LookupId(name); err == nil {
+			name = u.Username
+		}
+		n[uid] = name
 	}
-	return id
+	return name
 }
 
 // age is a duration with the precision people want of it.

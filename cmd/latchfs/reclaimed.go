@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +24,7 @@ func reclaimedCommand() *cobra.Command {
 			if asJSON {
 				return printJSON(out, files)
 			}
-			table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+			table := newTable(out)
 			fmt.Fprintln(table, "LOCK\tREMOVED\tREASON\tBYTES\tKEPT AS")
 			for _, f := range files {
 				reason := f.Reason

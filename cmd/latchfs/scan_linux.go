@@ -7,7 +7,6 @@ import (
 	iofs "io/fs"
 	"os"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -119,7 +118,7 @@ func scanInfo(name string, found lockstore.Scanned) latch.LockInfo {
 }
 
 func printScanned(out io.Writer, results []scanned) error {
-	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	table := newTable(out)
 	fmt.Fprintln(table, "LOCK\tVERDICT\tAGE\tEVIDENCE")
 	for _, r := range results {
 		verdict := r.Verdict

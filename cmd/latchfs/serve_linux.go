@@ -5,9 +5,17 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+)
+
+// How much garbage there may be, in percent of what is in use, before it is collected: a lock
+// takes about half a KiB, and recovery is over soon.
+const (
+	gcWhileRecovering = 400
+	gcWhileServing    = 50
 )
 
 // serveCommand is what a keeper starts.
@@ -49,11 +57,14 @@ func runServe() error {
 	if err != nil {
 		return err
 	}
+	// Its memory is mostly the locks there are, and they stay.
+	debug.SetGCPercent(gcWhileRecovering)
 	m, err := openMount(config, tables, log)
 	if err != nil {
 		return err
 	}
 	defer m.close()
+	debug.SetGCPercent(gcWhileServing)
 	if config.Daemon {
 		if err := logToFile(config.Flags.StateDir); err != nil {
 			log.WithError(err).Warn("could not open the log file")

@@ -160,5 +160,5 @@ func processWords(p latch.ProcessInfo) string {
 	if p.PID == 0 {
 		return "nobody knows which"
 	}
-	return fmt.Sprintf("%d (%s) of user %s", p.PID, latch.Printable(p.Command), userName(p.UID))
+	return fmt.Sprintf("%d (%s) of user %s", p.PID, latch.Printable(p.Command), userNames{}.of(p.UID))
 }

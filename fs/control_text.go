@@ -1,0 +1,56 @@
+//go:build linux
+
+package fs
+
+import (
+	"iter"
+	"sync"
+)
+
+// controlText is what a control file says to one who opened it, made while it is read: there may be a million locks.
+type controlText struct {
+	pieces iter.Seq[[]byte]
+
+	mu    sync.Mutex
+	next  func() ([]byte, bool) // nil before the first read
+	stop  func()
+	from  uint64 // of the text, where held begins, in bytes
+	held  []byte
+	ended bool
+}
+
+// said is a text that is there already.
+func said(text []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) { yield(text) }
+}
+
+// read returns what is at an offset, up to size bytes. Who goes back sees it made anew.
+func (t *controlText) read(offset uint64, size int) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.next == nil || offset < t.from {
+		t.close()
+		t.next, t.stop = iter.Pull(t.pieces)
+		t.from, t.held, t.ended = 0, nil, false
+	}
+	for {
+		past := min(offset-t.from, uint64(len(t.held)))
+		t.from, t.held = t.from+past, t.held[past:]
+		if t.ended || t.from == offset && len(t.held) >= size {
+			break
+		}
+		piece, more := t.next()
+		t.held, t.ended = append(t.held, piece...), !more
+	}
+	if t.from < offset {
+		return nil
+	}
+	return append([]byte(nil), t.held[:min(size, len(t.held))]...)
+}
+
+// close frees what a text that was read to its middle holds.
+func (t *controlText) close() {
+	if t.stop != nil {
+		t.stop()
+	}
+}
