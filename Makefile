@@ -1,11 +1,13 @@
 # Everything a fresh machine needs is installed by these targets.
 BIN     := bin/latchfs
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+PACKAGE_VERSION := $(shell git describe --tags 2>/dev/null | sed s/^v// | grep . || echo 0.0.0-dev.$$(git rev-list --count HEAD)+$(VERSION))
 GOFLAGS_STATIC := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run build test test-race test-outlive test-histories test-random test-reboot soak deps lint vuln bench cross clean
+.PHONY: run build package test test-race test-outlive test-histories test-random test-reboot soak deps lint vuln bench cross clean
 
 # Mount over DIR and serve it until Ctrl-C.
 run: build
@@ -15,6 +17,20 @@ run: build
 
 build:
 	CGO_ENABLED=0 go build $(GOFLAGS_STATIC) -o $(BIN) ./cmd/latchfs
+
+# Packages for Debian and its like, and for Fedora and its like, in bin.
+package: build
+	rm -rf bin/package && mkdir -p bin/package/man
+	SOURCE_DATE_EPOCH=$(EPOCH) go run -tags man $(GOFLAGS_STATIC) ./cmd/latchfs man bin/package/man
+	gzip -9n bin/package/man/*
+	gzip -9nc CHANGELOG.md >bin/package/changelog.gz
+	$(BIN) completion bash >bin/package/latchfs.bash
+	$(BIN) completion zsh >bin/package/_latchfs
+	$(BIN) completion fish >bin/package/latchfs.fish
+	for packager in deb rpm; do \
+		GOARCH=$$(go env GOARCH) VERSION=$(PACKAGE_VERSION) SOURCE_DATE_EPOCH=$(EPOCH) \
+		go tool -modfile=cmd/latchfs/package/tools.mod nfpm package -f cmd/latchfs/package/nfpm.yaml -p $$packager -t bin || exit 1; \
+	done
 
 # Unit tests, then the real programs in a real mount.
 test: deps

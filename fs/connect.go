@@ -97,6 +97,9 @@ func fusermount(o MountOptions) (device int, err error) {
 	if o.AllowOther {
 		options = append(options, "allow_other")
 	}
+	for name := range o.Restrictions.each {
+		options = append(options, name)
+	}
 	cmd := exec.Command(program, "-o", strings.Join(options, ","), "--", o.Dir)
 	cmd.ExtraFiles = []*os.File{remote}
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")

@@ -28,6 +28,7 @@ const (
 	controlWait
 	controlTable
 	controlEvents
+	controlMetrics
 )
 
 // controlDynamic is set in the node ids of what is in the directories lock and wait.
@@ -51,6 +52,7 @@ var controlFiles = []controlFile{
 	{"locks.json", controlLocks, unix.S_IFREG | 0o444, (*control).list},
 	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control) any { return c.current() })},
 	{"events", controlEvents, unix.S_IFREG | 0o444, nil},
+	{"metrics", controlMetrics, unix.S_IFREG | 0o444, (*control).metrics},
 	{"reclaimed", controlReclaimed, unix.S_IFREG | 0o444, asJSON((*control).reclaimed)},
 	// Who may do what is asked here: all may write.
 	{"ctl", controlCtl, unix.S_IFREG | 0o222, nil},

@@ -44,7 +44,7 @@ func (s *eventStream) follow() {
 		s.tellLost()
 		s.add(EventInfo{
 			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind), Generation: e.Lock.Generation,
-			Reason: string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By),
+			Reason: string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By), Waited: e.Waited.Seconds(),
 		})
 	}
 }

@@ -48,18 +48,18 @@ func (c *control) locks() iter.Seq[LockInfo] {
 	}
 }
 
-// list is locks as a JSON array.
+// list is locks as a JSON array, a line each.
 func (c *control) list() (iter.Seq[[]byte], error) {
 	locks := c.locks()
 	return func(yield func([]byte) bool) {
-		between := "[\n  "
+		between := "[\n"
 		for info := range locks {
 			// It is of strings, numbers and times, which can be encoded.
-			text, _ := json.MarshalIndent(info, "  ", "  ")
+			text, _ := json.Marshal(info)
 			if !yield(append([]byte(between), text...)) {
 				return
 			}
-			between = ",\n  "
+			between = ",\n"
 		}
 		if between[0] == '[' {
 			yield([]byte("[]\n"))
@@ -116,6 +116,11 @@ func writeRow(w io.Writer, e lockstore.Entry) {
 	}
 	fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%v\t%s\n", Printable(e.Name), pid, command, e.Holder.UID, verdict,
 		time.Since(e.Made).Round(time.Second), Printable(e.Evidence))
+}
+
+func (c *control) metrics() (iter.Seq[[]byte], error) {
+	text, err := c.fs.metrics()
+	return said(text), err
 }
 
 func (c *control) reclaimed() any {

@@ -178,6 +178,7 @@ func (d *device) leadFrom(in []byte) {
 			continue
 		}
 		request := r.take(n) // before anybody may take the buffer
+		d.fs.requests.count(binary.NativeEndian.Uint32(request[opcodeAt:]))
 		leads = d.busy(func() {
 			if answered = !d.defers(r, request); answered {
 				d.handle(request, r.out)
@@ -281,7 +282,9 @@ func (d *device) callHelper() {
 			if err != nil {
 				return // the leader sees what is wrong
 			}
-			d.handle(r.take(n), r.out)
+			request := r.take(n)
+			d.fs.requests.count(binary.NativeEndian.Uint32(request[opcodeAt:]))
+			d.handle(request, r.out)
 		}
 	}()
 }

@@ -43,6 +43,8 @@ type Options struct {
 	Callers Callers
 	// Status is what the control file of that name says of the daemon.
 	Status Status
+	// Metrics is what the control file of that name says, in Prometheus's text format.
+	Metrics func() ([]byte, error)
 	// SetLogLevel changes the level of Log.
 	SetLogLevel func(level string) error
 	// Log receives what the mount has to say.
@@ -74,6 +76,7 @@ type FS struct {
 	patterns    Patterns
 	heartbeat   bool
 	callers     Callers
+	metrics     func() ([]byte, error)
 	setLogLevel func(string) error
 	log         logrus.FieldLogger
 	control     control
@@ -86,6 +89,7 @@ type FS struct {
 	acls           bool // the backing directory may have default ACLs
 	selinux        bool // SELinux is enabled
 
+	requests      requestCounts
 	noPassthrough atomic.Bool // it was tried and failed
 	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
 
@@ -112,6 +116,7 @@ func New(o Options) (*FS, error) {
 		patterns:      o.LockPatterns,
 		heartbeat:     !o.NoHeartbeat,
 		callers:       o.Callers,
+		metrics:       o.Metrics,
 		setLogLevel:   o.SetLogLevel,
 		log:           o.Log,
 	}

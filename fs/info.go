@@ -56,7 +56,7 @@ type LockInfo struct {
 // EventInfo is a line of .latchfs/events, as JSON.
 type EventInfo struct {
 	Time time.Time `json:"time"`
-	// Event is acquired, contended, refused, passed, moved, settled, released or reaped; lost if the reader was too
+	// Event is acquired, contended, refused, passed, moved, settled, released, reaped or turn; lost if the reader was too
 	// slow, and restarted if another server of latchfs goes on: what happened between is not told.
 	Event      string      `json:"event"`
 	Name       string      `json:"name,omitempty"`
@@ -64,8 +64,9 @@ type EventInfo struct {
 	Generation uint64      `json:"generation,omitempty"`
 	Reason     string      `json:"reason,omitempty"` // of reaped
 	Holder     ProcessInfo `json:"holder"`
-	By         ProcessInfo `json:"by"`             // who contended or was refused
-	Lost       uint64      `json:"lost,omitempty"` // how many
+	By         ProcessInfo `json:"by"`               // who contended or was refused, or whose turn it is
+	Waited     float64     `json:"waited,omitempty"` // by whose turn it is, in seconds
+	Lost       uint64      `json:"lost,omitempty"`   // how many
 }
 
 // KernelLock is a lock on the content of a file, as proc_locks(5) shows it.

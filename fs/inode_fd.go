@@ -92,7 +92,8 @@ func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
 		return nil
 	}
 	unix.Close(fd)
-	return &handle
+	exact := unix.NewFileHandle(handle.Type(), handle.Bytes()) // what it is in is larger
+	return &exact
 }
 
 // storedHandle is the handle to be written down with a file that has a descriptor or a handle.

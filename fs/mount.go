@@ -46,8 +46,29 @@ type MountOptions struct {
 	// AllowOther lets users other than the one who mounts in. The permissions of
 	// the files apply to all.
 	AllowOther bool
+	// Restrictions are what the mount has beside those of the one beneath.
+	Restrictions Restrictions
 	// Debug logs every request.
 	Debug bool
+}
+
+// Restrictions are those of mount(8) of the same names.
+type Restrictions struct{ NoSuid, NoDev, NoExec, NoAtime bool }
+
+// each yields the names of those that are set, and their attributes for fsmount(2).
+func (r Restrictions) each(yield func(name string, attribute int) bool) {
+	for _, one := range []struct {
+		is        bool
+		name      string
+		attribute int
+	}{
+		{r.NoSuid, "nosuid", unix.MOUNT_ATTR_NOSUID}, {r.NoDev, "nodev", unix.MOUNT_ATTR_NODEV},
+		{r.NoExec, "noexec", unix.MOUNT_ATTR_NOEXEC}, {r.NoAtime, "noatime", unix.MOUNT_ATTR_NOATIME},
+	} {
+		if one.is && !yield(one.name, one.attribute) {
+			return
+		}
+	}
 }
 
 // Mount is an FS that is mounted and served.
@@ -236,7 +257,11 @@ func (m *Mount) newMount(device int, o MountOptions) (int, error) {
 	if err := unix.FsconfigCreate(context); err != nil {
 		return -1, err
 	}
-	return unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, mountAttributes(m.fs.root.fd))
+	attributes := mountAttributes(m.fs.root.fd)
+	for _, attribute := range o.Restrictions.each {
+		attributes |= attribute
+	}
+	return unix.Fsmount(context, unix.FSMOUNT_CLOEXEC, attributes)
 }
 
 // mountAttributes are those of the mount a descriptor is on.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // ErrNotSound: a journal has bytes that are no whole records, or is none.
@@ -37,7 +38,7 @@ func CheckJournal(stateDir string) (JournalReport, error) {
 	r.Size, r.Sound, r.Generation = int64(len(text)), int64(end), generation
 	for _, name := range slices.Sorted(maps.Keys(locks)) {
 		l := locks[name]
-		r.Locks = append(r.Locks, l.lock())
+		r.Locks = append(r.Locks, l.lock(time.Unix(0, 0)))
 	}
 	if r.Sound < r.Size || r.Size == 0 {
 		return r, fmt.Errorf("%s: %w: %d of %d bytes are whole records", r.Path, ErrNotSound, r.Sound, r.Size)

@@ -22,6 +22,8 @@ const (
 	// to take it does, or tried to take it away.
 	Contended Transition = "contended"
 	Refused   Transition = "refused"
+	// Turn: the name, which is free, is reserved for who waited for it.
+	Turn Transition = "turn"
 )
 
 // Event is one transition.
@@ -29,7 +31,8 @@ type Event struct {
 	Transition Transition
 	Lock       Lock
 	Reason     Reason         // of a reaped one
-	By         bootid.Process // who contended or was refused
+	By         bootid.Process // who contended or was refused, or whose turn it is
+	Waited     time.Duration  // by whose turn it is
 	Time       time.Time
 }
 
@@ -65,8 +68,9 @@ func (s *Subscription) Close() {
 }
 
 type subscribers struct {
-	mu  sync.Mutex
-	all map[*Subscription]bool
+	observe func(Event) // may be nil
+	mu      sync.Mutex
+	all     map[*Subscription]bool
 }
 
 func (s *subscribers) add() *Subscription {
@@ -81,8 +85,11 @@ func (s *subscribers) add() *Subscription {
 	return sub
 }
 
-// some says that there are any.
+// some says that anybody is told.
 func (s *subscribers) some() bool {
+	if s.observe != nil {
+		return true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.all) > 0
@@ -90,6 +97,9 @@ func (s *subscribers) some() bool {
 
 // publish never waits for a reader.
 func (s *subscribers) publish(e Event) {
+	if s.observe != nil {
+		s.observe(e)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for sub := range s.all {

@@ -79,7 +79,7 @@ func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]kept,
 		return nil, nil, 0, fmt.Errorf("%s: %w", j.path, err)
 	}
 	for _, l := range locks {
-		j.count(l.Name, len(l.Ancestors), 1)
+		j.count(l.Name, len(l.ancestors()), 1)
 	}
 	if err := j.extend(j.reserve); err != nil {
 		log.WithError(err).Warn("no space is left for new locks; those there are can still be released")
@@ -129,7 +129,7 @@ func (j *journal) cut(text []byte, end int) error {
 	return nil
 }
 
-// replayJournal applies the whole frames of a journal and returns where the last of
+// replayJournal applies the whole frames of a journal, to locks of a store that began in 1970, and returns where the last of
 // them ends: 0 if not even the header is whole. Its only error is ErrNewerFormat.
 func replayJournal(text []byte) (locks map[string]kept, generation uint64, end int, err error) {
 	locks = make(map[string]kept)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -111,7 +112,7 @@ func TestJournalFlippedBit(t *testing.T) {
 func whole(locks map[string]kept) map[string]Lock {
 	all := make(map[string]Lock)
 	for name, l := range locks {
-		all[name] = l.lock()
+		all[name] = l.lock(time.Unix(0, 0))
 	}
 	return all
 }

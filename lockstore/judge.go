@@ -40,7 +40,10 @@ type state struct {
 func (s *Store) state(r *record) state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := state{Lock: r.lock(), holder: r.holder, creator: r.creator, ancestors: r.ancestors, open: r.open, closedByEnd: r.closedByEnd}
+	l := state{Lock: r.lock(s.began), holder: r.holder, creator: r.creator, open: r.open, closedByEnd: r.closedByEnd}
+	if r.lineage != nil {
+		l.ancestors = r.lineage.watched
+	}
 	if r.closedAfter != 0 {
 		l.closedAt = s.began.Add(r.closedAfter)
 	}

@@ -1,6 +1,7 @@
 package lockstore
 
 import (
+	"slices"
 	"time"
 
 	"latchfs/bootid"
@@ -66,28 +67,61 @@ type origin struct {
 // nobody is the process that is not known.
 var nobody bootid.Process
 
-// kept is a Lock as the store keeps it, of which there may be a million: what it has in common with others is theirs too
+// kept is a Lock as the store keeps it, of which there may be a million: what it has in common with others is theirs too,
 // and never changed.
 type kept struct {
 	Name            string
-	Kind            Kind
-	Rule            Rule
 	Generation      uint64
-	Made            time.Time
+	made            time.Duration // since Store.began
 	origin          *origin
 	Creator, Holder *bootid.Process // never nil
-	Ancestors       []bootid.Process
+	lineage         *lineage        // nil without ancestors
+	kind            uint8           // of kinds
+	rule            uint8           // of rules
 }
 
-// keep returns l as it is kept, with what it has in common with others.
-func keep(l Lock, at *origin, creator, holder *bootid.Process) kept {
-	return kept{l.Name, l.Kind, l.Rule, l.Generation, l.Made, at, creator, holder, l.Ancestors}
+// lineage is the ancestors of a lock's creator.
+type lineage struct {
+	processes []bootid.Process
+	watched   []*watched // nil if they are those of another boot
 }
 
-func (k *kept) lock() Lock {
+// kinds and rules are all there are: a kept lock has their numbers.
+var (
+	kinds = [...]Kind{KindCreate, KindMkdir, KindSymlink, KindLink, KindRename, KindFound, KindPIDFile}
+	rules = [...]Rule{RuleNamed, RuleCreator, RuleDescriptor, RuleAncestor, RuleNobody}
+)
+
+// numberOf is the position of value, which is one of all.
+func numberOf[T comparable](all []T, value T) uint8 { return uint8(slices.Index(all, value)) }
+
+func (k *kept) Kind() Kind { return kinds[k.kind] }
+func (k *kept) Rule() Rule { return rules[k.rule] }
+
+func (k *kept) ancestors() []bootid.Process {
+	if k.lineage == nil {
+		return nil
+	}
+	return k.lineage.processes
+}
+
+// keep returns l as it is kept by a store that began at a time, with what it has in common with others.
+func keep(l Lock, began time.Time, at *origin, creator, holder *bootid.Process) kept {
+	k := kept{
+		Name: l.Name, Generation: l.Generation, made: l.Made.Sub(began), origin: at, Creator: creator, Holder: holder,
+		kind: numberOf(kinds[:], l.Kind), rule: numberOf(rules[:], l.Rule),
+	}
+	if len(l.Ancestors) > 0 {
+		k.lineage = &lineage{processes: l.Ancestors}
+	}
+	return k
+}
+
+// lock is k as others know it.
+func (k *kept) lock(began time.Time) Lock {
 	return Lock{
-		Name: k.Name, Kind: k.Kind, Generation: k.Generation, Made: k.Made,
+		Name: k.Name, Kind: k.Kind(), Generation: k.Generation, Made: began.Add(k.made),
 		BootID: k.origin.BootID, MachineID: k.origin.MachineID, Namespace: k.origin.Namespace,
-		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.Ancestors, Rule: k.Rule,
+		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(),
 	}
 }

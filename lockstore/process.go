@@ -177,6 +177,16 @@ func (ps *processes) hasEnded(w *watched) (time.Time, bool) {
 	return ps.markEnded(w), true
 }
 
+// seemsToRun says that w is watched, and its end was not told.
+func (ps *processes) seemsToRun(w *watched) bool {
+	if w == nil || w.watch == nil {
+		return false
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return w.endedAt.IsZero()
+}
+
 // recordsOf returns the locks that depend on w.
 func (ps *processes) recordsOf(w *watched) []*record {
 	ps.mu.Lock()

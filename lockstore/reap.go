@@ -73,7 +73,7 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 			close(r.closed)
 		}
 	}
-	name, kind := r.Name, r.Kind
+	name, kind := r.Name, r.Kind()
 	s.mu.Unlock()
 	if kind == KindCreate && s.onClose(name) {
 		s.end(r, Released, func(*record) decision {
@@ -95,7 +95,7 @@ func (s *Store) Written(name string, seen *Sighting) {
 	r := s.locks[name]
 	s.mu.Unlock()
 	switch {
-	case r != nil && r.Kind == KindPIDFile:
+	case r != nil && r.Kind() == KindPIDFile:
 		s.rewritten(r, seen)
 	case r != nil:
 		s.written(r)
@@ -158,7 +158,7 @@ func (s *Store) rewritten(r *record, seen *Sighting) {
 // first. It returns an error if all stays as it was.
 func (c Section) reclaim(r *record, j Judgment, transition Transition) error {
 	s := c.store
-	log := s.log.WithFields(fields(r.lock())).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
+	log := s.log.WithFields(fields(r.lock(s.began))).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
 	err := s.takeAway(c.name, r.Generation, j.Reason)
 	if errors.Is(err, errTooLarge) {
 		log.Warn("a stale lock stays as an ordinary file: it holds more than is kept")

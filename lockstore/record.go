@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"latchfs/bootid"
@@ -132,23 +133,31 @@ type decoder struct {
 
 // lock reads a lock, as the first version of latchfs wrote it or as a whole.
 func (d *decoder) lock(whole bool) kept {
-	l := kept{Name: string(d.bytes()), Generation: d.uvarint(), Made: time.Unix(0, d.varint()), Kind: KindCreate}
+	l := kept{Name: string(d.bytes()), Generation: d.uvarint(), made: time.Duration(d.varint())}
 	at := origin{BootID: d.string(), MachineID: d.string()}
 	creator, holder := d.process(), d.process()
-	l.Rule = Rule(d.string())
+	rule, kind := Rule(d.string()), KindCreate
 	if whole {
-		l.Kind = Kind(d.string())
+		kind = Kind(d.string())
 		at.Namespace = bootid.Namespace{Inode: d.uvarint(), Started: d.uvarint()}
 		// A process takes at least one byte, so that a false number allocates nothing.
 		if n := d.uvarint(); n > uint64(len(d.rest)) {
 			d.fail()
 		} else {
+			var ancestors []bootid.Process
 			for range n {
-				l.Ancestors = append(l.Ancestors, d.process())
+				ancestors = append(ancestors, d.process())
+			}
+			if n > 0 {
+				l.lineage = &lineage{processes: ancestors}
 			}
 		}
 	}
+	if d.err == nil && (!slices.Contains(kinds[:], kind) || !slices.Contains(rules[:], rule)) {
+		d.err = fmt.Errorf("kind %q, rule %q: %w", kind, rule, ErrNewerFormat)
+	}
 	if d.err == nil {
+		l.kind, l.rule = numberOf(kinds[:], kind), numberOf(rules[:], rule)
 		l.origin = intern(d.interned.origins, at)
 		l.Creator, l.Holder = intern(d.interned.processes, creator), intern(d.interned.processes, holder)
 	}

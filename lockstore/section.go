@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -79,7 +78,7 @@ func (c Section) settle(r *record, d decision) bool {
 // exclude each other only as long as it is one file, so it stays while anybody has it
 // open.
 func (c Section) removable(r *record) bool {
-	return r.Kind != KindPIDFile && r.Kind != KindFound || !c.store.files.Opened(c.name)
+	return r.Kind() != KindPIDFile && r.Kind() != KindFound || !c.store.files.Opened(c.name)
 }
 
 // awaitClose waits a moment for the descriptor r was made with to be closed, if its
@@ -129,7 +128,7 @@ func (c Section) lookFound(file File, seen *Sighting) bool {
 		c.adopt(l)
 	case Stale:
 		l.Generation = s.generation.Add(1)
-		return c.settle(&record{kept: keep(l, &origin{}, &nobody, &l.Holder), gone: true}, d)
+		return c.settle(&record{kept: keep(l, s.began, &origin{}, &nobody, &l.Holder), gone: true}, d)
 	}
 	return true
 }
@@ -193,7 +192,7 @@ func (c Section) acquire(l Lock) (*record, error) {
 	s := c.store
 	l.Generation = s.generation.Add(1)
 	l.BootID, l.MachineID, l.Namespace = s.here.BootID, s.here.MachineID, s.here.Namespace
-	r := &record{kept: keep(l, s.here, nil, nil)}
+	r := &record{kept: keep(l, s.began, s.here, nil, nil)}
 	s.attach(r, &l.Creator, &l.Holder)
 	s.mu.Lock()
 	var err error
@@ -294,7 +293,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	if mutated("unguarded") {
 		return nil
 	}
-	if r == nil || attempt.bytes && (r.Kind == KindPIDFile || r.Kind == KindFound) {
+	if r == nil || attempt.bytes && (r.Kind() == KindPIDFile || r.Kind() == KindFound) {
 		return nil
 	}
 	caller := who()
@@ -331,7 +330,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 func (c Section) Stranger(who func() bootid.Process) bool {
 	s := c.store
 	r := c.record()
-	if r == nil || r.Kind == KindPIDFile {
+	if r == nil || r.Kind() == KindPIDFile {
 		return false
 	}
 	caller := who()
@@ -365,7 +364,7 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 	s.mu.Lock()
 	dropped := !r.gone
 	if dropped {
-		if err := s.journal.delete(r.Name, r.Generation, len(r.Ancestors)); err != nil {
+		if err := s.journal.delete(r.Name, r.Generation, len(r.ancestors())); err != nil {
 			s.log.WithError(err).WithField("path", r.Name).Error("the end of a lock could not be journaled")
 		}
 		delete(s.locks, r.Name)
@@ -378,14 +377,14 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 		if len(s.recent) == maxRecent {
 			s.recent = s.recent[1:]
 		}
-		s.recent = append(s.recent, Reaping{r.lock(), j, s.now()})
+		s.recent = append(s.recent, Reaping{r.lock(s.began), j, s.now()})
 	}
 	if dropped || transition == Reaped {
-		s.events.publish(Event{Transition: transition, Lock: r.lock(), Reason: j.Reason, Time: s.now()})
+		s.events.publish(Event{Transition: transition, Lock: r.lock(s.began), Reason: j.Reason, Time: s.now()})
 	}
 	s.mu.Unlock()
 	s.detach(r)
-	if dropped && transition == Dropped && r.Kind == KindCreate {
+	if dropped && transition == Dropped && r.Kind() == KindCreate {
 		s.syncSoon(&s.dropped, dropDelay)
 	}
 	s.compactIfDue()
@@ -394,7 +393,7 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 // pass makes holder the holder of r, if it is not already.
 func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
 	s.mu.Lock()
-	same := r.gone || r.Rule == rule && (!holder.Known() || holder.Same(*r.Holder))
+	same := r.gone || r.Rule() == rule && (!holder.Known() || holder.Same(*r.Holder))
 	s.mu.Unlock()
 	if same {
 		return
@@ -406,8 +405,8 @@ func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
 	s.mu.Lock()
 	before := r.holder
 	passed := !shared.Same(*r.Holder)
-	r.Holder, r.Rule, r.holder = shared, rule, w
-	l := r.lock()
+	r.Holder, r.rule, r.holder = shared, numberOf(rules[:], rule), w
+	l := r.lock(s.began)
 	if passed || rule == RuleNamed {
 		if err := s.journal.put(l, false); err != nil {
 			s.log.WithError(err).WithFields(fields(l)).Error("the new holder of a lock could not be journaled")
@@ -417,7 +416,7 @@ func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
 		s.events.publish(Event{Transition: Passed, Lock: l, Time: s.now()})
 	}
 	s.mu.Unlock()
-	if before != w && before != r.creator && !slices.Contains(r.ancestors, before) {
+	if before != w && before != r.creator && !r.hasAncestor(before) {
 		s.processes.detach(before, r)
 	}
 	if passed {
@@ -449,5 +448,5 @@ func (c Section) Descriptor() *Descriptor {
 // Guarded says that there is a lock of the name whose bytes are its holder's too.
 func (c Section) Guarded() bool {
 	r := c.record()
-	return r != nil && r.Kind != KindPIDFile && r.Kind != KindFound
+	return r != nil && r.Kind() != KindPIDFile && r.Kind() != KindFound
 }

@@ -48,6 +48,8 @@ type Options struct {
 	MaxPerUser int
 	// Owner is the user the mount belongs to.
 	Owner uint32
+	// Observe is told of every event while it happens: it must not wait, nor call the Store. It may be nil.
+	Observe func(Event)
 	// Log receives one entry a transition.
 	Log logrus.FieldLogger
 	// Now is the clock; nil is time.Now.
@@ -116,13 +118,17 @@ type record struct {
 	kept
 	holder      *watched      // nil if unidentified
 	creator     *watched      // nil if unidentified
-	ancestors   []*watched    // of Ancestors
 	closedAfter time.Duration // from Store.began until the descriptor it was made with was closed; 0 if it was not
 	closed      chan struct{} // closed with it; nil if nobody waits for that
 	open        bool          // that descriptor is open
 	closedByEnd bool          // it was closed while the creator was ending
 	gone        bool          // not in the map any more
 	unread      bool          // its payload was not read since the descriptor was closed
+}
+
+// hasAncestor says that w is an ancestor of r's creator.
+func (r *record) hasAncestor(w *watched) bool {
+	return r.lineage != nil && slices.Contains(r.lineage.watched, w)
 }
 
 // Descriptor stands for the open file description a lock was made with.
@@ -152,6 +158,7 @@ func Open(o Options) (*Store, error) {
 		maxPerUser: o.MaxPerUser, user: o.Owner, locks: make(map[string]*record), byUser: make(map[uint32]int),
 		kinship: newKinship(), lookups: newLookups(),
 	}
+	s.events.observe = o.Observe
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -195,6 +202,7 @@ func (s *Store) recover(locks map[string]kept, o Options) {
 	}
 	for name, l := range locks {
 		r := &record{kept: l, open: o.Open[l.Generation]}
+		r.made += time.Unix(0, 0).Sub(s.began)
 		if !s.boot.Differs(l.origin.BootID) && !s.boot.OnOtherMachine(l.origin.MachineID) && !s.outOfSight(l.origin.Namespace) {
 			s.attach(r, l.Creator, l.Holder)
 		}
@@ -243,7 +251,7 @@ func (s *Store) recoverOne(name string, o Options) {
 // names somebody says so in the journal.
 func (c Section) readUnread(file File) {
 	r := c.record()
-	if r != nil && r.Kind == KindCreate && !r.open && r.Rule == RuleCreator && (file.Size > 0 || file.Type != Regular) {
+	if r != nil && r.Kind() == KindCreate && !r.open && r.Rule() == RuleCreator && (file.Size > 0 || file.Type != Regular) {
 		c.store.identify(r)
 	}
 }
@@ -277,6 +285,33 @@ func (s *Store) Count() int {
 	return len(s.locks)
 }
 
+// Verdicts is how many locks there are of each verdict.
+func (s *Store) Verdicts() map[Verdict]int {
+	s.mu.Lock()
+	records := slices.Collect(maps.Values(s.locks))
+	s.mu.Unlock()
+	verdicts := make(map[Verdict]int)
+	for _, r := range records {
+		s.mu.Lock()
+		holder := r.holder
+		s.mu.Unlock()
+		// A death is told at once, so the kernel need not be asked for a million.
+		if s.maxHold == 0 && s.processes.seemsToRun(holder) {
+			verdicts[Live]++
+		} else {
+			verdicts[s.judge(r).Verdict]++
+		}
+	}
+	return verdicts
+}
+
+// JournalSize is that of the journal's records, in bytes.
+func (s *Store) JournalSize() int64 {
+	s.journal.mu.Lock()
+	defer s.journal.mu.Unlock()
+	return s.journal.size
+}
+
 // Descriptors are those of Options.Open whose locks are there, by generation.
 func (s *Store) Descriptors() map[uint64]*Descriptor {
 	s.mu.Lock()
@@ -294,8 +329,8 @@ func (s *Store) Descriptors() map[uint64]*Descriptor {
 func (s *Store) attach(r *record, creator, holder *bootid.Process) {
 	r.creator, r.Creator = s.processes.attachShared(creator, r)
 	r.holder, r.Holder = s.processes.attachShared(holder, r)
-	for _, a := range r.Ancestors {
-		r.ancestors = append(r.ancestors, s.processes.attach(a, r))
+	for _, a := range r.ancestors() {
+		r.lineage.watched = append(r.lineage.watched, s.processes.attach(a, r))
 	}
 }
 
@@ -303,8 +338,10 @@ func (s *Store) attach(r *record, creator, holder *bootid.Process) {
 func (s *Store) detach(r *record) {
 	s.processes.detach(r.creator, r)
 	s.processes.detach(r.holder, r)
-	for _, a := range r.ancestors {
-		s.processes.detach(a, r)
+	if r.lineage != nil {
+		for _, a := range r.lineage.watched {
+			s.processes.detach(a, r)
+		}
 	}
 }
 
@@ -360,7 +397,7 @@ func (s *Store) entry(r *record) (Entry, bool) {
 	d := s.judge(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := r.lock()
+	l := r.lock(s.began)
 	if d.Verdict == Live && d.holder.Known() {
 		l.Holder = d.holder // to whom it will pass
 	}
@@ -422,12 +459,12 @@ func (s *Store) moveTree(exchange bool, oldDir, newDir string) {
 
 // rename gives r another name; mu is held and the old name is out of the map.
 func (s *Store) rename(r *record, name string) {
-	if err := s.journal.move(r.lock(), name); err != nil {
+	if err := s.journal.move(r.lock(s.began), name); err != nil {
 		s.log.WithError(err).WithField("path", name).Error("a renamed lock could not be journaled; it will not survive a restart")
 	}
 	r.Name = name
 	s.locks[name] = r
-	s.events.publish(Event{Transition: Moved, Lock: r.lock(), Time: s.now()})
+	s.events.publish(Event{Transition: Moved, Lock: r.lock(s.began), Time: s.now()})
 }
 
 // syncing says that the journal is about to be synced for the sake of some records.
@@ -496,7 +533,7 @@ func (s *Store) Compact() error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, r := range s.locks {
-			if pending = append(pending, r.lock()); len(pending) < batch {
+			if pending = append(pending, r.lock(s.began)); len(pending) < batch {
 				continue
 			}
 			s.mu.Unlock()

@@ -34,6 +34,9 @@ const (
 	TooOld           Reason = "too-old"           // unknown, and older than the limit
 )
 
+// Reasons are all of them.
+var Reasons = [...]Reason{BootIDMismatch, DeadPID, RecycledPID, BeforeBoot, MissingPID, InvalidCreatedAt, TooOld}
+
 // Rule is how the holder of a lock was found.
 type Rule string
 

@@ -41,6 +41,7 @@ type Waiter struct {
 	store  *Store
 	name   string
 	ticket uint64
+	since  time.Time
 	process,
 	script bootid.Process // its nearest ancestor, which stands in for a command that has ended
 	tell  func(error) // once
@@ -62,7 +63,7 @@ type turn struct {
 // then, as cat(1) in a script, it is its nearest ancestor's. It may be called at once, and within the section in
 // which the name becomes free: it must not enter one. Its error is ErrInterrupted after Cancel, or what Files says.
 func (s *Store) Await(name string, ticket uint64, p bootid.Process, tell func(error)) *Waiter {
-	w := &Waiter{store: s, name: name, ticket: ticket, process: p, tell: tell}
+	w := &Waiter{store: s, name: name, ticket: ticket, since: s.now(), process: p, tell: tell}
 	if p.Known() {
 		w.record = &record{gone: true}
 		w.watch = s.processes.attach(p, w.record)
@@ -86,8 +87,15 @@ func (w *Waiter) Cancel() {
 // freed tells that the name, whose section that is, has become free.
 func (c Section) freed() {
 	if t := c.store.waiting.give(c.store, c.name, true); t != nil {
-		t.of.tell(nil)
+		t.of.turn()
 	}
+}
+
+// turn tells w that its turn has come.
+func (w *Waiter) turn() {
+	now := w.store.now()
+	w.store.events.publish(Event{Transition: Turn, Lock: Lock{Name: w.name}, By: w.process, Waited: now.Sub(w.since), Time: now})
+	w.tell(nil)
 }
 
 // look has who has waited longest look whether the name is free, outside of its section.
@@ -131,7 +139,7 @@ func (s *Store) takeTurn(t *turn) error {
 	}
 	if free {
 		if s.waiting.keep(t) {
-			w.tell(nil)
+			w.turn()
 		}
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,7 +23,7 @@ func isDaemon() bool { return os.Getenv(readyVariable) != "" }
 
 // startDaemon runs this command again in a session of its own and returns when its mount
 // is usable, or with its message and exit code.
-func startDaemon(out io.Writer) error {
+func startDaemon(dir string, flags *pflag.FlagSet) error {
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -32,7 +33,17 @@ func startDaemon(out io.Writer) error {
 		return err
 	}
 	defer ready.Close()
-	cmd := exec.Command(program, os.Args[1:]...)
+	args := []string{"mount"}
+	flags.Visit(func(f *pflag.Flag) {
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			for _, value := range list.GetSlice() {
+				args = append(args, "--"+f.Name+"="+value)
+			}
+			return
+		}
+		args = append(args, "--"+f.Name+"="+f.Value.String())
+	})
+	cmd := exec.Command(program, append(args, "--", dir)...)
 	cmd.Env = append(os.Environ(), readyVariable+"=3")
 	cmd.ExtraFiles = []*os.File{report}
 	cmd.Stderr = os.Stderr

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,12 +63,18 @@ func eventWords(e latch.EventInfo) string {
 	case e.Name == "":
 		return words + "latchfs was restarted"
 	}
-	words += fmt.Sprintf("%s #%d", latch.Printable(e.Name), e.Generation)
+	words += latch.Printable(e.Name)
+	if e.Generation > 0 {
+		words += fmt.Sprintf(" #%d", e.Generation)
+	}
 	if e.Holder.PID != 0 {
 		words += fmt.Sprintf(" held by %d (%s)", e.Holder.PID, latch.Printable(e.Holder.Command))
 	}
 	if e.By.PID != 0 {
 		words += fmt.Sprintf(", by %d (%s)", e.By.PID, latch.Printable(e.By.Command))
+	}
+	if e.Waited > 0 {
+		words += fmt.Sprintf(", who waited %v", time.Duration(e.Waited*float64(time.Second)).Round(time.Millisecond))
 	}
 	if e.Reason != "" {
 		words += ": " + e.Reason

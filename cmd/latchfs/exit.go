@@ -22,6 +22,12 @@ const (
 	exitBusy      = 9 // the mount is in use, or the lock is held
 )
 
+// The exit codes that mount(8) expects of its helpers.
+const (
+	mountUsage  = 1
+	mountFailed = 32
+)
+
 // coded is an error with an exit code of its own.
 type coded struct {
 	code int
@@ -36,10 +42,15 @@ type usageError struct{ err error }
 func (u usageError) Error() string { return u.err.Error() }
 func (u usageError) Unwrap() error { return u.err }
 
-func exitCode(err error) int {
+// exitCode is the one for err, or with helper the one that mount(8) expects.
+func exitCode(err error, helper bool) int {
 	var c coded
 	var usage usageError
 	switch {
+	case helper && errors.As(err, &usage):
+		return mountUsage
+	case helper:
+		return mountFailed
 	case errors.As(err, &c):
 		return c.code
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):

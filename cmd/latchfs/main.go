@@ -42,11 +42,23 @@ func main() {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(mountCommand(), serveCommand(), upgradeCommand(), umountCommand(), checkCommand(), lsCommand(), whyCommand(), eventsCommand(), lockCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
-	if err := root.Execute(); err != nil {
+	root.AddCommand(pages(root)...)
+	var err error
+	helper := isMountHelper()
+	if helper {
+		var args []string
+		if args, err = helperArgs(os.Args[1:]); err == nil {
+			root.SetArgs(args)
+		}
+	}
+	if err == nil {
+		err = root.Execute()
+	}
+	if err != nil {
 		if !errors.As(err, &silent{}) {
 			fmt.Fprintln(os.Stderr, "latchfs:", err)
 		}
-		os.Exit(exitCode(err))
+		os.Exit(exitCode(err, helper))
 	}
 }
 

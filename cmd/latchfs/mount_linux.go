@@ -31,8 +31,12 @@ type mountFlags struct {
 	NoHeartbeat   bool
 	NoPassthrough bool
 	AllowOther    bool
+	NoSuid, NoDev bool
+	NoExec        bool
+	NoAtime       bool
 	LogLevel      string
 	LogFormat     string
+	MetricsListen string
 	daemon        bool
 }
 
@@ -46,7 +50,7 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if flags.daemon && !isDaemon() {
-				return startDaemon(cmd.ErrOrStderr())
+				return startDaemon(args[0], cmd.Flags())
 			}
 			if err := dropPrivileges(); err != nil {
 				return err
@@ -64,8 +68,13 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
 	f.BoolVar(&flags.NoPassthrough, "no-passthrough", false, "have reads and writes of ordinary files go through latchfs, even where the kernel can spare that")
 	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
+	f.BoolVar(&flags.NoSuid, "nosuid", false, "let no file raise privileges, even if those beneath may (mount(8))")
+	f.BoolVar(&flags.NoDev, "nodev", false, "let no file be a device, likewise")
+	f.BoolVar(&flags.NoExec, "noexec", false, "let no file be run, likewise")
+	f.BoolVar(&flags.NoAtime, "noatime", false, "keep no times of access, likewise")
 	f.StringVar(&flags.LogLevel, "log-level", "info", "trace (every request), debug, info, warning or error")
 	f.StringVar(&flags.LogFormat, "log-format", "text", "text or json")
+	f.StringVar(&flags.MetricsListen, "metrics-listen", "", "address to serve metrics at for Prometheus, as :9464; of this machine alone unless it names a host (default: .latchfs/metrics alone)")
 	f.BoolVar(&flags.daemon, "daemon", false, "return once the mount is usable, and serve it in the background")
 	return cmd
 }
@@ -112,18 +121,19 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 
 // mounted is a directory that is mounted, and what serves it.
 type mounted struct {
-	dir   string
-	log   *logrus.Logger
-	host  *bootid.Host
-	fs    *latch.FS
-	store *lockstore.Store
-	mount *latch.Mount
+	dir     string
+	log     *logrus.Logger
+	metrics *metrics
+	host    *bootid.Host
+	fs      *latch.FS
+	store   *lockstore.Store
+	mount   *latch.Mount
 }
 
 // openMount recovers the locks and mounts, or goes on with the mount of a server that has died.
 func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mounted, err error) {
 	dir, flags := config.Dir, config.Flags
-	m := &mounted{dir: dir, log: log, host: bootid.NewHost()}
+	m := &mounted{dir: dir, log: log, metrics: newMetrics(version), host: bootid.NewHost()}
 	defer func() {
 		if err != nil {
 			m.close()
@@ -134,7 +144,7 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 	options := latch.Options{
 		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
 		LockPatterns: flags.LockPatterns, NoHeartbeat: flags.NoHeartbeat, NoPassthrough: flags.NoPassthrough, Callers: m.host,
-		Log: log, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
+		Log: log, Metrics: m.metrics.text, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.LockPatterns,
@@ -160,14 +170,24 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 		return nil, err
 	}
 	m.host.KeepPidfds(m.fs)
+	recovering := time.Now()
 	if m.store, err = openStore(m, flags); err != nil {
 		return nil, err
 	}
+	m.metrics.follow(m, time.Since(recovering))
+	listener, err := listenFor(flags.MetricsListen)
+	if err != nil && !resumed { // else who is replaced may still have the address
+		return nil, err
+	}
 	m.mount, err = m.fs.Serve(m.store, latch.MountOptions{
-		Dir: dir, OverDead: overDead, AllowOther: flags.AllowOther, Debug: log.IsLevelEnabled(logrus.TraceLevel),
+		Dir: dir, OverDead: overDead, AllowOther: flags.AllowOther,
+		Restrictions: latch.Restrictions{NoSuid: flags.NoSuid, NoDev: flags.NoDev, NoExec: flags.NoExec, NoAtime: flags.NoAtime}, Debug: log.IsLevelEnabled(logrus.TraceLevel),
 	})
 	if err != nil {
 		return nil, err
+	}
+	if flags.MetricsListen != "" {
+		go m.metrics.serve(listener, flags.MetricsListen, resumed, log)
 	}
 	boot := m.host.Boot()
 	message := "mounted"
@@ -283,7 +303,7 @@ func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
 	for {
 		store, err := lockstore.Open(lockstore.Options{
 			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
-			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log,
+			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
 			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
 			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },

@@ -82,6 +82,7 @@ func runServe() error {
 	if err := sendMessage(keeper, serving, toStore...); err != nil {
 		return fmt.Errorf("tell the keeper: %w", err)
 	}
+	go m.watchdog()
 	return m.wait(stop, yield)
 }
 
