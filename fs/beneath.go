@@ -29,9 +29,6 @@ func unixTime(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
 // component of name.
 func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) error {
 	dir, base := path.Split(name)
-	if dir == "" {
-		return do(l.fs.root.fd, base)
-	}
 	if r := l.fs.recovery; r != nil {
 		open, err := r.take(l.fs, dir)
 		if err != nil {
@@ -39,6 +36,9 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 		}
 		defer r.give(open)
 		return do(open.fd, base)
+	}
+	if dir == "" {
+		return do(l.fs.root.fd, base)
 	}
 	fd, err := openBeneath(l.fs.root.fd, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
@@ -50,6 +50,9 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 
 // Stat implements lockstore.Files.
 func (l lockFiles) Stat(name string) (file lockstore.File, err error) {
+	if r := l.fs.recovery; r != nil {
+		return r.stat(l.fs, name)
+	}
 	err = l.beneath(name, func(dirfd int, base string) error {
 		st, err := statEntry(dirfd, base)
 		if err == nil {
@@ -57,9 +60,6 @@ func (l lockFiles) Stat(name string) (file lockstore.File, err error) {
 		}
 		return err
 	})
-	if r := l.fs.recovery; r != nil && err == nil {
-		r.saw(l.fs.inodes.peek(keyOfFile(file)), name)
-	}
 	return file, err
 }
 

@@ -254,7 +254,9 @@ func TestTexts(t *testing.T) {
 			for _, number := range numbers[:100] {
 				f.tables.dropText(number)
 			}
-			f.tables.dropTexts(map[uint32]bool{numbers[200]: true})
+			used := make([]bool, f.tables.head.textsUsed.Load()+1)
+			used[numbers[200]] = true
+			f.tables.dropTexts(used)
 			if _, text := f.tables.text(numbers[200]); string(text) != all[:200] {
 				t.Errorf("a text in use became %q", text)
 			}

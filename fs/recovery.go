@@ -3,73 +3,105 @@
 package fs
 
 import (
-	"strings"
+	"fmt"
+	"path"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore"
 )
 
 // recovery is kept while the store looks at all locks there are, in the order of their names: before anything is
 // served, so that nothing is renamed meanwhile.
 type recovery struct {
-	mu   sync.Mutex
-	dirs []openDir // that are not in use
+	// dirs are those that nobody uses: each stays open for the next name in it.
+	dirs [maxOpenDirs]atomic.Pointer[openDir]
+
+	mu sync.Mutex
 	// inPlace are the inodes that were seen where their tables say they are.
 	inPlace map[*inode]struct{}
 }
 
-// openDir is a directory that stays open for the next name in it.
+// openDir is a directory that one at a time uses.
 type openDir struct {
-	path string
+	path string // ends in a slash, or is empty
 	fd   int
+	seen []*inode // that are inPlace
 }
 
-// maxOpenDirs is how many directories stay open; more are looked at at a time by nobody.
-const maxOpenDirs = 16
+// maxOpenDirs is how many directories stay open.
+const maxOpenDirs = 4
 
 func newRecovery() *recovery { return &recovery{inPlace: make(map[*inode]struct{})} }
 
-// take returns the directory at path, open, until it is given back.
-func (r *recovery) take(f *FS, path string) (openDir, error) {
-	r.mu.Lock()
-	for i, dir := range r.dirs {
-		if dir.path == path {
-			r.dirs = append(r.dirs[:i], r.dirs[i+1:]...)
-			r.mu.Unlock()
+// take returns the directory at a path, open, until it is given back.
+func (r *recovery) take(f *FS, at string) (*openDir, error) {
+	for i := range r.dirs {
+		switch dir := r.dirs[i].Swap(nil); {
+		case dir == nil:
+		case dir.path == at:
 			return dir, nil
+		default:
+			r.give(dir)
 		}
 	}
-	r.mu.Unlock()
-	fd, err := openBeneath(f.root.fd, strings.TrimSuffix(path, "/"), unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := openBeneath(f.root.fd, at+".", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
-		return openDir{}, err
+		return nil, err
 	}
-	return openDir{path, fd}, nil
+	return &openDir{path: at, fd: fd}, nil
 }
 
-func (r *recovery) give(dir openDir) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.dirs = append(r.dirs, dir); len(r.dirs) > maxOpenDirs {
-		unix.Close(r.dirs[0].fd)
-		r.dirs = append(r.dirs[:0], r.dirs[1:]...)
+// give gives a directory back. Where it has no place it takes that of the one that has been there longest.
+func (r *recovery) give(dir *openDir) {
+	for i := range r.dirs {
+		if r.dirs[i].CompareAndSwap(nil, dir) {
+			return
+		}
 	}
+	for i := range r.dirs {
+		if dir = r.dirs[i].Swap(dir); dir == nil {
+			return
+		}
+	}
+	r.close(dir)
 }
 
-// saw tells that the file at a name is n, or one the kernel does not know.
-func (r *recovery) saw(n *inode, name string) {
-	if n == nil || n.parent == nil || pathLocked(n.parent, n.name) != name {
-		return
-	}
+func (r *recovery) close(dir *openDir) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.inPlace[n] = struct{}{}
+	for _, n := range dir.seen {
+		r.inPlace[n] = struct{}{}
+	}
+	unix.Close(dir.fd)
+}
+
+// stat looks at the file at a name, and whether it is the inode that is said to be there.
+func (r *recovery) stat(f *FS, name string) (file lockstore.File, err error) {
+	at, base := path.Split(name)
+	dir, err := r.take(f, at)
+	if err != nil {
+		return file, fmt.Errorf("%s: %w", name, err)
+	}
+	defer r.give(dir)
+	st, err := statEntry(dir.fd, base)
+	if err != nil {
+		return file, err
+	}
+	if n := f.inodes.byKey[keyOf(&st)]; n != nil && n.parent != nil && n.name == base && pathLocked(n.parent, "") == dir.path {
+		dir.seen = append(dir.seen, n)
+	}
+	return fileOf(&st), nil
 }
 
 // end closes what is open, and returns inPlace.
 func (r *recovery) end() map[*inode]struct{} {
-	for _, dir := range r.dirs {
-		unix.Close(dir.fd)
+	for i := range r.dirs {
+		if dir := r.dirs[i].Swap(nil); dir != nil {
+			r.close(dir)
+		}
 	}
 	return r.inPlace
 }

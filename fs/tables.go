@@ -367,10 +367,10 @@ func (t *tables) text(number uint32) (of uint64, text []byte) {
 	return of, text
 }
 
-// dropTexts frees those that are not in use: that were written and not referred to yet, or not any more.
-func (t *tables) dropTexts(used map[uint32]bool) {
+// dropTexts frees those whose number is not in use: that were written and not referred to yet, or not any more.
+func (t *tables) dropTexts(used []bool) {
 	for number := range used {
-		for row := t.texts.at(number); row != nil && row.next != 0 && !used[row.next]; row = t.texts.at(row.next) {
+		for row := t.texts.at(uint32(number)); used[number] && row != nil && row.next != 0 && !used[row.next]; row = t.texts.at(row.next) {
 			used[row.next] = true
 		}
 	}

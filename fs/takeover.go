@@ -130,7 +130,9 @@ func (f *FS) takeOver(stored *Stored) error {
 // takeInodes rebuilds the table of inodes.
 func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 	t := f.tables
-	used := make(map[uint32]bool) // texts
+	used := make([]bool, t.head.textsUsed.Load()+1) // texts, by their numbers
+	known := int(t.head.inodesUsed.Load())
+	f.inodes.byID, f.inodes.byKey = make(map[uint64]*inode, known), make(map[fileKey]*inode, known)
 	var controls []*inodeRow
 	t.inodes.each(func(row *inodeRow) {
 		id := row.id.Load()

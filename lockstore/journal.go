@@ -91,7 +91,7 @@ func (j *journal) newPath() string { return j.path + ".new" }
 
 // recover replays the file and leaves j.size at the end of the last whole frame.
 func (j *journal) recover() (map[string]kept, uint64, error) {
-	text, err := io.ReadAll(j.file)
+	text, err := os.ReadFile(j.path) // which knows how long it is
 	if err != nil {
 		return nil, 0, err
 	}

@@ -200,6 +200,7 @@ func (s *Store) recover(locks map[string]kept, o Options) {
 	if mutated("forgets") {
 		clear(locks)
 	}
+	s.locks = make(map[string]*record, len(locks))
 	for name, l := range locks {
 		r := &record{kept: l, open: o.Open[l.Generation]}
 		r.made += time.Unix(0, 0).Sub(s.began)
