@@ -139,7 +139,7 @@ func (l lockFiles) directory(name string, do func(*os.File) error) error {
 
 // Remove implements lockstore.Files.
 func (l lockFiles) Remove(name string) error {
-	n := l.inode(name)
+	file, n := l.inode(name)
 	err := l.unlink(name, 0)
 	if errors.Is(err, unix.EISDIR) {
 		err = l.removeDirectory(name)
@@ -148,18 +148,19 @@ func (l lockFiles) Remove(name string) error {
 		return nil
 	}
 	if err == nil {
-		l.tookAway(n)
+		l.tookAway(name, file, n)
 	}
 	return err
 }
 
-// tookAway makes the kernel look the name of n up again, if it knows n: whoever comes by the entry it
-// has cached gets ESTALE.
-func (l lockFiles) tookAway(n *inode) {
+// tookAway tells the kernel that the file at name is gone, which was n if it knows that: whoever comes by the
+// entry it has cached gets ESTALE, and who watches is told.
+func (l lockFiles) tookAway(name string, file lockstore.File, n *inode) {
 	if n != nil {
 		n.setTakenAway(true)
 		l.fs.forgetAttributes(n)
 	}
+	l.fs.herald.announce(name, ghost{n, file.Type == lockstore.Directory})
 }
 
 func (l lockFiles) unlink(name string, flags int) error {
@@ -186,31 +187,31 @@ func (l lockFiles) removeDirectory(name string) error {
 
 // Move implements lockstore.Files.
 func (l lockFiles) Move(name, path string) error {
-	n := l.inode(name)
+	file, n := l.inode(name)
 	err := l.beneath(name, func(dirfd int, base string) error {
 		return retry(func() error {
 			return unix.Renameat2(dirfd, base, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 		})
 	})
 	if err == nil {
-		l.tookAway(n)
+		l.tookAway(name, file, n)
 	}
 	return err
 }
 
 // Opened implements lockstore.Files.
 func (l lockFiles) Opened(name string) bool {
-	n := l.inode(name)
+	_, n := l.inode(name)
 	return n != nil && n.opens.any()
 }
 
-// inode is that of the file at name, nil if the kernel does not know it.
-func (l lockFiles) inode(name string) *inode {
+// inode is the file at name, and its inode, nil if the kernel does not know it.
+func (l lockFiles) inode(name string) (lockstore.File, *inode) {
 	file, err := l.Stat(name)
 	if err != nil {
-		return nil
+		return file, nil
 	}
-	return l.fs.inodes.peek(keyOfFile(file))
+	return file, l.fs.inodes.peek(keyOfFile(file))
 }
 
 // Local implements lockstore.Files.

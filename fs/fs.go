@@ -43,6 +43,9 @@ type Options struct {
 	Callers Callers
 	// Status is what the control file of that name says of the daemon.
 	Status Status
+	// Herald starts a process that unlinks names in the mount, so that who watches it hears of locks that were reaped.
+	// Nil is that nobody is told.
+	Herald func() (Herald, error)
 	// Metrics is what the control file of that name says, in Prometheus's text format.
 	Metrics func() ([]byte, error)
 	// SetLogLevel changes the level of Log.
@@ -81,6 +84,7 @@ type FS struct {
 	log         logrus.FieldLogger
 	control     control
 	survey      *survey
+	herald      *herald
 	recovery    *recovery // nil once something is served
 	byHandle    int       // a descriptor by which files are opened by handle, -1 if they cannot be
 	// maxDescriptors is how many inodes may keep one.
@@ -120,6 +124,7 @@ func New(o Options) (*FS, error) {
 		setLogLevel:   o.SetLogLevel,
 		log:           o.Log,
 	}
+	f.herald = &herald{fs: f, start: o.Herald, queue: make(chan string, maxGhosts), ghosts: make(map[string]ghost)}
 	var err error
 	if o.Tables == nil {
 		if o.Tables, err = NewTables(); err != nil {

@@ -122,6 +122,18 @@ func (t *inodes) find(key fileKey, unique uint64) *inode {
 	return n
 }
 
+// again counts a lookup of n for a request, if the kernel still knows it.
+func (t *inodes) again(n *inode, unique uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byID[n.id] != n {
+		return false
+	}
+	n.row.Load().lookups.Add(1)
+	t.tables.counted(unique, n.id)
+	return true
+}
+
 // peek returns the inode of a key without counting a lookup, nil if the kernel does not know
 // it.
 func (t *inodes) peek(key fileKey) *inode {

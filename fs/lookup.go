@@ -25,6 +25,9 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 // lookup finds the entry name of dir, counts the lookup and fills out.
 func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	if f.isLockName(name) {
+		if f.herald.calls(in) {
+			return f.herald.lookup(dir, name, in, out)
+		}
 		return f.lookupLock(dir, name, in, out)
 	}
 	n, st, err := f.entry(dir, name, in.Unique)

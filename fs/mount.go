@@ -135,6 +135,7 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	if !f.tables.head.surveyed.Load() {
 		f.survey.start()
 	}
+	f.survey.begin(func() { f.herald.run(f.survey.stop) })
 	return m, nil
 }
 

@@ -24,6 +24,9 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	if dir == nil || dir == f.root && name == controlName {
 		return f.control.refuse(in.NodeId)
 	}
+	if f.herald.calls(in) {
+		return status(f.herald.remove(dir, name))
+	}
 	if err := f.admitWithin(dir, in); err != nil {
 		return status(err)
 	}

@@ -57,6 +57,7 @@ type tableHead struct {
 	device                                          descriptorPair
 	nextNode, nextHandle                            atomic.Uint64
 	poison                                          atomic.Uint64 // a request that made a handler panic
+	herald                                          atomic.Uint64 // the thread of the last one
 	lookupsMade                                     atomic.Uint64
 	intentsMade                                     atomic.Uint64
 	lastBacking                                     atomic.Int32 // the last backing id given out

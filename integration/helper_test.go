@@ -126,8 +126,8 @@ func locker() {
 			}
 		case "mkdir":
 			err = unix.Mkdir(words[1], 0o755)
-		case "symlink":
-			err = unix.Symlink("somewhere", words[1])
+		case "symlink": // symlink FILE [TEXT]
+			err = unix.Symlink(append(words, "somewhere")[2], words[1])
 		case "rmdir":
 			err = unix.Rmdir(words[1])
 		case "link":

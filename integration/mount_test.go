@@ -223,6 +223,10 @@ func (m *mount) cleanUp() {
 		if errors.Is(err, unix.EINVAL) { // not mounted any more
 			break
 		}
+		for deadline := time.Now().Add(time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond) // the herald looks something up
+			err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
+		}
 		if errors.Is(err, unix.EBUSY) {
 			m.t.Errorf("%s is still in use at the end of the test", m.dir)
 			err = unix.Unmount(m.dir, unix.MNT_DETACH)

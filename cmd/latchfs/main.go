@@ -41,7 +41,7 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(mountCommand(), serveCommand(), upgradeCommand(), umountCommand(), checkCommand(), lsCommand(), whyCommand(), eventsCommand(), lockCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
+	root.AddCommand(mountCommand(), serveCommand(), heraldCommand(), upgradeCommand(), umountCommand(), checkCommand(), lsCommand(), whyCommand(), eventsCommand(), lockCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
 	root.AddCommand(pages(root)...)
 	var err error
 	helper := isMountHelper()

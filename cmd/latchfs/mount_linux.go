@@ -144,7 +144,7 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 	options := latch.Options{
 		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
 		LockPatterns: flags.LockPatterns, NoHeartbeat: flags.NoHeartbeat, NoPassthrough: flags.NoPassthrough, Callers: m.host,
-		Log: log, Metrics: m.metrics.text, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
+		Log: log, Metrics: m.metrics.text, Herald: func() (latch.Herald, error) { return startHerald(dir) }, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.LockPatterns,

@@ -17,6 +17,12 @@ import (
 // umountWait is how long umount waits for the daemon to end after its mount is gone.
 const umountWait = 10 * time.Second
 
+// Whoever looks something up in the mount at that moment keeps it busy, latchfs's own herald too.
+const (
+	umountTries = 10
+	umountPause = 20 * time.Millisecond
+)
+
 func umountCommand() *cobra.Command {
 	var lazy bool
 	cmd := &cobra.Command{
@@ -57,7 +63,15 @@ func runUmount(dir string, lazy bool) error {
 	}
 	// Those that could not be taken away when they were replaced lie beneath.
 	for range at {
-		if err := latch.Unmount(dir, lazy); errors.Is(err, unix.EBUSY) {
+		err := latch.Unmount(dir, lazy)
+		for range umountTries {
+			if !errors.Is(err, unix.EBUSY) {
+				break
+			}
+			time.Sleep(umountPause)
+			err = latch.Unmount(dir, lazy)
+		}
+		if errors.Is(err, unix.EBUSY) {
 			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir, daemon))}
 		} else if errors.Is(err, os.ErrPermission) {
 			return coded{exitForbidden, fmt.Errorf("%s: %w", dir, err)}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	latch "latchfs/fs"
+)
+
+// heraldCommand is what a server starts to have names unlinked in its mount, so that who watches with inotify(7) hears of
+// it; a server must not call into its own mount. It says which thread it is, then reads names, each behind a d
+// or f and before a zero byte, and answers each with a line.
+func heraldCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "herald DIR DEVICE",
+		Hidden: true,
+		Args:   checkArgs(cobra.ExactArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			device, err := strconv.ParseUint(args[1], 10, 64)
+			if err != nil {
+				return usageError{err}
+			}
+			return runHerald(args[0], device, cmd.InOrStdin(), cmd.OutOrStdout())
+		},
+	}
+}
+
+func runHerald(dir string, device uint64, in io.Reader, out io.Writer) error {
+	runtime.LockOSThread() // by which the server knows it
+	_ = os.WriteFile("/proc/self/comm", []byte("latchfs-herald"), 0)
+	if _, err := fmt.Fprintln(out, unix.Gettid()); err != nil {
+		return err
+	}
+	for names := bufio.NewReader(in); ; {
+		name, err := names.ReadString(0)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		flags := 0
+		if name[0] == 'd' {
+			flags = unix.AT_REMOVEDIR
+		}
+		// That the name is not there any more is as good.
+		_ = unlinkIn(dir, device, strings.TrimSuffix(name[1:], "\x00"), flags)
+		if _, err := fmt.Fprintln(out); err != nil {
+			return err
+		}
+	}
+}
+
+// unlinkIn unlinks a name in the mount at dir, if that is the one of a device number: never in what may be there
+// instead by now.
+func unlinkIn(dir string, device uint64, name string, flags int) error {
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(root)
+	at, err := deviceOf(root)
+	if err != nil {
+		return err
+	}
+	if at != device {
+		return unix.ESTALE
+	}
+	parent, err := unix.Openat2(root, path.Dir(name), &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
+	})
+	if err != nil {
+		return err
+	}
+	defer unix.Close(parent)
+	return unix.Unlinkat(parent, path.Base(name), flags)
+}
+
+// deviceOf is the number of the filesystem a descriptor is on, without a request to its server.
+func deviceOf(fd int) (uint64, error) {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), err
+}
+
+// heraldProcess is one that was started.
+type heraldProcess struct {
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	thread int
+	ended  chan struct{}
+}
+
+// startHerald starts one for the mount at dir.
+func startHerald(dir string) (latch.Herald, error) {
+	mounts, _, err := mountsAt(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(mounts) == 0 {
+		return nil, fmt.Errorf("%s is not mounted here", dir)
+	}
+	last := mounts[len(mounts)-1]
+	h := &heraldProcess{ended: make(chan struct{})}
+	h.cmd = exec.Command("/proc/self/exe", "herald", dir, strconv.FormatUint(unix.Mkdev(uint32(last.Major), uint32(last.Minor)), 10))
+	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	if h.in, err = h.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := h.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	started := make(chan error)
+	go func() {
+		// The herald ends with the thread that started it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := h.cmd.Start()
+		started <- err
+		if err == nil {
+			<-h.ended
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	h.out = bufio.NewReader(out)
+	line, err := h.out.ReadString('\n')
+	if err == nil {
+		h.thread, err = strconv.Atoi(strings.TrimSpace(line))
+	}
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("the herald did not start: %w", err)
+	}
+	return h, nil
+}
+
+// Thread implements latch.Herald.
+func (h *heraldProcess) Thread() int { return h.thread }
+
+// Unlink implements latch.Herald.
+func (h *heraldProcess) Unlink(name string, directory bool) error {
+	kind := "f"
+	if directory {
+		kind = "d"
+	}
+	if _, err := io.WriteString(h.in, kind+name+"\x00"); err != nil {
+		return err
+	}
+	_, err := h.out.ReadString('\n')
+	return err
+}
+
+// Close implements latch.Herald.
+func (h *heraldProcess) Close() {
+	h.in.Close()
+	_ = h.cmd.Wait()
+	close(h.ended)
+}
