@@ -7,7 +7,7 @@ GOFLAGS_STATIC := -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: run build package test test-race test-outlive test-histories test-random test-reboot soak deps lint vuln bench cross clean
+.PHONY: run build package test test-race test-outlive test-histories test-random test-reboot test-package soak deps lint vuln bench cross clean
 
 # Mount over DIR and serve it until Ctrl-C.
 run: build
@@ -20,7 +20,7 @@ build:
 
 # Packages for Debian and its like, and for Fedora and its like, in bin.
 package: build
-	rm -rf bin/package && mkdir -p bin/package/man
+	rm -rf bin/package bin/latchfs_*.deb bin/latchfs-*.rpm && mkdir -p bin/package/man
 	SOURCE_DATE_EPOCH=$(EPOCH) go run -tags man $(GOFLAGS_STATIC) ./cmd/latchfs man bin/package/man
 	gzip -9n bin/package/man/*
 	gzip -9nc CHANGELOG.md >bin/package/changelog.gz
@@ -59,6 +59,10 @@ soak: deps
 # Virtual machines reset, and cut from power, while locks are held: about three minutes.
 test-reboot: deps
 	REBOOT=1 go test -count=1 -timeout 15m -v -run '^(TestReset|TestPowerCut|TestPowerCutInCompaction)$$' ./integration
+
+# The package installed on a new Debian, used, and purged: about a minute.
+test-package: deps package
+	PACKAGE=1 go test -count=1 -timeout 10m -v -run '^TestPackage$$' ./integration
 
 # What the tests need beside Go: programs of the system and OpenClaw's package.
 deps:

@@ -1,0 +1,147 @@
+//go:build linux
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// inNamespace runs a script in a mount namespace of its own, in which LATCHFS is the built program and mount -t fuse.latchfs
+// works, and returns what it printed, a line each.
+func inNamespace(t *testing.T, script string, env ...string) []string {
+	t.Helper()
+	needFUSE(t)
+	needProgram(t, "unshare")
+	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-eu", "-c", `
+		mount -t tmpfs tmpfs /mnt
+		mkdir /mnt/upper /mnt/work
+		mount -t overlay -o lowerdir=/usr/sbin,upperdir=/mnt/upper,workdir=/mnt/work overlay /usr/sbin
+		ln -sf "$LATCHFS" /usr/sbin/mount.fuse.latchfs
+		export MOUNT_OPTIONS="state_dir=$DIR/../state"
+		`+script)
+	cmd.Env = append(append(os.Environ(), "LATCHFS="+latchfs), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
+}
+
+// TestMountHelper: mount(8), fstab(5) and umount(8) as with any filesystem, options, and what is refused.
+func TestMountHelper(t *testing.T) {
+	base := t.TempDir()
+	dir := filepath.Join(base, "sessions")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	got := inNamespace(t, `
+		say() { echo "$@"; }
+		refused() { if out=$("$@" 2>&1); then say "not refused: $*"; else say "$out"; fi; }
+		mount -t fuse.latchfs -o "$MOUNT_OPTIONS,noexec,stale-after=1h,lock_pattern=*.lck,x-test,nofail" "$DIR" "$DIR"
+		findmnt -n -o FSTYPE,SOURCE "$DIR"
+		case $(findmnt -n -o OPTIONS "$DIR") in *noexec*) say noexec ;; esac
+		grep -o '"stale_after": 3600' "$DIR/.latchfs/status"
+		grep -o '"\*.lck"' "$DIR/.latchfs/status"
+		refused mount -o remount,stale_after=2h "$DIR"
+		refused mount -t fuse.latchfs "$DIR" "$DIR"
+		umount "$DIR"
+		while pgrep -f "latchfs.*$DIR" >/dev/null; do sleep 0.01; done
+		refused mount -t fuse.latchfs -o ro "$DIR" "$DIR"
+		refused mount -t fuse.latchfs -o "$MOUNT_OPTIONS,stale_after" "$DIR" "$DIR"
+		refused mount -t fuse.latchfs -o "$MOUNT_OPTIONS,colour=red" "$DIR" "$DIR"
+		refused mount -t fuse.latchfs /usr "$DIR"
+		refused mount -t fuse.latchfs -o "$MOUNT_OPTIONS,stale_after=soon" "$DIR" "$DIR"
+		refused mount -t fuse.latchfs "$DIR/none" "$DIR/none"
+		say "$DIR $DIR fuse.latchfs $MOUNT_OPTIONS,stale_after=2h 0 0" >/mnt/fstab
+		mount -a --fstab /mnt/fstab
+		mount -a --fstab /mnt/fstab
+		grep -o '"stale_after": 7200' "$DIR/.latchfs/status"
+		(set -C; echo $$ >"$DIR/x.lock"; exec sleep 1000) &
+		while ! [ -e "$DIR/x.lock" ]; do sleep 0.01; done
+		"$LATCHFS" ls "$DIR" | awk 'NR == 2 { print $1, $3, $5 }'
+		cd "$DIR"
+		refused umount "$DIR"
+		cd /
+		kill $!
+		umount -l "$DIR"
+		while pgrep -f "latchfs.*$DIR" >/dev/null; do sleep 0.01; done
+		say done
+	`, "DIR="+dir)
+	want := []string{
+		"fuse.latchfs " + dir, "noexec", `"stale_after": 3600`, `"*.lck"`,
+		"latchfs: a latchfs mount cannot be given other options while it is mounted: unmount it and mount it again",
+		"latchfs: " + dir + " is mounted already",
+		"latchfs: there is no read-only latchfs, since to lock is to make a file; mount what is beneath read-only, and latchfs over it is too",
+		"latchfs: option stale_after wants a value: stale_after=...",
+		"latchfs: unknown option colour=red; those there are are the flags of latchfs mount --help",
+		"latchfs: latchfs is mounted over a directory, not elsewhere: give " + dir + " as the source too, not /usr",
+		`latchfs: invalid argument "soon" for "--stale-after" flag`,
+		"latchfs: stat " + dir + "/none: no such file or directory",
+		`"stale_after": 7200`, "x.lock sh live",
+		"umount: " + dir + ": target is busy.",
+		"done",
+	}
+	at := 0
+	for _, line := range got {
+		if at < len(want) && strings.HasPrefix(line, want[at]) {
+			at++
+		}
+	}
+	if at < len(want) {
+		t.Errorf("no line %q in its place in\n%s", want[at], strings.Join(got, "\n"))
+	}
+}
+
+// TestMountOfAUser: who is not root mounts through fusermount3, and unmounts with fusermount3 -u.
+func TestMountOfAUser(t *testing.T) {
+	needProgram(t, "fusermount3")
+	needProgram(t, "setpriv")
+	dir, state := sharedDir(t), sharedDir(t)
+	for _, path := range []string{dir, state} {
+		if err := os.Chown(path, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+	}
+	as := []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}
+	run := func(words ...string) string {
+		t.Helper()
+		words = append(slices.Clone(as), words...)
+		out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v: %s", words, err, out)
+		}
+		return string(out)
+	}
+	run(latchfs, "mount", "--daemon", "--noexec", "--state-dir", filepath.Join(state, "state"), dir)
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
+	if err != nil || len(mounts) != 1 || !strings.Contains(mounts[0].Options, "noexec") {
+		t.Fatalf("%v %v", mounts, err)
+	}
+	pid := statusNumberAs(t, as, dir)
+	run("fusermount3", "-u", dir)
+	eventually(t, "its daemon has ended", func() bool { return ended(pid) })
+}
+
+// statusNumberAs is the pid of the keeper of a mount, as a user sees it.
+func statusNumberAs(t *testing.T, as []string, dir string) (pid int) {
+	t.Helper()
+	words := append(slices.Clone(as), "grep", `"pid"`, dir+"/.latchfs/status")
+	out, err := exec.Command(words[0], words[1:]...).Output()
+	if err == nil {
+		_, err = fmt.Sscanf(strings.TrimSpace(string(out)), `"pid": %d,`, &pid)
+	}
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return pid
+}
