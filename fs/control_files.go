@@ -34,7 +34,7 @@ func (c *control) locks() iter.Seq[LockInfo] {
 	recent, all := c.fs.locks.Recent(), c.fs.locks.All()
 	return func(yield func(LockInfo) bool) {
 		for _, r := range recent {
-			info := lockInfo(r.Lock, r.Judgment)
+			info := LockInfoOf(r.Lock, r.Judgment)
 			info.ReclaimedAt = &r.Time
 			if !yield(info) {
 				return

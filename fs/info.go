@@ -113,12 +113,13 @@ func ProcessInfoOf(p bootid.Process) ProcessInfo {
 }
 
 func entryInfo(e lockstore.Entry) LockInfo {
-	info := lockInfo(e.Lock, e.Judgment)
+	info := LockInfoOf(e.Lock, e.Judgment)
 	info.Open = e.Open
 	return info
 }
 
-func lockInfo(l lockstore.Lock, j lockstore.Judgment) LockInfo {
+// LockInfoOf describes l, with a judgment.
+func LockInfoOf(l lockstore.Lock, j lockstore.Judgment) LockInfo {
 	return LockInfo{
 		Name: l.Name, Kind: string(l.Kind), Generation: l.Generation, Made: l.Made,
 		Verdict: j.Verdict.String(), Reason: string(j.Reason), Rule: string(j.Rule), Evidence: j.Evidence,

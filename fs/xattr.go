@@ -70,7 +70,7 @@ func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint3
 // SetXAttr implements fuse.RawFileSystem.
 func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
 	if isControl(in.NodeId) || strings.HasPrefix(name, lockAttributes) {
-		return fuse.EPERM
+		return f.refuseAttribute(&in.InHeader, name)
 	}
 	n := f.inodes.get(in.NodeId)
 	if n != nil {
@@ -91,7 +91,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 // RemoveXAttr implements fuse.RawFileSystem.
 func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
 	if strings.HasPrefix(name, lockAttributes) {
-		return fuse.EPERM
+		return f.refuseAttribute(in, name)
 	}
 	i := f.beginEntry(in, opRemoveXattr, name)
 	_, code := f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,6 +58,16 @@ func (f *FS) getLockAttribute(n *inode, name string, dest []byte) (uint32, fuse.
 		}
 	}
 	return 0, fuse.ENODATA
+}
+
+// refuseAttribute answers who would have a lock be something else than it is.
+func (f *FS) refuseAttribute(in *fuse.InHeader, name string) fuse.Status {
+	log := f.log.WithFields(logrus.Fields{"caller": f.caller(in)().String(), "uid": in.Uid, "attribute": name})
+	if l, ok := f.lockAt(f.inodes.get(in.NodeId)); ok {
+		log = log.WithField("path", l.Name)
+	}
+	log.Warn("refused: what is known of a lock cannot be set")
+	return fuse.EPERM
 }
 
 // fit copies text to dest, which is empty if only its size is asked for.

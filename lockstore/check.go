@@ -24,14 +24,15 @@ type JournalReport struct {
 
 // CheckJournal reads the journal of a state directory, changing nothing. It returns ErrNotSound, with the report, if
 // a latchfs that opens it would cut its end off; ErrNewerFormat; or what the system says. A latchfs that writes
-// it meanwhile may be in the middle of a record.
-func CheckJournal(stateDir string) (JournalReport, error) {
+// it meanwhile may be in the middle of a record. Progress is told now and then how many bytes of all were read; it may
+// be nil.
+func CheckJournal(stateDir string, progress func(done, all int)) (JournalReport, error) {
 	r := JournalReport{Path: filepath.Join(stateDir, journalName)}
 	text, err := os.ReadFile(r.Path)
 	if err != nil {
 		return r, err
 	}
-	locks, generation, end, err := replayJournal(text)
+	locks, generation, end, err := replayJournal(text, progress)
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", r.Path, err)
 	}

@@ -14,7 +14,7 @@ func TestCheckJournal(t *testing.T) {
 	w.take("a.lock", p, "10\n")
 	w.take("b.lock", p, "10\n")
 	path := filepath.Join(w.state, journalName)
-	sound, err := CheckJournal(w.state)
+	sound, err := CheckJournal(w.state, nil)
 	if err != nil || len(sound.Locks) != 2 || sound.Locks[0].Name != "a.lock" || sound.Generation != 2 || sound.Size != sound.Sound {
 		t.Errorf("%+v %v", sound, err)
 	}
@@ -39,7 +39,7 @@ func TestCheckJournal(t *testing.T) {
 			if err := os.WriteFile(copied, c.text, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			r, err := CheckJournal(dir)
+			r, err := CheckJournal(dir, nil)
 			if !errors.Is(err, c.err) || len(r.Locks) > c.locks {
 				t.Errorf("%+v %v", r, err)
 			}
@@ -48,7 +48,7 @@ func TestCheckJournal(t *testing.T) {
 			}
 		})
 	}
-	if _, err := CheckJournal(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+	if _, err := CheckJournal(t.TempDir(), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of a directory without one: %v", err)
 	}
 }

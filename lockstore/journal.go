@@ -95,7 +95,7 @@ func (j *journal) recover() (map[string]kept, uint64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	locks, generation, end, err := replayJournal(text)
+	locks, generation, end, err := replayJournal(text, nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -130,8 +130,9 @@ func (j *journal) cut(text []byte, end int) error {
 }
 
 // replayJournal applies the whole frames of a journal, to locks of a store that began in 1970, and returns where the last of
-// them ends: 0 if not even the header is whole. Its only error is ErrNewerFormat.
-func replayJournal(text []byte) (locks map[string]kept, generation uint64, end int, err error) {
+// them ends: 0 if not even the header is whole. Its only error is ErrNewerFormat. Progress, which may be nil, is told
+// how many bytes of all are done.
+func replayJournal(text []byte, progress func(done, all int)) (locks map[string]kept, generation uint64, end int, err error) {
 	locks = make(map[string]kept)
 	interned := newInterned()
 	if len(text) < headerSize || string(text[:len(journalMagic)]) != journalMagic ||
@@ -156,7 +157,10 @@ func replayJournal(text []byte) (locks map[string]kept, generation uint64, end i
 		} else if err != nil {
 			break
 		}
-		end += frameHeader + length
+		before := end
+		if end += frameHeader + length; progress != nil && end/maxFrame > before/maxFrame {
+			progress(end, len(text))
+		}
 	}
 	return locks, generation, end, nil
 }

@@ -69,7 +69,7 @@ func TestJournalCutAnywhere(t *testing.T) {
 		if state, ok := states[length]; ok {
 			want = state
 		}
-		locks, _, end, err := replayJournal(text[:length])
+		locks, _, end, err := replayJournal(text[:length], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestJournalFlippedBit(t *testing.T) {
 	for bit := 0; bit < 8*len(text); bit += step {
 		at := bit / 8
 		broken[at] ^= 1 << (bit % 8)
-		locks, _, end, err := replayJournal(broken)
+		locks, _, end, err := replayJournal(broken, nil)
 		if errors.Is(err, ErrNewerFormat) {
 			t.Fatalf("byte %d: a broken journal was taken for a newer one", at)
 		}
@@ -235,7 +235,7 @@ func FuzzReplay(f *testing.F) {
 	f.Add(appendPut(nil, &l))
 	f.Add(append(journalHeader(), seal(appendPut(newFrame(nil), &l))...))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if _, _, end, err := replayJournal(text); err == nil && end > len(text) {
+		if _, _, end, err := replayJournal(text, nil); err == nil && end > len(text) {
 			t.Errorf("ends at %d of %d", end, len(text))
 		}
 		locks, err := replayed(text)

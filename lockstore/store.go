@@ -50,6 +50,8 @@ type Options struct {
 	Owner uint32
 	// Observe is told of every event while it happens: it must not wait, nor call the Store. It may be nil.
 	Observe func(Event)
+	// Progress is told now and then how many of all locks were recovered. It may be nil.
+	Progress func(done, all int)
 	// Log receives one entry a transition.
 	Log logrus.FieldLogger
 	// Now is the clock; nil is time.Now.
@@ -101,6 +103,9 @@ type Store struct {
 	// recent are the last locks that were reaped, oldest first.
 	recent []Reaping
 }
+
+// progressEvery is after how many locks progress is told.
+const progressEvery = 1024
 
 // maxRecent is how many reaped locks are remembered.
 const maxRecent = 100
@@ -218,10 +223,14 @@ func (s *Store) recover(locks map[string]kept, o Options) {
 	names := s.Names()
 	slices.Sort(names) // those of a directory one after another
 	var looking sync.WaitGroup
+	var looked atomic.Int64
 	for part := range slices.Chunk(names, len(names)/runtime.GOMAXPROCS(0)+1) {
 		looking.Go(func() {
 			for _, name := range part {
 				s.recoverOne(name, o)
+				if done := looked.Add(1); done%progressEvery == 0 && o.Progress != nil {
+					o.Progress(int(done), len(names))
+				}
 			}
 		})
 	}

@@ -12,6 +12,25 @@ import (
 	"latchfs/lockstore"
 )
 
+// checked is a journal in latchfs check --json.
+type checked struct {
+	Journal    string           `json:"journal"`
+	Size       int64            `json:"size"`       // bytes
+	Sound      int64            `json:"sound"`      // bytes of them that are whole records
+	Generation uint64           `json:"generation"` // the last that was given out
+	Locks      []latch.LockInfo `json:"locks"`      // as they were recorded: without a verdict
+}
+
+func checkedOf(r lockstore.JournalReport) checked {
+	c := checked{r.Path, r.Size, r.Sound, r.Generation, []latch.LockInfo{}}
+	for _, l := range r.Locks {
+		info := latch.LockInfoOf(l, lockstore.Judgment{Rule: l.Rule})
+		info.Verdict = ""
+		c.Locks = append(c.Locks, info)
+	}
+	return c
+}
+
 func checkCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -19,7 +38,9 @@ func checkCommand() *cobra.Command {
 		Short: "Say whether the journal of a state directory is sound, and print its records",
 		Args:  checkArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			report, err := lockstore.CheckJournal(args[0])
+			shown := newProgress(cmd.ErrOrStderr(), "bytes read")
+			report, err := lockstore.CheckJournal(args[0], shown.at)
+			shown.end()
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 				return coded{exitDir, fmt.Errorf("%s is no state directory (latchfs's .latchfs/status tells which is a mount's): %w", args[0], err)}
@@ -30,7 +51,7 @@ func checkCommand() *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			if asJSON {
-				return errors.Join(printJSON(out, report), err)
+				return errors.Join(printJSON(out, checkedOf(report)), err)
 			}
 			table := newTable(out)
 			fmt.Fprintln(table, "LOCK\tGENERATION\tKIND\tMADE\tPID\tCOMMAND\tUSER\tBOOT")

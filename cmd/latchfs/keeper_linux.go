@@ -64,6 +64,7 @@ type keeper struct {
 	served   bool // a server has served
 	bound    bool // the mount dies with its server
 	stopping os.Signal
+	loud     func()
 	backoff  time.Duration
 }
 
@@ -317,7 +318,9 @@ func (k *keeper) serving(said message, program *os.File) {
 	defer debug.FreeOSMemory()
 	if !k.served {
 		k.served = true
-		if err := tellReady(k.config.Flags.StateDir); err != nil {
+		err := tellReady(k.config.Flags.StateDir)
+		k.loud()
+		if err != nil {
 			k.log.WithError(err).Warn("could not tell that the mount is ready")
 		}
 	}

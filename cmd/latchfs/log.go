@@ -17,6 +17,16 @@ func setLogLevel(log *logrus.Logger, level string) error {
 	return nil
 }
 
+// hush has the terminal from which a daemon was started be told of trouble alone; loud ends that, when the log
+// goes to a file.
+func hush(log *logrus.Logger, daemon bool) (loud func()) {
+	level := log.GetLevel()
+	if daemon && isTerminal(log.Out) && level > logrus.WarnLevel {
+		log.SetLevel(logrus.WarnLevel)
+	}
+	return func() { log.SetLevel(level) }
+}
+
 // newLog makes the logger of the flags --log-level and --log-format.
 func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
 	log := logrus.New()

@@ -4,7 +4,11 @@ package main
 
 import (
 	_ "embed"
+	"errors"
+	"os"
+	"path/filepath"
 
+	"github.com/cpuguy83/go-md2man/v2/md2man"
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 )
@@ -13,6 +17,11 @@ import (
 //
 //go:embed package/manual.md
 var manual string
+
+// jsonPage is latchfs-json(5).
+//
+//go:embed package/json.md
+var jsonPage []byte
 
 // pages is a command that writes a manual page for each other.
 func pages(root *cobra.Command) []*cobra.Command {
@@ -23,7 +32,8 @@ func pages(root *cobra.Command) []*cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			root.Long = manual
 			header := doc.GenManHeader{Section: "8", Source: "latchfs " + version, Manual: "latchfs"}
-			return doc.GenManTree(root, &header, args[0])
+			return errors.Join(doc.GenManTree(root, &header, args[0]),
+				os.WriteFile(filepath.Join(args[0], "latchfs-json.5"), md2man.Render(jsonPage), 0o644))
 		},
 	}}
 }

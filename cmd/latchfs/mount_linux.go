@@ -115,7 +115,7 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	k := keeper{log: log, config: serverConfig{Dir: dir, Flags: flags, Keeper: os.Getpid(), Daemon: isDaemon()}}
+	k := keeper{log: log, loud: hush(log, isDaemon()), config: serverConfig{Dir: dir, Flags: flags, Keeper: os.Getpid(), Daemon: isDaemon()}}
 	return k.keep()
 }
 
@@ -301,13 +301,16 @@ func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
 	onClose := latch.Patterns(flags.OnClose)
 	deadline := time.Now().Add(2 * time.Second)
 	for {
+		shown := newProgress(os.Stderr, "locks recovered")
 		store, err := lockstore.Open(lockstore.Options{
+			Progress: shown.at,
 			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
 			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
 			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
 			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },
 		})
+		shown.end()
 		switch {
 		case err == nil:
 			return store, nil

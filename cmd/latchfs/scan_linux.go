@@ -82,7 +82,9 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	scanner := lockstore.NewScanner(host, files, flags.staleAfter)
 	results := []scanned{}
 	var failed []error
-	for _, name := range names {
+	shown := newProgress(os.Stderr, "lock files judged")
+	for i, name := range names {
+		shown.at(i, len(names))
 		found, err := scanner.Judge(name)
 		if errors.Is(err, iofs.ErrNotExist) {
 			continue
@@ -97,6 +99,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 		}
 		results = append(results, result)
 	}
+	shown.end()
 	if flags.asJSON {
 		err = printJSON(out, results)
 	} else {

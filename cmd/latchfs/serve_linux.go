@@ -57,6 +57,7 @@ func runServe() error {
 	if err != nil {
 		return err
 	}
+	loud := hush(log, config.Daemon)
 	// Its memory is mostly the locks there are, and they stay.
 	debug.SetGCPercent(gcWhileRecovering)
 	m, err := openMount(config, tables, log)
@@ -70,6 +71,7 @@ func runServe() error {
 			log.WithError(err).Warn("could not open the log file")
 		}
 	}
+	loud()
 	serving := messageServing
 	if !m.fs.Outlives() {
 		serving = messageBound

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,12 +73,25 @@ func lookInto(file string) (whyCase, error) {
 		lock.LockedBy = readKernelLocks().on(info)
 		c.Lock = &lock
 	}
-	var locks []latch.LockInfo
-	if err := readControl(root, "locks.json", &locks); err != nil {
+	// Those that were removed come first, the last one last.
+	locks, err := os.Open(filepath.Join(root, controlDir, "locks.json"))
+	if err != nil {
 		return c, err
 	}
-	for _, l := range locks {
-		if l.Name == name && l.ReclaimedAt != nil {
+	defer locks.Close()
+	decoder := json.NewDecoder(locks)
+	if _, err := decoder.Token(); err != nil {
+		return c, err
+	}
+	for decoder.More() {
+		var l latch.LockInfo
+		if err := decoder.Decode(&l); err != nil {
+			return c, err
+		}
+		if l.ReclaimedAt == nil {
+			break
+		}
+		if l.Name == name {
 			c.Last = &l
 		}
 	}

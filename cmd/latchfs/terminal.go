@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// isTerminal says that somebody looks at what is written to out.
+func isTerminal(out io.Writer) bool {
+	file, is := out.(*os.File)
+	return is && term.IsTerminal(int(file.Fd()))
+}
+
+const (
+	// progressAfter is how long work has to take for its progress to be shown.
+	progressAfter = time.Second
+	progressEvery = 200 * time.Millisecond
+)
+
+// progress shows on a terminal how far long work has come. Its methods may be called from many goroutines.
+type progress struct {
+	out  io.Writer // nil if it is no terminal
+	what string
+
+	mu    sync.Mutex
+	next  time.Time
+	shown bool
+}
+
+func newProgress(out io.Writer, what string) *progress {
+	p := &progress{what: what, next: time.Now().Add(progressAfter)}
+	if isTerminal(out) {
+		p.out = out
+	}
+	return p
+}
+
+// at tells that done of total is done; a total of 0 is not known.
+func (p *progress) at(done, total int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.out == nil || now.Before(p.next) {
+		return
+	}
+	p.next, p.shown = now.Add(progressEvery), true
+	fmt.Fprintf(p.out, "\r\x1b[K%s: %d", p.what, done)
+	if total > 0 {
+		fmt.Fprintf(p.out, " of %d (%d %%)", total, 100*done/total)
+	}
+}
+
+// end takes the line away.
+func (p *progress) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shown {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+	p.out = nil
+}
