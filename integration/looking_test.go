@@ -264,3 +264,137 @@ func TestControl(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// TestEveryControlFile: each file of the control directory, and each attribute, says what latchfs ls --json says.
+func TestEveryControlFile(t *testing.T) {
+	needProgram(t, "getfattr")
+	m := mountOver(t, t.TempDir())
+	holder, dead := newLocker(t), newLocker(t)
+	holder.must("ok", "take", m.path("x.lock"))
+	dead.must("ok", "take", m.path("dead.lock"))
+	pid := dead.pid()
+	dead.kill()
+	eventually(t, "the dead one's lock is gone", func() bool { return !exists(m.path("dead.lock")) })
+	known := m.locks()["x.lock"]
+	read := func(name string) string {
+		t.Helper()
+		out, err := exec.Command("cat", m.path(".latchfs/"+name)).Output()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return string(out)
+	}
+	list := func(text string) (all []lock) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(text), &all); err != nil {
+			t.Fatalf("%v: %s", err, text)
+		}
+		return all
+	}
+	checks := map[string]func() string{
+		"locks": func() string {
+			text := read("locks")
+			if rows := strings.Split(text, "\n"); len(rows) != 3 || !strings.Contains(rows[1], fmt.Sprintf("x.lock  %d", holder.pid())) || !strings.Contains(rows[1], known.Evidence) {
+				return text
+			}
+			return ""
+		},
+		"locks.json": func() string {
+			all := list(read("locks.json"))
+			if len(all) != 2 || all[0].Name != "dead.lock" || all[0].ReclaimedAt == nil || all[0].Holder.PID != pid || all[1].Evidence != known.Evidence || all[1].Generation != known.Generation {
+				return fmt.Sprint(all)
+			}
+			return ""
+		},
+		"status": func() string {
+			var s struct {
+				PID, Locks, Waiting int
+				StateDir            string `json:"state_dir"`
+			}
+			if err := json.Unmarshal([]byte(read("status")), &s); err != nil || s.PID != m.process.Process.Pid || s.Locks != 1 || s.StateDir != m.stateDir {
+				return fmt.Sprintf("%+v %v", s, err)
+			}
+			return ""
+		},
+		"reclaimed": func() string {
+			var kept []struct{ Name, Reason, File string }
+			if err := json.Unmarshal([]byte(read("reclaimed")), &kept); err != nil || len(kept) != 1 || kept[0].Name != "dead.lock" || kept[0].Reason != "dead-pid" {
+				return fmt.Sprintf("%+v %v", kept, err)
+			}
+			if text, err := os.ReadFile(kept[0].File); err != nil || strings.TrimSpace(string(text)) != strconv.Itoa(pid) {
+				return fmt.Sprintf("%s %v", text, err)
+			}
+			return ""
+		},
+		"metrics": func() string {
+			if text := read("metrics"); metrics(t, []byte(text))["latchfs_locks verdict=live"] != 1 {
+				return text
+			}
+			return ""
+		},
+		"events": func() string {
+			file, err := os.Open(m.path(".latchfs/events"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			if n, err := unix.Open(m.path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+				return err.Error()
+			} else if _, err := unix.Read(n, make([]byte, 100)); err != unix.EAGAIN || unix.Close(n) != nil {
+				return fmt.Sprint("nothing happened, and it says ", err)
+			}
+			return ""
+		},
+		"ctl": func() string {
+			if err := os.WriteFile(m.path(".latchfs/ctl"), []byte("compact"), 0); err != nil {
+				return err.Error()
+			}
+			return ""
+		},
+		"lock": func() string {
+			if one := list("[" + read("lock/x.lock") + "]")[0]; one.Evidence != known.Evidence || one.Holder.PID != holder.pid() || !one.Made.Equal(known.Made) {
+				return fmt.Sprint(one)
+			}
+			return ""
+		},
+		"wait": func() string {
+			if text := read("wait/free.lock"); !strings.HasPrefix(text, "free.lock is free, and reserved for ") {
+				return text
+			}
+			return ""
+		},
+	}
+	entries, err := os.ReadDir(m.path(".latchfs"))
+	if err != nil || len(entries) != len(checks) {
+		t.Errorf("%d files, %d checks: %v", len(entries), len(checks), err)
+	}
+	for _, entry := range entries {
+		t.Run(entry.Name(), func(t *testing.T) {
+			if wrong := checks[entry.Name()](); wrong != "" {
+				t.Error(wrong)
+			}
+		})
+	}
+	if entries, err := os.ReadDir(m.dir); err != nil || len(entries) != 1 {
+		t.Errorf("the mount lists %v: %v", entries, err)
+	}
+	for name, want := range map[string]string{
+		"verdict": "live", "kind": "create", "generation": fmt.Sprint(known.Generation), "made": known.Made.Format(time.RFC3339Nano), "rule": known.Rule, "evidence": known.Evidence,
+		"holder.pid": strconv.Itoa(holder.pid()), "holder.uid": "0", "holder.command": command(t, holder.pid()),
+	} {
+		out, err := exec.Command("getfattr", "--only-values", "-n", "user.latchfs."+name, m.path("x.lock")).Output()
+		if err != nil || string(out) != want {
+			t.Errorf("attribute %s is %q, not %q: %v", name, out, want, err)
+		}
+	}
+}
+
+// command is the kernel's name of a process.
+func command(t *testing.T, pid int) string {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
