@@ -71,6 +71,7 @@ deps:
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo 'run gofmt' >&2; exit 1; }
 	go vet ./...
+	go vet -tags man ./cmd/latchfs
 	go run $(STATICCHECK) ./...
 	$(MAKE) --no-print-directory vuln
 

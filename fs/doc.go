@@ -53,6 +53,11 @@
 //     fuse.ProtocolServer, is called experimental by go-fuse: an upgrade of it is to be read.
 //   - A handler never waits for another process. A read of .latchfs/wait or events is answered by
 //     whoever brings about what it waits for.
+//   - Who watches with inotify(7) is told of a reap by another process that unlinks the name in the mount (herald.go): no
+//     FUSE notification raises that event, and a server that calls into its own mount cannot be killed while it waits for
+//     itself.
+//   - What a control file says of all locks is made while it is read (control_text.go): a million take half a
+//     gigabyte.
 //   - A handler's panic ends the server, which the next one makes good, and not the mount
 //     (guard.go).
 //

@@ -81,7 +81,7 @@ func TestMountHelper(t *testing.T) {
 		"latchfs: a latchfs mount cannot be given other options while it is mounted: unmount it and mount it again",
 		"latchfs: " + dir + " is mounted already",
 		"latchfs: there is no read-only latchfs, since to lock is to make a file; mount what is beneath read-only, and latchfs over it is too",
-		"latchfs: option stale_after wants a value: stale_after=...",
+		"latchfs: option stale_after wants a value (stale_after=VALUE)",
 		"latchfs: unknown option colour=red; those there are are the flags of latchfs mount --help",
 		"latchfs: latchfs is mounted over a directory, not elsewhere: give " + dir + " as the source too, not /usr",
 		`latchfs: invalid argument "soon" for "--stale-after" flag`,

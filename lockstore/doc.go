@@ -36,6 +36,9 @@
 //     subshell that ran mkdir(1) is not the script. One that is killed does not.
 //   - Text such as host-123 names somebody only if that process is found when the lock is
 //     made; else it is data.
+//   - What locks have in common they share, and a record is 112 bytes: a million locks are memory that is
+//     always there (kept in lock.go).
+//   - After a restart each lock is looked at once before anything is served, on all processors.
 //   - What ended together with its pid namespace was killed.
 //
 // # The journal

@@ -103,7 +103,7 @@ func optionFlag(option string, sloppy bool) ([]string, error) {
 	case flag != nil && name != "daemon" && flag.NoOptDefVal != "":
 		return []string{"--" + name}, nil
 	case flag != nil && name != "daemon":
-		return nil, usageError{fmt.Errorf("option %s wants a value: %s=...", option, option)}
+		return nil, usageError{fmt.Errorf("option %s wants a value (%s=VALUE)", option, option)}
 	case sloppy:
 		return nil, nil
 	}
