@@ -75,6 +75,9 @@ func peers(t *testing.T) []peer {
 		lacking(t, fmt.Sprintf("passthrough_ll: %v: %s; run make bench", err, out))
 	}
 	all = append(all, startPeer(t, "passthrough_ll", func(from, to string) []string { return []string{passthrough, "-f", "-o", "source=" + from, to} }))
+	all = append(all, startPeer(t, "passthrough_ll, checked", func(from, to string) []string {
+		return []string{passthrough, "-f", "-o", "default_permissions,source=" + from, to}
+	}))
 	needProgram(t, "bindfs")
 	return append(all, startPeer(t, "bindfs", func(from, to string) []string { return []string{"bindfs", "-f", from, to} }))
 }

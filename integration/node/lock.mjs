@@ -1,11 +1,13 @@
 // Takes one of npm's or OpenClaw's locks: lock.mjs KIND FILE. Prints "held", waits for a line
-// on standard input, releases it and ends. It ends with 1 if somebody else has the lock.
+// on standard input, releases it and ends. It ends with 1 if somebody else has the lock; with PATIENT set it tries again as
+// is customary: OpenClaw's for up to a minute, proper-lockfile 5 times as its README does.
 import { createRequire } from "node:module";
 import { readdirSync, readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { join } from "node:path";
 
 const require = createRequire(import.meta.url);
+const patient = Boolean(process.env.PATIENT);
 
 async function openclaw(file) {
   const dist = join(import.meta.dirname, "node_modules", "openclaw", "dist");
@@ -13,12 +15,12 @@ async function openclaw(file) {
     /^session-write-lock-.*\.js$/.test(entry) &&
     /export \{[^}]*\bacquireSessionWriteLock\b[^}]*\}/.test(readFileSync(join(dist, entry), "utf8")));
   const { acquireSessionWriteLock } = await import(pathToFileURL(join(dist, name)).href);
-  const lock = await acquireSessionWriteLock({ sessionFile: file, timeoutMs: 1, maxHoldMs: 600_000 });
+  const lock = await acquireSessionWriteLock({ sessionFile: file, timeoutMs: patient ? 60_000 : 1, maxHoldMs: 600_000 });
   return () => lock.release();
 }
 
 const take = {
-  "proper-lockfile": (file) => require("proper-lockfile").lock(file, { realpath: false }),
+  "proper-lockfile": (file) => require("proper-lockfile").lock(file, { realpath: false, retries: patient ? 5 : 0 }),
   lockfile: async (file) => {
     const lockfile = require("lockfile");
     lockfile.lockSync(`${file}.lock`);
