@@ -39,8 +39,8 @@ const (
 	headSpace = minRead
 	// maxSmall is the longest request that is copied.
 	maxSmall = 4096
-	// spareBuffers is how many are kept.
-	spareBuffers = 2
+	// spareReaders is how many are kept: to unmap the memory of one interrupts all processors.
+	spareReaders = 2
 )
 
 // device serves an open /dev/fuse.
@@ -59,7 +59,7 @@ type device struct {
 	maxHelps int32 // helpers at a time; 0 on one processor
 
 	mu    sync.Mutex
-	spare [][]byte          // of buffer
+	spare []*reader
 	slow  map[uint64]func() // how to give up the requests that wait for other processes
 	lead  *reader           // the leader's
 }
@@ -101,24 +101,22 @@ func (d *device) serve() error {
 // newReader makes a reader, with a buffer or nil for another one.
 func (d *device) newReader(in []byte) *reader {
 	if in == nil {
-		in = d.buffer(unix.MAP_POPULATE)
-	}
-	return &reader{in: in, small: make([]byte, maxSmall), out: d.buffer(0)}
-}
-
-// buffer returns memory for the largest request or answer. What requests are read into is there from the beginning: where
-// a page is not, a server that is killed while it reads fails the request, since the kernel cannot bring the page in
-// for a process that is ending, and answers EIO (fuse_dev_do_read).
-func (d *device) buffer(populate int) []byte {
-	if populate != 0 {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if n := len(d.spare); n > 0 {
-			b := d.spare[n-1]
+			r := d.spare[n-1]
 			d.spare = d.spare[:n-1]
-			return b
+			return r
 		}
+		in = newBuffer(unix.MAP_POPULATE)
 	}
+	return &reader{in: in, small: make([]byte, maxSmall), out: newBuffer(0)}
+}
+
+// newBuffer is memory for the largest request or answer. What requests are read into is there from the beginning: where
+// a page is not, a server that is killed while it reads fails the request, since the kernel cannot bring the page in
+// for a process that is ending, and answers EIO (fuse_dev_do_read).
+func newBuffer(populate int) []byte {
 	b, err := unix.Mmap(-1, 0, maxWrite+headSpace, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|populate)
 	if err != nil {
 		panic(fmt.Sprintf("no memory for requests: %v", err))
@@ -126,13 +124,18 @@ func (d *device) buffer(populate int) []byte {
 	return b
 }
 
-// closeReader gives its memory back.
+// closeReader keeps it for another, or gives its memory back.
 func (d *device) closeReader(r *reader) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if r.in != nil && len(d.spare) < spareBuffers && !d.ended.Load() {
-		d.spare = append(d.spare, r.in)
-		r.in = nil
+	if d.lead == r {
+		d.lead = nil // its buffer is not to be taken any more
+	}
+	if r.in != nil && len(d.spare) < spareReaders && !d.ended.Load() {
+		r.large.Store(false)
+		r.caller = 0
+		d.spare = append(d.spare, r)
+		return
 	}
 	// They are mappings, so this cannot fail.
 	if r.in != nil {

@@ -45,6 +45,13 @@ func metrics(t *testing.T, text []byte) map[string]float64 {
 	return samples
 }
 
+// metricsAddress is where a mount with --metrics-listen serves them.
+func (m *mount) metricsAddress() string {
+	m.t.Helper()
+	eventually(m.t, "metrics are served", func() bool { return len(m.logged("serving metrics")) > 0 })
+	return fmt.Sprint(m.logged("serving metrics")[0]["address"])
+}
+
 // TestMetrics: they agree with what was done, to the count, wherever they are read, and promtool has nothing to say
 // against them.
 func TestMetrics(t *testing.T) {
@@ -101,11 +108,11 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("promtool: %v: %s", err, out)
 	}
 
-	serving := m.logged("serving metrics")
-	if len(serving) != 1 || !strings.HasPrefix(fmt.Sprint(serving[0]["address"]), "127.0.0.1:") {
-		t.Fatalf("logged %v", serving)
+	address := m.metricsAddress()
+	if !strings.HasPrefix(address, "127.0.0.1:") {
+		t.Errorf("served at %s", address)
 	}
-	answer, err := http.Get(fmt.Sprintf("http://%s/metrics", serving[0]["address"]))
+	answer, err := http.Get("http://" + address + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +131,7 @@ func TestMetrics(t *testing.T) {
 // TestMetricsAddress: an address that cannot be had is an error of the mount; a server that takes another's place gets it.
 func TestMetricsAddress(t *testing.T) {
 	m := mountOver(t, t.TempDir(), "--metrics-listen", "localhost:0")
-	address := fmt.Sprint(m.logged("serving metrics")[0]["address"])
+	address := m.metricsAddress()
 	out, err := exec.Command(latchfs, "mount", "--daemon", "--state-dir", t.TempDir(), "--metrics-listen", address, t.TempDir()).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "address already in use") {
 		t.Errorf("%v: %s", err, out)
@@ -132,11 +139,12 @@ func TestMetricsAddress(t *testing.T) {
 	if out, err := exec.Command(latchfs, "mount", "--metrics-listen", "nowhere", t.TempDir()).CombinedOutput(); err == nil || !strings.Contains(string(out), "--metrics-listen") {
 		t.Errorf("%v: %s", err, out)
 	}
-	fixed := mountOver(t, t.TempDir(), "--metrics-listen", "localhost:19464")
-	fixed.killServer()
-	fixed.eventuallyServed()
+	m.unmount()
+	again := mountOver(t, t.TempDir(), "--metrics-listen", address)
+	again.killServer()
+	again.eventuallyServed()
 	eventually(t, "the next server answers there", func() bool {
-		answer, err := http.Get("http://localhost:19464/metrics")
+		answer, err := http.Get("http://" + address + "/metrics")
 		if err != nil {
 			return false
 		}
