@@ -135,3 +135,29 @@ func TestKeeperKilledUnderAServiceManager(t *testing.T) {
 	m.killServer()
 	write()
 }
+
+// TestWatchdog: a service manager that wants to know is told that the server is alive, after its replacement too.
+func TestWatchdog(t *testing.T) {
+	manager, path := newServiceManager(t)
+	m := (&mount{t: t, env: []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=150000"}}).over(t.TempDir())
+	manager.untilReady()
+	t.Cleanup(func() {
+		for _, file := range manager.stored {
+			file.Close()
+		}
+	})
+	for range 2 {
+		text := make([]byte, 4096)
+		for alive := 0; alive < 3; {
+			n, err := manager.socket.Read(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(text[:n]) == "WATCHDOG=1" {
+				alive++
+			}
+		}
+		m.killServer()
+		m.eventuallyServed()
+	}
+}

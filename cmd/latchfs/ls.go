@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +45,7 @@ that were removed as stale last, and why.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), locks)
 			}
-			return printLocks(cmd.OutOrStdout(), locks, time.Now())
+			return printLocks(cmd.OutOrStdout(), locks, time.Now(), styleOf(cmd.OutOrStdout()))
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print all that is known of each lock as JSON")
@@ -138,32 +140,72 @@ func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
 	}
 }
 
-func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time) error {
+// leastName is how much of a name is always shown.
+const leastName = 12
+
+func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time, look style) error {
 	table := newTable(out)
-	fmt.Fprintln(table, "LOCK\tPID\tCOMMAND\tUSER\tVERDICT\tAGE")
 	users := make(userNames)
+	most := nameWidth(locks, now, look, users)
+	fmt.Fprintf(table, "LOCK\tPID\tCOMMAND\tUSER\t%s\tAGE\n", look.in(colourNone, "VERDICT"))
 	for _, l := range locks {
 		if l.ReclaimedAt != nil {
 			continue
 		}
-		pid, command, name := "-", "-", "-"
-		if l.Holder.PID != 0 {
-			pid, command, name = strconv.Itoa(l.Holder.PID), l.Holder.Command, users.of(l.Holder.UID)
-		}
-		verdict := l.Verdict
-		if detail := l.Reason + l.Payload; detail != "" {
-			verdict += " (" + detail + ")"
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", latch.Printable(l.Name), pid, latch.Printable(command), name, verdict, age(now.Sub(l.Made)))
+		c := cellsOf(l, now, users)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", tail(c[0], most), c[1], c[2], c[3], look.in(verdictColour(l.Verdict), c[4]), c[5])
 		for _, k := range l.LockedBy {
 			word := strings.ToLower(k.Type + " " + k.Access)
 			if k.Waiting {
 				word += ", waits"
 			}
-			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, latch.Printable(k.Command), word)
+			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, latch.Printable(k.Command), look.in(colourNone, word))
 		}
 	}
 	return table.Flush()
+}
+
+// nameWidth is how much of a name there is room for beside the other columns.
+func nameWidth(locks []latch.LockInfo, now time.Time, look style, users userNames) int {
+	if look.width == 0 {
+		return math.MaxInt
+	}
+	widths := []int{0, len("PID"), len("COMMAND"), len("USER"), len("VERDICT"), len("AGE")}
+	for _, l := range locks {
+		for i, cell := range cellsOf(l, now, users) {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	room := look.width
+	for _, width := range widths[1:] {
+		room -= width + tablePadding
+	}
+	return max(room, leastName)
+}
+
+// cellsOf are the columns of a lock.
+func cellsOf(l latch.LockInfo, now time.Time, users userNames) [6]string {
+	pid, command, name := "-", "-", "-"
+	if l.Holder.PID != 0 {
+		pid, command, name = strconv.Itoa(l.Holder.PID), l.Holder.Command, users.of(l.Holder.UID)
+	}
+	verdict := l.Verdict
+	if detail := l.Reason + l.Payload; detail != "" {
+		verdict += " (" + detail + ")"
+	}
+	return [...]string{latch.Printable(l.Name), pid, latch.Printable(command), name, verdict, age(now.Sub(l.Made))}
+}
+
+func verdictColour(verdict string) string {
+	switch verdict {
+	case lockstore.Live.String():
+		return colourGreen
+	case lockstore.Stale.String():
+		return colourRed
+	case lockstore.Unknown.String():
+		return colourYellow
+	}
+	return colourNone
 }
 
 // userNames are those that were looked up.

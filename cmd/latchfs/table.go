@@ -13,9 +13,12 @@ type table struct {
 	out *bufio.Writer
 }
 
+// tablePadding is what lies between columns.
+const tablePadding = 2
+
 func newTable(out io.Writer) table {
 	buffered := bufio.NewWriter(out)
-	return table{tabwriter.NewWriter(buffered, 0, 8, 2, ' ', 0), buffered}
+	return table{tabwriter.NewWriter(buffered, 0, 8, tablePadding, ' ', 0), buffered}
 }
 
 // Flush writes what is lined up.

@@ -16,6 +16,49 @@ func isTerminal(out io.Writer) bool {
 	return is && term.IsTerminal(int(file.Fd()))
 }
 
+// style is how what is written looks: plain where nobody looks.
+type style struct {
+	width  int // columns; 0 is any
+	colour bool
+}
+
+// styleOf is that of an output. NO_COLOR (no-color.org) and TERM=dumb are heeded.
+func styleOf(out io.Writer) style {
+	if !isTerminal(out) {
+		return style{}
+	}
+	width, _, err := term.GetSize(int(out.(*os.File).Fd()))
+	if err != nil {
+		width = 0
+	}
+	return style{width, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+}
+
+// The colours of verdicts. All take the same space, so that columns stay lined up.
+const (
+	colourNone   = "\x1b[00m"
+	colourRed    = "\x1b[31m"
+	colourGreen  = "\x1b[32m"
+	colourYellow = "\x1b[33m"
+)
+
+// in is text in a colour.
+func (s style) in(colour, text string) string {
+	if !s.colour {
+		return text
+	}
+	return colour + text + colourNone
+}
+
+// tail is text, or as much of its end as fits.
+func tail(text string, width int) string {
+	runes := []rune(text)
+	if len(runes) <= width {
+		return text
+	}
+	return "…" + string(runes[len(runes)-width+1:])
+}
+
 const (
 	// progressAfter is how long work has to take for its progress to be shown.
 	progressAfter = time.Second
