@@ -144,7 +144,7 @@ func (h *herald) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.En
 	at := h.fs.inodes.path(dir, name)
 	g, is := h.ghost(at)
 	if _, err := statEntry(dir.fd, name); !errors.Is(err, unix.ENOENT) || !is {
-		return unix.ENOENT
+		return h.fs.lookupIn(section, dir, name, in, out)
 	}
 	mode := uint32(unix.S_IFREG | 0o600)
 	if g.directory {
@@ -161,12 +161,13 @@ func (h *herald) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.En
 	return nil
 }
 
-// remove lets the herald unlink a ghost, and nothing else.
+// remove lets the herald unlink a ghost, and nothing else. On ENOENT the kernel would forget the entry, and who has the file
+// open would seem to have a deleted one.
 func (h *herald) remove(dir *inode, name string) error {
 	section := h.fs.enter(dir, name)
 	defer section.Leave()
 	if _, err := statEntry(dir.fd, name); !errors.Is(err, unix.ENOENT) {
-		return unix.ENOENT
+		return unix.EBUSY
 	}
 	if _, is := h.lay(h.fs.inodes.path(dir, name)); !is {
 		return unix.ENOENT

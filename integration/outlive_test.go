@@ -358,7 +358,7 @@ func TestIdle(t *testing.T) {
 		name string
 		pid  int
 		most int // MiB resident
-	}{{"keeper", m.process.Process.Pid, 10}, {"anchor", anchor, 10}, {"server", m.server(), 30}} {
+	}{{"keeper", m.process.Process.Pid, 16}, {"anchor", anchor, 10}, {"server", m.server(), 30}} {
 		name, pid := p.name, p.pid
 		resident := statusNumber(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
 		t.Logf("%s: %d KiB resident", name, resident)
