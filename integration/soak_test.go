@@ -79,7 +79,7 @@ func (f figures) settled(base figures) string {
 		{"inodes", f.inodes, base.inodes + 8},
 		{"handles", f.handles, base.handles + 1},
 		{"server", f.server, base.server + 24<<10},
-		{"keeper", f.keeper, 10 << 10},
+		{"keeper", f.keeper, 16 << 10},
 		{"journal", f.journal, 2 << 10},
 	} {
 		if c.is > c.most {
