@@ -22,13 +22,6 @@ const settledTime = time.Second
 // settled says so of a status change time, in ns of Unix time.
 func settled(changed int64) bool { return time.Now().UnixNano()-changed >= int64(settledTime) }
 
-// monotonic is a time since an arbitrary moment, in ns: a third of a time.Time, of which each inode has one.
-type monotonic int64
-
-var processStart = time.Now()
-
-func monotonicNow() monotonic { return monotonic(time.Since(processStart)) }
-
 // aclAbsence remembers that a file has no access ACL. The kernel forgets what it knows of it
 // at every READDIRPLUS, so that ls -l asks for each file again; to look beneath through
 // /proc is a quarter of what such a request costs. An ACL is not set without a new status

@@ -55,7 +55,6 @@ type device struct {
 	helpers  atomic.Int32
 	ended    atomic.Bool // the mount is gone
 	running  sync.WaitGroup
-	started  time.Time
 	maxHelps int32 // helpers at a time; 0 on one processor
 
 	mu    sync.Mutex
@@ -76,7 +75,7 @@ type reader struct {
 
 // newDevice takes what the kernel said in INIT.
 func newDevice(f *FS, fd int, init []byte, options *fuse.MountOptions) (d *device, answer []byte, err error) {
-	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), started: time.Now(), slow: make(map[uint64]func())}
+	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), slow: make(map[uint64]func())}
 	d.maxHelps = int32(min(runtime.GOMAXPROCS(0), runtime.NumCPU()) - 1)
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.settings)), unsafe.Sizeof(d.settings)), init)
 	answer = make([]byte, minRead)
@@ -144,8 +143,8 @@ func (d *device) closeReader(r *reader) {
 	_ = unix.Munmap(r.out)
 }
 
-// now is the time since the device was opened, in ns, and never 0.
-func (d *device) now() int64 { return int64(time.Since(d.started)) | 1 }
+// now is a monotonic time, in ns, and never 0.
+func now() int64 { return int64(monotonicNow()) | 1 }
 
 // leadFrom reads and carries out requests until another leads or the mount is gone. In is a buffer to read into, or nil.
 func (d *device) leadFrom(in []byte) {
@@ -180,8 +179,7 @@ func (d *device) leadFrom(in []byte) {
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, -1)
 			continue
 		}
-		request := r.take(n) // before anybody may take the buffer
-		d.fs.requests.count(binary.NativeEndian.Uint32(request[opcodeAt:]))
+		request := d.take(r, n) // before anybody may take the buffer
 		leads = d.busy(func() {
 			if answered = !d.defers(r, request); answered {
 				d.handle(request, r.out)
@@ -195,11 +193,18 @@ func (d *device) leadFrom(in []byte) {
 // busy carries something out as the leader. It says whether it still is that: if not, another has taken its place, and
 // maybe its buffer.
 func (d *device) busy(do func()) (leads bool) {
-	began := d.now()
+	began := now()
 	d.began.Store(began)
 	d.lookAfter()
 	do()
 	return d.began.CompareAndSwap(began, 0)
+}
+
+// take counts the request of n bytes that r has read and returns it.
+func (d *device) take(r *reader, n int) []byte {
+	request := r.take(n)
+	d.fs.requests.count(binary.NativeEndian.Uint32(request[opcodeAt:]))
+	return request
 }
 
 // take is the request of n bytes that was read, out of the way of the next one if it is short.
@@ -218,7 +223,7 @@ func (d *device) spin(in []byte) (n int, err error) {
 	if d.maxHelps == 0 || !d.watched.Load() { // one processor, or nobody has asked for long
 		return 0, err
 	}
-	for from := d.now(); err == unix.EAGAIN && d.now()-from < int64(spinTime); {
+	for from := now(); err == unix.EAGAIN && now()-from < int64(spinTime); {
 		n, err = d.read(in)
 	}
 	return n, err
@@ -285,9 +290,7 @@ func (d *device) callHelper() {
 			if err != nil {
 				return // the leader sees what is wrong
 			}
-			request := r.take(n)
-			d.fs.requests.count(binary.NativeEndian.Uint32(request[opcodeAt:]))
-			d.handle(request, r.out)
+			d.handle(d.take(r, n), r.out)
 		}
 	}()
 }

@@ -116,10 +116,15 @@ func (t *inodes) find(key fileKey, unique uint64) *inode {
 	defer t.mu.Unlock()
 	n := t.byKey[key]
 	if n != nil {
-		n.row.Load().lookups.Add(1)
-		t.tables.counted(unique, n.id)
+		t.countLookup(n, unique)
 	}
 	return n
+}
+
+// countLookup counts a lookup of n for a request; mu is held.
+func (t *inodes) countLookup(n *inode, unique uint64) {
+	n.row.Load().lookups.Add(1)
+	t.tables.counted(unique, n.id)
 }
 
 // again counts a lookup of n for a request, if the kernel still knows it.
@@ -129,8 +134,7 @@ func (t *inodes) again(n *inode, unique uint64) bool {
 	if t.byID[n.id] != n {
 		return false
 	}
-	n.row.Load().lookups.Add(1)
-	t.tables.counted(unique, n.id)
+	t.countLookup(n, unique)
 	return true
 }
 
@@ -149,8 +153,7 @@ func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind 
 	defer t.mu.Unlock()
 	if n := t.byKey[key]; n != nil {
 		closeFD(fd)
-		n.row.Load().lookups.Add(1)
-		t.tables.counted(unique, n.id)
+		t.countLookup(n, unique)
 		return n
 	}
 	n := &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind}

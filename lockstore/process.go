@@ -160,10 +160,7 @@ func (ps *processes) markEnded(w *watched) time.Time {
 
 // hasEnded asks the kernel now. It returns when the end was first known.
 func (ps *processes) hasEnded(w *watched) (time.Time, bool) {
-	ps.mu.Lock()
-	at := w.endedAt
-	ps.mu.Unlock()
-	if !at.IsZero() {
+	if at := ps.toldEnd(w); !at.IsZero() {
 		return at, true
 	}
 	if w.watch != nil {
@@ -179,12 +176,14 @@ func (ps *processes) hasEnded(w *watched) (time.Time, bool) {
 
 // seemsToRun says that w is watched, and its end was not told.
 func (ps *processes) seemsToRun(w *watched) bool {
-	if w == nil || w.watch == nil {
-		return false
-	}
+	return w != nil && w.watch != nil && ps.toldEnd(w).IsZero()
+}
+
+// toldEnd is when the end of w was first known, zero while it is not.
+func (ps *processes) toldEnd(w *watched) time.Time {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	return w.endedAt.IsZero()
+	return w.endedAt
 }
 
 // recordsOf returns the locks that depend on w.

@@ -160,7 +160,7 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
 		staleAfter: o.StaleAfter, maxHold: o.MaxHold, onClose: o.ReleaseOnClose,
-		maxPerUser: o.MaxPerUser, user: o.Owner, locks: make(map[string]*record), byUser: make(map[uint32]int),
+		maxPerUser: o.MaxPerUser, user: o.Owner, byUser: make(map[uint32]int),
 		kinship: newKinship(), lookups: newLookups(),
 	}
 	s.events.observe = o.Observe

@@ -83,7 +83,7 @@ func newProgress(out io.Writer, what string) *progress {
 	return p
 }
 
-// at tells that done of total is done; a total of 0 is not known.
+// at tells that done of total is done.
 func (p *progress) at(done, total int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -92,10 +92,7 @@ func (p *progress) at(done, total int) {
 		return
 	}
 	p.next, p.shown = now.Add(progressEvery), true
-	fmt.Fprintf(p.out, "\r\x1b[K%s: %d", p.what, done)
-	if total > 0 {
-		fmt.Fprintf(p.out, " of %d (%d %%)", total, 100*done/total)
-	}
+	fmt.Fprintf(p.out, "\r\x1b[K%s: %d of %d (%d %%)", p.what, done, total, 100*done/total)
 }
 
 // end takes the line away.

@@ -64,10 +64,7 @@ func runUmount(dir string, lazy bool) error {
 	// Those that could not be taken away when they were replaced lie beneath.
 	for range at {
 		err := latch.Unmount(dir, lazy)
-		for range umountTries {
-			if !errors.Is(err, unix.EBUSY) {
-				break
-			}
+		for tries := 0; errors.Is(err, unix.EBUSY) && tries < umountTries; tries++ {
 			time.Sleep(umountPause)
 			err = latch.Unmount(dir, lazy)
 		}
