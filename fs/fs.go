@@ -124,7 +124,7 @@ func New(o Options) (*FS, error) {
 		setLogLevel:   o.SetLogLevel,
 		log:           o.Log,
 	}
-	f.herald = &herald{fs: f, start: o.Herald, queue: make(chan string, maxGhosts), ghosts: make(map[string]ghost)}
+	f.herald = &herald{fs: f, start: o.Herald, queue: make(chan string, maxGhosts), ghosts: make(map[string]*ghost)}
 	var err error
 	if o.Tables == nil {
 		if o.Tables, err = NewTables(); err != nil {

@@ -24,7 +24,7 @@ type herald struct {
 	thread atomic.Uint32 // of the herald, 0 while there is none
 
 	mu     sync.Mutex
-	ghosts map[string]ghost // by their names in the mount
+	ghosts map[string]*ghost // by their names in the mount
 }
 
 // Herald is a process that unlinks names in the mount. It lasts as long as it has something to do.
@@ -57,30 +57,28 @@ func (h *herald) announce(name string, g ghost) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, waits := h.ghosts[name]; !waits {
-		select {
-		case h.queue <- name:
-		default: // there are too many
-			return
-		}
+	// Though the name may be there already: that one may just be told of.
+	select {
+	case h.queue <- name:
+		h.ghosts[name] = &g
+	default: // there are too many
 	}
-	h.ghosts[name] = g
 }
 
-// lay forgets the ghost of a name. It says whether there was one.
-func (h *herald) lay(name string) (ghost, bool) {
+// lay forgets the ghost g of a name, unless there is another by now.
+func (h *herald) lay(name string, g *ghost) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	g, is := h.ghosts[name]
-	delete(h.ghosts, name)
-	return g, is
+	if h.ghosts[name] == g {
+		delete(h.ghosts, name)
+	}
 }
 
-func (h *herald) ghost(name string) (ghost, bool) {
+// ghost is that of a name, nil if there is none.
+func (h *herald) ghost(name string) *ghost {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	g, is := h.ghosts[name]
-	return g, is
+	return h.ghosts[name]
 }
 
 // run has a herald while there is something to tell, until stop.
@@ -112,10 +110,9 @@ func (h *herald) tell(process Herald, name string, stop <-chan struct{}) error {
 	idle := time.NewTimer(heraldIdle)
 	defer idle.Stop()
 	for {
-		g, is := h.ghost(name)
-		if is {
+		if g := h.ghost(name); g != nil {
 			err := process.Unlink(name, g.directory)
-			h.lay(name)
+			h.lay(name, g)
 			if err != nil {
 				return err
 			}
@@ -142,8 +139,8 @@ func (h *herald) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.En
 	section := h.fs.enter(dir, name)
 	defer section.Leave()
 	at := h.fs.inodes.path(dir, name)
-	g, is := h.ghost(at)
-	if _, err := statEntry(dir.fd, name); !errors.Is(err, unix.ENOENT) || !is {
+	g := h.ghost(at)
+	if _, err := statEntry(dir.fd, name); !errors.Is(err, unix.ENOENT) || g == nil {
 		return h.fs.lookupIn(section, dir, name, in, out)
 	}
 	mode := uint32(unix.S_IFREG | 0o600)
@@ -169,8 +166,11 @@ func (h *herald) remove(dir *inode, name string) error {
 	if _, err := statEntry(dir.fd, name); !errors.Is(err, unix.ENOENT) {
 		return unix.EBUSY
 	}
-	if _, is := h.lay(h.fs.inodes.path(dir, name)); !is {
+	at := h.fs.inodes.path(dir, name)
+	g := h.ghost(at)
+	if g == nil {
 		return unix.ENOENT
 	}
+	h.lay(at, g)
 	return nil
 }
