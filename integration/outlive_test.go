@@ -24,7 +24,7 @@ import (
 func (m *mount) server() int {
 	for _, pid := range children(m.process.Process.Pid) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && !slices.Contains([]string{"latchfs-anchor", "latchfs-herald"}, strings.TrimSpace(string(comm))) {
+		if err == nil && strings.TrimSpace(string(comm)) != "latchfs-anchor" && !ended(pid) { // a herald has ended with its server
 			return pid
 		}
 	}
