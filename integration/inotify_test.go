@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,4 +179,19 @@ func TestHeraldTakesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestHeraldOfDeadServer: one whose server was killed is waited for.
+func TestHeraldOfDeadServer(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	directory := watch(t, m.dir, unix.IN_DELETE)
+	holder := newLocker(t)
+	holder.must("ok", "take", m.path("x.lock"))
+	holder.kill()
+	heard(t, directory, "delete x.lock") // so there is a herald
+	m.killServer()
+	m.eventuallyServed()
+	eventually(t, "no child of the keeper is a zombie", func() bool {
+		return !slices.ContainsFunc(children(m.process.Process.Pid), ended)
+	})
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -108,11 +109,10 @@ func (k *keeper) keep() error {
 	} else if k.tables, err = latch.NewTables(); err != nil {
 		return err
 	}
-	// Anchors whose server has died come to the keeper, to be waited for.
+	// Anchors and heralds whose server has died come to the keeper, to be waited for.
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	for program := k.program; ; {
 		end, err := k.runServer(program)
-		k.reapAnchors()
 		switch {
 		case err != nil && !k.served:
 			return err
@@ -246,6 +246,9 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 			messages <- message{text, files}
 		}
 	}()
+	orphans := make(chan os.Signal, 1)
+	signal.Notify(orphans, unix.SIGCHLD)
+	defer signal.Stop(orphans)
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // the state says how
@@ -278,6 +281,8 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 			} else {
 				k.log.Error("the mount cannot be handed over to another server here; unmount it and mount it again")
 			}
+		case <-orphans:
+			reapOrphans(cmd.Process.Pid)
 		case <-ended:
 			end.state, end.lived = cmd.ProcessState, time.Since(started)
 			// Its end of the socket stays open in the anchor.
@@ -342,12 +347,15 @@ func (k *keeper) adopt(program *os.File) {
 	}
 }
 
-// reapAnchors waits for anchors that have ended. No server is running.
-func (k *keeper) reapAnchors() {
+// reapOrphans waits for the children that have ended, but for a server.
+func reapOrphans(server int) {
 	for {
-		pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
-		if err != nil || pid <= 0 {
+		var info unix.Siginfo
+		err := unix.Waitid(unix.P_ALL, 0, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		pid := int((*[5]int32)(unsafe.Pointer(&info))[4]) // si_pid, on 64 bits
+		if err != nil || pid == 0 || pid == server {
 			return
 		}
+		_, _ = unix.Wait4(pid, nil, unix.WNOHANG, nil)
 	}
 }
