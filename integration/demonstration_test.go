@@ -39,7 +39,7 @@ func TestDemonstration(t *testing.T) {
 		}
 		return string(out)
 	}
-	shell := fmt.Sprintf(`HOME=%s PATH=%s:$PATH PS1='$ ' LC_ALL=C.UTF-8 XDG_STATE_HOME=%s TMOUT= exec bash --norc --noprofile`, home, filepath.Dir(latchfs), t.TempDir())
+	shell := fmt.Sprintf(`HOME=%s PATH=%s:$PATH PS1='$ ' LC_ALL=C.UTF-8 XDG_STATE_HOME=%s TMOUT= HISTFILE= exec bash --norc --noprofile`, home, filepath.Dir(latchfs), t.TempDir())
 	tmux("new-session", "-d", "-x", "200", "-y", "100", shell)
 	t.Cleanup(func() {
 		tmux("kill-server")

@@ -50,7 +50,8 @@ const (
 
 // oneLock is the model.
 var oneLock = porcupine.NondeterministicModel{
-	Init: func() []any { return []any{lockState{}} },
+	// The history before this one ended with the death of all.
+	Init: func() []any { return []any{lockState{}, lockState{stale, attributesCached}} },
 	Step: func(state, input, output any) []any {
 		lock, call := state.(lockState), input.(lockCall)
 		held := lock.holder > free
