@@ -29,14 +29,6 @@ func unixTime(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
 // component of name.
 func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) error {
 	dir, base := path.Split(name)
-	if r := l.fs.recovery; r != nil {
-		open, err := r.take(l.fs, dir)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		defer r.give(open)
-		return do(open.fd, base)
-	}
 	if dir == "" {
 		return do(l.fs.root.fd, base)
 	}
@@ -50,9 +42,6 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 
 // Stat implements lockstore.Files.
 func (l lockFiles) Stat(name string) (file lockstore.File, err error) {
-	if r := l.fs.recovery; r != nil {
-		return r.stat(l.fs, name)
-	}
 	err = l.beneath(name, func(dirfd int, base string) error {
 		st, err := statEntry(dirfd, base)
 		if err == nil {
@@ -139,28 +128,37 @@ func (l lockFiles) directory(name string, do func(*os.File) error) error {
 
 // Remove implements lockstore.Files.
 func (l lockFiles) Remove(name string) error {
-	file, n := l.inode(name)
-	err := l.unlink(name, 0)
-	if errors.Is(err, unix.EISDIR) {
-		err = l.removeDirectory(name)
-	}
+	err := l.takeAway(name, func() error {
+		err := l.unlink(name, 0)
+		if errors.Is(err, unix.EISDIR) {
+			err = l.removeDirectory(name)
+		}
+		return err
+	})
 	if errors.Is(err, unix.ENOENT) {
 		return nil
-	}
-	if err == nil {
-		l.tookAway(name, file, n)
 	}
 	return err
 }
 
-// tookAway tells the kernel that the file at name is gone, which was n if it knows that: whoever comes by the
-// entry it has cached gets ESTALE, and who watches is told.
-func (l lockFiles) tookAway(name string, file lockstore.File, n *inode) {
+// takeAway has do take the file at name away. Whoever comes by the entry that the kernel has cached gets ESTALE, also if
+// this server is killed in between, and who watches is told.
+func (l lockFiles) takeAway(name string, do func() error) error {
+	file, n := l.inode(name)
 	if n != nil {
 		n.setTakenAway(true)
+	}
+	if err := do(); err != nil {
+		if n != nil {
+			n.setTakenAway(false)
+		}
+		return err
+	}
+	if n != nil {
 		l.fs.forgetAttributes(n)
 	}
 	l.fs.herald.announce(name, ghost{n, file.Type == lockstore.Directory})
+	return nil
 }
 
 func (l lockFiles) unlink(name string, flags int) error {
@@ -187,16 +185,13 @@ func (l lockFiles) removeDirectory(name string) error {
 
 // Move implements lockstore.Files.
 func (l lockFiles) Move(name, path string) error {
-	file, n := l.inode(name)
-	err := l.beneath(name, func(dirfd int, base string) error {
-		return retry(func() error {
-			return unix.Renameat2(dirfd, base, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	return l.takeAway(name, func() error {
+		return l.beneath(name, func(dirfd int, base string) error {
+			return retry(func() error {
+				return unix.Renameat2(dirfd, base, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+			})
 		})
 	})
-	if err == nil {
-		l.tookAway(name, file, n)
-	}
-	return err
 }
 
 // Opened implements lockstore.Files.

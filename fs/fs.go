@@ -85,8 +85,7 @@ type FS struct {
 	control     control
 	survey      *survey
 	herald      *herald
-	recovery    *recovery // nil once something is served
-	byHandle    int       // a descriptor by which files are opened by handle, -1 if they cannot be
+	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
 	// maxDescriptors is how many inodes may keep one.
 	maxDescriptors int
 	local          bool // no other machine can write to the backing directory
@@ -116,7 +115,6 @@ func New(o Options) (*FS, error) {
 		keeper:        o.Keeper,
 		storable:      o.Storable,
 		device:        -1,
-		recovery:      newRecovery(),
 		patterns:      o.LockPatterns,
 		heartbeat:     !o.NoHeartbeat,
 		callers:       o.Callers,

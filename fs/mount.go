@@ -99,12 +99,9 @@ func Probe() error {
 
 func helper() (string, error) { return exec.LookPath("fusermount3") }
 
-// Serve mounts f over o.Dir and serves it until it is unmounted. What is stale in locks
-// has to be reclaimed before.
+// Serve mounts f over o.Dir and serves it until it is unmounted.
 func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	f.locks = locks
-	inPlace := f.recovery.end()
-	f.recovery = nil
 	options := &fuse.MountOptions{
 		AllowOther: o.AllowOther,
 		FsName:     o.Dir,
@@ -123,7 +120,7 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	var err error
 	switch {
 	case f.Resumed():
-		err = m.resume(options, inPlace)
+		err = m.resume(options)
 	case m.direct:
 		err = m.mountDirectly(o, options)
 	default:
@@ -136,12 +133,13 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 		f.survey.start()
 	}
 	f.survey.begin(func() { f.herald.run(f.survey.stop) })
+	f.survey.begin(func() { f.locks.Verify(f.survey.stopped) })
 	return m, nil
 }
 
 // resume goes on with the mount of a dead server.
-func (m *Mount) resume(options *fuse.MountOptions, inPlace map[*inode]struct{}) error {
-	m.fs.settlePlaces(inPlace)
+func (m *Mount) resume(options *fuse.MountOptions) error {
+	m.fs.settlePlaces()
 	m.fs.joinLocks()
 	m.fs.closeInherited()
 	if err := m.fs.connect(options); err != nil {

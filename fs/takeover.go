@@ -197,22 +197,20 @@ func (f *FS) openStored(n *inode, stored *Stored) bool {
 	return true
 }
 
-// settlePlaces makes the flags agree with what is beneath: a kill may have come between the two. Of those in place
-// that is known already.
-func (f *FS) settlePlaces(inPlace map[*inode]struct{}) {
+// settlePlaces makes the flags agree with what is beneath: a kill may have come between the two.
+func (f *FS) settlePlaces() {
 	for _, n := range f.inodes.byID {
 		if n.parent == nil || !f.isLockName(n.name) {
 			n.setLockNamed(false)
 			continue
 		}
-		if _, is := inPlace[n]; is {
-			n.setLockNamed(true)
+		// Of most that is all.
+		if n.lockNamed() && !n.takenAway() {
 			continue
 		}
 		if st, err := statEntry(n.parent.fd, n.name); err == nil && keyOf(&st) == n.key {
 			n.setLockNamed(true)
-		} else if n.lockNamed() {
-			n.setTakenAway(true)
+			n.setTakenAway(false)
 		}
 	}
 }

@@ -55,7 +55,9 @@ type Section struct {
 // Enter waits for the section of name and takes it.
 func (s *Store) Enter(name string) Section {
 	s.tree.RLock()
-	return Section{store: s, name: name, lock: s.sections.enter(name)}
+	section := Section{store: s, name: name, lock: s.sections.enter(name)}
+	section.verify()
+	return section
 }
 
 // EnterBoth takes the sections of two different names, in an order that cannot
@@ -70,6 +72,8 @@ func (s *Store) EnterBoth(a, b string) (Section, Section) {
 		second.lock = s.sections.enter(b)
 		first.lock = s.sections.enter(a)
 	}
+	first.verify()
+	second.verify()
 	return first, second
 }
 

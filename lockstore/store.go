@@ -6,7 +6,6 @@ import (
 	"iter"
 	"maps"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -92,6 +91,9 @@ type Store struct {
 	unread     unread
 	dropped    syncing
 	acquired   syncing
+	// unverified is how many recovered locks nobody has looked at yet.
+	unverified atomic.Int64
+	making     map[uint64]bool
 
 	// mu guards locks and the fields of every record. Journal appends are made
 	// under it, so that the journal tells the same order as memory; it is never
@@ -129,6 +131,7 @@ type record struct {
 	closedByEnd bool          // it was closed while the creator was ending
 	gone        bool          // not in the map any more
 	unread      bool          // its payload was not read since the descriptor was closed
+	unverified  bool          // it was not looked at since the journal was read
 }
 
 // hasAncestor says that w is an ancestor of r's creator.
@@ -153,9 +156,9 @@ type Entry struct {
 	Open bool
 }
 
-// Open takes the state directory, reads its journal and judges every lock in it: the
-// holders that live are watched again, the stale ones are reclaimed. It returns
-// ErrInUse or ErrNewerFormat, or what the system says of the directory.
+// Open takes the state directory and reads its journal: the holders that live are watched again. Each lock is judged when
+// it is next looked at, at the latest by Verify. It returns ErrInUse or ErrNewerFormat, or what the system says of the
+// directory.
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
@@ -167,7 +170,7 @@ func Open(o Options) (*Store, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.began = s.now()
+	s.began, s.making = s.now(), o.Making
 	s.here = &origin{s.boot.ID, s.boot.MachineID, s.sys.Namespace()}
 	if s.onClose == nil {
 		s.onClose = func(string) bool { return false }
@@ -200,14 +203,15 @@ type Rename struct {
 	Exchange bool
 }
 
-// recover takes the locks of the journal over and judges them.
+// recover takes the locks of the journal over. Their files have yet to be looked at.
 func (s *Store) recover(locks map[string]kept, o Options) {
 	if mutated("forgets") {
 		clear(locks)
 	}
 	s.locks = make(map[string]*record, len(locks))
+	done := 0
 	for name, l := range locks {
-		r := &record{kept: l, open: o.Open[l.Generation]}
+		r := &record{kept: l, open: o.Open[l.Generation], unverified: true}
 		r.made += time.Unix(0, 0).Sub(s.began)
 		if !s.boot.Differs(l.origin.BootID) && !s.boot.OnOtherMachine(l.origin.MachineID) && !s.outOfSight(l.origin.Namespace) {
 			s.attach(r, l.Creator, l.Holder)
@@ -215,46 +219,61 @@ func (s *Store) recover(locks map[string]kept, o Options) {
 		s.mu.Lock()
 		s.locks[name] = r
 		s.byUser[l.Creator.UID]++
+		s.unverified.Add(1)
 		s.mu.Unlock()
+		if done++; done%progressEvery == 0 && o.Progress != nil {
+			o.Progress(done, len(locks))
+		}
 	}
 	for _, rename := range o.Renames {
 		s.finishRename(rename)
 	}
-	names := s.Names()
-	slices.Sort(names) // those of a directory one after another
-	var looking sync.WaitGroup
-	var looked atomic.Int64
-	for part := range slices.Chunk(names, len(names)/runtime.GOMAXPROCS(0)+1) {
-		looking.Go(func() {
-			for _, name := range part {
-				s.recoverOne(name, o)
-				if done := looked.Add(1); done%progressEvery == 0 && o.Progress != nil {
-					o.Progress(int(done), len(names))
-				}
-			}
-		})
-	}
-	looking.Wait()
-	if len(locks) > 0 {
-		s.mu.Lock()
-		held := len(s.locks)
-		s.mu.Unlock()
-		s.log.WithFields(logrus.Fields{"recorded": len(locks), "held": held}).Info("recovered locks")
-	}
 }
 
-// recoverOne judges the lock of a name and does what follows.
-func (s *Store) recoverOne(name string, o Options) {
-	section := s.Enter(name)
-	defer section.Leave()
-	file, err := s.files.Stat(name)
-	if errors.Is(err, fs.ErrNotExist) && !o.Making[section.Generation()] {
-		// Its end was not recorded, or not yet.
-		section.Look(nil, nil)
+// Verify looks at the recovered locks that nobody has looked at yet, until it is stopped: one whose file is gone ends, as one
+// that is stale does.
+func (s *Store) Verify(stopped func() bool) {
+	recorded := s.unverified.Load()
+	if recorded == 0 {
 		return
 	}
-	section.lookRecorded()
-	section.readUnread(file)
+	s.mu.Lock()
+	records := slices.Collect(maps.Values(s.locks))
+	s.mu.Unlock()
+	for _, r := range records {
+		if stopped() {
+			return
+		}
+		if section, ok := s.enterRecord(r); ok {
+			section.Leave()
+		}
+	}
+	s.log.WithFields(logrus.Fields{"recorded": recorded, "held": s.Count()}).Info("recovered locks")
+}
+
+// verify looks at the lock of the name, if it was recovered and nobody has looked at it yet. Who enters the section finds it so.
+func (c Section) verify() {
+	s := c.store
+	if s.unverified.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	r := s.locks[c.name]
+	if r == nil || !r.unverified {
+		s.mu.Unlock()
+		return
+	}
+	r.unverified = false
+	s.mu.Unlock()
+	defer s.unverified.Add(-1) // then it counts for Get too
+	file, err := s.files.Stat(c.name)
+	if errors.Is(err, fs.ErrNotExist) && !s.making[r.Generation] {
+		// Its end was not recorded, or not yet.
+		c.Look(nil, nil)
+		return
+	}
+	c.lookRecorded()
+	c.readUnread(file)
 }
 
 // readUnread reads the payload of a recovered lock, unless it is known to have been: one that
@@ -390,8 +409,11 @@ func (s *Store) All() iter.Seq[Entry] {
 	}
 }
 
-// Get judges the lock of a name, without any consequence; false if there is none.
+// Get judges the lock of a name, without any consequence unless it was recovered; false if there is none.
 func (s *Store) Get(name string) (Entry, bool) {
+	if s.unverified.Load() > 0 {
+		s.Enter(name).Leave()
+	}
 	s.mu.Lock()
 	r := s.locks[name]
 	s.mu.Unlock()
