@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -146,7 +148,7 @@ func TestEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer idle.Close()
-	eventually(t, "the reader reads", func() bool { return waitsIn(tail.Process.Pid) })
+	eventually(t, "the reader reads", func() bool { return waitsForAnswer(tail.Process.Pid) })
 	holder, other := newLocker(t), newLocker(t)
 	path := m.path("x.lock")
 	const rounds = 300
@@ -185,10 +187,13 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// waitsIn says that a process waits in a system call.
-func waitsIn(pid int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", pid))
-	return err == nil && strings.Contains(string(text), "request_wait_answer")
+// waitsForAnswer says that a thread of a process waits for what a filesystem answers.
+func waitsForAnswer(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", pid))
+	return slices.ContainsFunc(threads, func(file string) bool {
+		text, err := os.ReadFile(file)
+		return err == nil && strings.Contains(string(text), "request_wait_answer")
+	})
 }
 
 // TestSlowReaderOfEvents loses some, is told how many, and holds nobody up.

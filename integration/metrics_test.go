@@ -70,7 +70,7 @@ func TestMetrics(t *testing.T) {
 		other.must("EBUSY", "remove", m.path("a.lock"))
 	}
 	fmt.Fprintln(other.in, "await", m.wait("b.lock"))
-	eventually(t, "the other waits", func() bool { return waitsIn(other.pid()) })
+	eventually(t, "the other waits", func() bool { return waitsForAnswer(other.pid()) })
 	holder.must("ok", "remove", m.path("b.lock"))
 	other.answer()
 	other.must("ok", "take", m.path("b.lock"))
