@@ -114,6 +114,40 @@ func TestVerdictsAfterARestart(t *testing.T) {
 
 // TestDataIsNeverLost: a data file that was made exclusively stays as it is, unless its
 // writer was ended while it wrote: then it is kept aside.
+// TestRecoveredIsVerified: a recovered lock is looked at before anybody acts on it, and without that too.
+func TestRecoveredIsVerified(t *testing.T) {
+	looks := map[string]func(w *world){
+		"enter":  func(w *world) { w.store.Enter("gone.lock").Leave() },
+		"get":    func(w *world) { w.store.Get("gone.lock") },
+		"rename": func(w *world) { from, to := w.store.EnterBoth("z.lock", "gone.lock"); to.Leave(); from.Leave() },
+		"verify": func(w *world) { w.store.Verify(func() bool { return false }) },
+	}
+	for how, look := range looks {
+		w := newWorld(t)
+		live, dead := w.run(10, 100, 0), w.run(20, 200, 0)
+		w.take("live.lock", live, "10\n")
+		w.take("gone.lock", live, "10\n")
+		w.take("dead.lock", dead, "20\n")
+		if err := w.store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		delete(w.files.files, "gone.lock")
+		w.end(dead, bootid.ExitSignal, false)
+		w.open()
+		w.store.Verify(func() bool { return true }) // it was stopped
+		if w.store.unverified.Load() != 3 {
+			t.Errorf("%d locks are unverified", w.store.unverified.Load())
+		}
+		look(w)
+		if w.store.Holds("gone.lock") || !w.store.Holds("live.lock") {
+			t.Errorf("%s: %q are held", how, w.store.Names())
+		}
+		if how == "verify" && (w.store.Holds("dead.lock") || w.files.files["dead.lock"] != nil || w.store.unverified.Load() != 0) {
+			t.Errorf("a dead process's lock is there after all: %q", w.store.Names())
+		}
+	}
+}
+
 func TestDataIsNeverLost(t *testing.T) {
 	data := strings.Repeat("data ", 1000)
 	for _, c := range []struct {
