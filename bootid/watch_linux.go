@@ -3,6 +3,7 @@ package bootid
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -263,6 +264,9 @@ func (w *watcher) run(epoll, wake int) {
 				watch.tell()
 			}
 		}
+		// What follows from a death runs in other goroutines. To wait in a system call keeps the processor from them until the
+		// runtime notices, which can take 10 ms.
+		runtime.Gosched()
 	}
 }
 

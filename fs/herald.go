@@ -46,6 +46,8 @@ type ghost struct {
 const (
 	// maxGhosts is how many wait to be told of; of more nobody is told.
 	maxGhosts = 4096
+	// heraldDelay is how long it waits before the first of several, so as not to be in the way of who takes the lock next.
+	heraldDelay = time.Millisecond
 	// heraldIdle is how long a herald waits for more.
 	heraldIdle = 10 * time.Second
 )
@@ -124,6 +126,9 @@ func (h *herald) tell(process Herald, name string, stop <-chan struct{}) error {
 		case <-idle.C:
 			return nil
 		case name = <-h.queue:
+			if len(h.queue) == 0 {
+				time.Sleep(heraldDelay)
+			}
 		}
 	}
 }

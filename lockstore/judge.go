@@ -98,7 +98,7 @@ func (s *Store) judgeHolder(l state) decision {
 	case l.Kind == KindPIDFile && c.Class != Naming:
 		return decision{settled(l.Rule, "it names nobody any more"), l.Holder}
 	case l.Kind == KindPIDFile:
-		return decision{s.gone(l.Lock), l.Holder}
+		return decision{s.gone(l), l.Holder}
 	case l.creator == nil:
 		if c.Class == Data && !l.open {
 			return decision{settled(RuleNobody, "it holds data"), l.Holder}
@@ -115,22 +115,21 @@ func (s *Store) judgeHolder(l state) decision {
 // judgeOrphan decides on a lock of this boot whose creator has ended and whose payload
 // names nobody that runs.
 func (s *Store) judgeOrphan(l state, c content) decision {
-	exit := s.exitOf(l.creator, l)
 	named := l.Rule == RuleNamed || c.Class == Naming && c.PID == l.Creator.NSPID
 	switch {
 	case c.Class == Data || c.Weak && !named:
 		// Only a signal: that a program closed the file and then ended looks like one that
 		// ended with the file open.
-		if l.Kind == KindCreate && exit == bootid.ExitSignal && l.closedByEnd {
+		if l.Kind == KindCreate && l.closedByEnd && s.exitOf(l.creator, l) == bootid.ExitSignal {
 			return decision{stale(DeadPID, l.Rule, "its creator %v was killed with the data file open", l.Creator), l.Holder}
 		}
 		return decision{settled(l.Rule, "it holds data and its creator %v has ended", l.Creator), l.Holder}
-	case l.Kind.inherited() && !named && exit != bootid.ExitSignal:
+	case l.Kind.inherited() && !named && s.exitOf(l.creator, l) != bootid.ExitSignal:
 		return s.judgeAncestors(l)
-	case c.Class == Empty && !l.Kind.inherited() && !s.endedWithIt(l, exit):
+	case c.Class == Empty && !l.Kind.inherited() && !s.endedWithIt(l):
 		return decision{settled(l.Rule, "it is empty and its creator %v has ended of itself", l.Creator), l.Holder}
 	}
-	return decision{s.gone(l.Lock), l.Holder}
+	return decision{s.gone(l), l.Holder}
 }
 
 // judgeAncestors finds who stands in for a creator that has ended of itself: the script
@@ -150,7 +149,8 @@ func (s *Store) judgeAncestors(l state) decision {
 
 // endedWithIt says that the creator of an empty lock was ended rather than having
 // ended: by a signal or, where the kernel does not tell, with the descriptor open.
-func (s *Store) endedWithIt(l state, exit bootid.Exit) bool {
+func (s *Store) endedWithIt(l state) bool {
+	exit := s.exitOf(l.creator, l)
 	if exit == bootid.ExitUnknown {
 		endedAt, _ := s.processes.hasEnded(l.creator)
 		return !l.closedAt.IsZero() && endedAt.Sub(l.closedAt) < openAtDeath
@@ -193,8 +193,12 @@ func (s *Store) otherNamespace(l Lock) bool {
 	return l.Namespace.Inode != 0 && l.Namespace != here && !here.Initial()
 }
 
-// gone is the verdict on a holder of this boot that does not run any more.
-func (s *Store) gone(l Lock) Judgment {
+// gone is the verdict on a holder of this boot that does not run any more. Of one that was seen to end it does not matter
+// who has its pid by now.
+func (s *Store) gone(l state) Judgment {
+	if l.holder != nil && l.holder.watch != nil {
+		return stale(DeadPID, l.Rule, "process %v has ended", l.Holder)
+	}
 	if now, err := s.sys.Process(l.Holder.PID); err == nil && now.StartTime != l.Holder.StartTime {
 		return stale(RecycledPID, l.Rule, "process %v has ended, %v has its pid", l.Holder, now)
 	}

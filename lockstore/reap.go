@@ -159,6 +159,7 @@ func (s *Store) rewritten(r *record, seen *Sighting) {
 func (c Section) reclaim(r *record, j Judgment, transition Transition) error {
 	s := c.store
 	log := s.log.WithFields(fields(r.lock(s.began))).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
+	c.freeing()
 	err := s.takeAway(c.name, r.Generation, j.Reason)
 	if errors.Is(err, errTooLarge) {
 		log.Warn("a stale lock stays as an ordinary file: it holds more than is kept")

@@ -56,6 +56,7 @@ type Waiter struct {
 type turn struct {
 	of    *Waiter
 	timer *time.Timer
+	early bool // its waiter was told before the name was free, which is to be published
 }
 
 // Await has tell called, once, when it is the turn of process p to take the lock of that name: nobody waits
@@ -84,18 +85,36 @@ func (w *Waiter) Cancel() {
 	}
 }
 
+// freeing tells that the name is about to become free: to wake who has waited longest takes about as long as to free it. What he
+// asks about the name is answered when the section is left. Should it not become free after all, he finds it held and waits
+// again. Of one that its holder unlinks it is not told: he would have to sleep for the kernel's lock on the directory.
+func (c Section) freeing() {
+	if t := c.store.waiting.give(c.store, c.name, true); t != nil {
+		t.early = true // in the section, as freed
+		t.of.tell(nil)
+	}
+}
+
 // freed tells that the name, whose section that is, has become free.
 func (c Section) freed() {
-	if t := c.store.waiting.give(c.store, c.name, true); t != nil {
+	s := c.store
+	if t := s.waiting.early(c.name); t != nil {
+		t.of.publish()
+	} else if t := s.waiting.give(s, c.name, true); t != nil {
 		t.of.turn()
 	}
 }
 
 // turn tells w that its turn has come.
 func (w *Waiter) turn() {
+	w.publish()
+	w.tell(nil)
+}
+
+// publish tells everybody.
+func (w *Waiter) publish() {
 	now := w.store.now()
 	w.store.events.publish(Event{Transition: Turn, Lock: Lock{Name: w.name}, By: w.process, Waited: now.Sub(w.since), Time: now})
-	w.tell(nil)
 }
 
 // look has who has waited longest look whether the name is free, outside of its section.
@@ -179,6 +198,21 @@ func (ws *waiting) give(s *Store, name string, sure bool) *turn {
 		t.of.finished()
 	}
 	return t
+}
+
+// early is the turn at a name of which freeing told, once.
+func (ws *waiting) early(name string) *turn {
+	if ws.names.Load() == 0 {
+		return nil
+	}
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	q := ws.queues[name]
+	if q == nil || q.turn == nil || !q.turn.early {
+		return nil
+	}
+	q.turn.early = false
+	return q.turn
 }
 
 // lookAtAll does so for every name: a directory was renamed.
