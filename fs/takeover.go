@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -133,6 +134,7 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 	used := make([]bool, t.head.textsUsed.Load()+1) // texts, by their numbers
 	known := int(t.head.inodesUsed.Load())
 	f.inodes.byID, f.inodes.byKey = make(map[uint64]*inode, known), make(map[fileKey]*inode, known)
+	all := make([]*inode, 0, known)
 	var controls []*inodeRow
 	t.inodes.each(func(row *inodeRow) {
 		id := row.id.Load()
@@ -159,11 +161,21 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 		if n.fd >= 0 {
 			f.inodes.descriptors++
 		}
-		f.inodes.byID[id], f.inodes.byKey[n.key] = n, n
+		all = append(all, n)
 	})
 	f.control.nodes.takeOver(t, controls)
+	var filling sync.WaitGroup
+	filling.Go(func() {
+		for _, n := range all {
+			f.inodes.byKey[n.key] = n
+		}
+	})
+	for _, n := range all {
+		f.inodes.byID[n.id] = n
+	}
+	filling.Wait()
 	f.root = f.inodes.byID[fuse.FUSE_ROOT_ID]
-	for _, n := range f.inodes.byID {
+	for _, n := range all {
 		parent, name := t.text(n.row.Load().place.Load())
 		if dir := f.inodes.byID[parent]; dir != nil {
 			n.parent, n.name = dir, string(name)

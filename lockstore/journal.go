@@ -62,7 +62,7 @@ type journal struct {
 // openJournal reads the journal in dir, or makes one. It returns the locks it
 // records and the highest generation given out. A torn or corrupt tail is cut at
 // the last whole frame and kept beside it.
-func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]kept, uint64, error) {
+func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]*record, uint64, error) {
 	j := &journal{path: filepath.Join(dir, journalName), log: log}
 	// A compaction that was interrupted; the journal itself is whole.
 	if err := os.Remove(j.newPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +90,7 @@ func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]kept,
 func (j *journal) newPath() string { return j.path + ".new" }
 
 // recover replays the file and leaves j.size at the end of the last whole frame.
-func (j *journal) recover() (map[string]kept, uint64, error) {
+func (j *journal) recover() (map[string]*record, uint64, error) {
 	text, err := os.ReadFile(j.path) // which knows how long it is
 	if err != nil {
 		return nil, 0, err
@@ -132,8 +132,8 @@ func (j *journal) cut(text []byte, end int) error {
 // replayJournal applies the whole frames of a journal, to locks of a store that began in 1970, and returns where the last of
 // them ends: 0 if not even the header is whole. Its only error is ErrNewerFormat. Progress, which may be nil, is told
 // how many bytes of all are done.
-func replayJournal(text []byte, progress func(done, all int)) (locks map[string]kept, generation uint64, end int, err error) {
-	locks = make(map[string]kept)
+func replayJournal(text []byte, progress func(done, all int)) (locks map[string]*record, generation uint64, end int, err error) {
+	locks = make(map[string]*record)
 	interned := newInterned()
 	if len(text) < headerSize || string(text[:len(journalMagic)]) != journalMagic ||
 		crc32.Checksum(text[:headerSize-4], castagnoli) != binary.LittleEndian.Uint32(text[headerSize-4:]) {

@@ -109,7 +109,7 @@ func TestJournalFlippedBit(t *testing.T) {
 	}
 }
 
-func whole(locks map[string]kept) map[string]Lock {
+func whole(locks map[string]*record) map[string]Lock {
 	all := make(map[string]Lock)
 	for name, l := range locks {
 		all[name] = l.lock(time.Unix(0, 0))
@@ -118,7 +118,7 @@ func whole(locks map[string]kept) map[string]Lock {
 }
 
 func replayed(payload []byte) (map[string]Lock, error) {
-	locks := make(map[string]kept)
+	locks := make(map[string]*record)
 	_, err := replay(payload, locks, 0, newInterned())
 	return whole(locks), err
 }

@@ -69,20 +69,20 @@ func appendString(b []byte, s string) []byte {
 // replay applies the records in payload to locks and returns the highest
 // generation given out so far. An operation that is not known was written by a newer
 // version: ErrNewerFormat.
-func replay(payload []byte, locks map[string]kept, generation uint64, interned *interned) (uint64, error) {
+func replay(payload []byte, locks map[string]*record, generation uint64, interned *interned) (uint64, error) {
 	d := decoder{rest: payload, interned: interned}
 	for len(d.rest) > 0 && d.err == nil {
 		switch op := d.byte(); op {
 		case opPut, opPutFirst:
-			l := d.lock(op == opPut)
+			r := &record{kept: d.lock(op == opPut)}
 			if d.err == nil {
-				locks[l.Name] = l
-				generation = max(generation, l.Generation)
+				locks[r.Name] = r
+				generation = max(generation, r.Generation)
 			}
 		case opDelete:
 			name, gone := d.bytes(), d.uvarint()
-			if l, ok := locks[string(name)]; ok && d.err == nil && l.Generation == gone {
-				delete(locks, l.Name)
+			if r := locks[string(name)]; r != nil && d.err == nil && r.Generation == gone {
+				delete(locks, r.Name)
 			}
 		case opGeneration:
 			generation = max(generation, d.uvarint())

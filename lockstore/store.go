@@ -204,27 +204,26 @@ type Rename struct {
 }
 
 // recover takes the locks of the journal over. Their files have yet to be looked at.
-func (s *Store) recover(locks map[string]kept, o Options) {
+func (s *Store) recover(locks map[string]*record, o Options) {
 	if mutated("forgets") {
 		clear(locks)
 	}
-	s.locks = make(map[string]*record, len(locks))
+	s.mu.Lock() // a death may be told already
+	s.locks = locks
+	s.unverified.Store(int64(len(locks)))
 	done := 0
-	for name, l := range locks {
-		r := &record{kept: l, open: o.Open[l.Generation], unverified: true}
+	for _, r := range locks {
+		r.open, r.unverified = o.Open[r.Generation], true
 		r.made += time.Unix(0, 0).Sub(s.began)
-		if !s.boot.Differs(l.origin.BootID) && !s.boot.OnOtherMachine(l.origin.MachineID) && !s.outOfSight(l.origin.Namespace) {
-			s.attach(r, l.Creator, l.Holder)
+		s.byUser[r.Creator.UID]++
+		if !s.boot.Differs(r.origin.BootID) && !s.boot.OnOtherMachine(r.origin.MachineID) && !s.outOfSight(r.origin.Namespace) {
+			s.attach(r, r.Creator, r.Holder)
 		}
-		s.mu.Lock()
-		s.locks[name] = r
-		s.byUser[l.Creator.UID]++
-		s.unverified.Add(1)
-		s.mu.Unlock()
 		if done++; done%progressEvery == 0 && o.Progress != nil {
 			o.Progress(done, len(locks))
 		}
 	}
+	s.mu.Unlock()
 	for _, rename := range o.Renames {
 		s.finishRename(rename)
 	}
