@@ -46,6 +46,7 @@ func TestMountHelper(t *testing.T) {
 	got := inNamespace(t, `
 		say() { echo "$@"; }
 		refused() { if out=$("$@" 2>&1); then say "not refused: $*"; else say "$out"; fi; }
+		say "fake: $(mount -f -t fuse.latchfs "$DIR" "$DIR" 2>&1), $(findmnt "$DIR" || echo not mounted)"
 		mount -t fuse.latchfs -o "$MOUNT_OPTIONS,noexec,stale-after=1h,lock_pattern=*.lck,x-test,nofail" "$DIR" "$DIR"
 		findmnt -n -o FSTYPE,SOURCE "$DIR"
 		case $(findmnt -n -o OPTIONS "$DIR") in *noexec*) say noexec ;; esac
@@ -77,7 +78,7 @@ func TestMountHelper(t *testing.T) {
 		say done
 	`, "DIR="+dir)
 	want := []string{
-		"fuse.latchfs " + dir, "noexec", `"stale_after": 3600`, `"*.lck"`,
+		"fake: , not mounted", "fuse.latchfs " + dir, "noexec", `"stale_after": 3600`, `"*.lck"`,
 		"latchfs: a latchfs mount cannot be given other options while it is mounted: unmount it and mount it again",
 		"latchfs: " + dir + " is mounted already",
 		"latchfs: there is no read-only latchfs, since to lock is to make a file; mount what is beneath read-only, and latchfs over it is too",

@@ -38,7 +38,8 @@
 //     made; else it is data.
 //   - What locks have in common they share, and a record is 112 bytes: a million locks are memory that is
 //     always there (kept in lock.go).
-//   - After a restart each lock is looked at once before anything is served, on all processors.
+//   - After a restart nobody waits until all locks were looked at, which takes seconds for a million: who enters the section of
+//     one has it looked at first, and the rest is done in the background (Verify).
 //   - What ended together with its pid namespace was killed.
 //
 // # The journal

@@ -44,14 +44,12 @@ func main() {
 	root.AddCommand(mountCommand(), serveCommand(), heraldCommand(), upgradeCommand(), umountCommand(), checkCommand(), lsCommand(), whyCommand(), eventsCommand(), lockCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
 	root.AddCommand(pages(root)...)
 	var err error
-	helper := isMountHelper()
+	helper, args := isMountHelper(), os.Args[1:]
 	if helper {
-		var args []string
-		if args, err = helperArgs(os.Args[1:]); err == nil {
-			root.SetArgs(args)
-		}
+		args, err = helperArgs(args)
+		root.SetArgs(args)
 	}
-	if err == nil {
+	if err == nil && (!helper || args != nil) {
 		err = root.Execute()
 	}
 	if err != nil {

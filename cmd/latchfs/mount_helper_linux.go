@@ -25,7 +25,8 @@ var notFlags = []string{
 // isMountHelper says that mount(8) has called.
 func isMountHelper() bool { return filepath.Base(os.Args[0]) == mountHelper }
 
-// helperArgs are the arguments of latchfs that say the same as those of mount(8).
+// helperArgs are the arguments of latchfs that say the same as those of mount(8); nil if it only wants to know whether they make
+// sense (-f).
 func helperArgs(args []string) ([]string, error) {
 	var places, options []string
 	sloppy, fake := false, false
@@ -65,7 +66,7 @@ func helperArgs(args []string) ([]string, error) {
 		translated = append(translated, flag...)
 	}
 	if fake {
-		return []string{"version"}, nil
+		return nil, nil
 	}
 	return append(translated, "--", places[1]), nil
 }
