@@ -205,7 +205,8 @@ type procStatus struct {
 func (s procStatus) nspid() int { return s.nspids[len(s.nspids)-1] }
 
 func readStatus(tid int) (procStatus, error) {
-	text, err := readProc(tid, "status")
+	var buffer [procSize]byte
+	text, err := readProc(tid, "status", buffer[:])
 	if err != nil {
 		return procStatus{}, err
 	}
@@ -271,18 +272,22 @@ func StartTime(pid int) (uint64, error) {
 }
 
 func readStat(pid int) (procStat, error) {
-	text, err := readProc(pid, "stat")
+	var buffer [procSize]byte
+	text, err := readProc(pid, "stat", buffer[:])
 	if err != nil {
 		return procStat{}, err
 	}
 	return parseStat(text)
 }
 
-// readProc reads /proc/PID/name; a process that is not there, or goes while it
+// procSize is more than most files of /proc/PID are long, in bytes.
+const procSize = 2048
+
+// readProc reads /proc/PID/name, into buffer if it fits; a process that is not there, or goes while it
 // is read, is ErrNoProcess; one that is there but not shown (hidepid, proc(5)) is
 // ErrHidden.
-func readProc(pid int, name string) ([]byte, error) {
-	text, err := readOnce("/proc/" + strconv.Itoa(pid) + "/" + name)
+func readProc(pid int, name string, buffer []byte) ([]byte, error) {
+	text, err := readOnce("/proc/"+strconv.Itoa(pid)+"/"+name, buffer)
 	switch {
 	case errors.Is(err, unix.ESRCH):
 		return nil, ErrNoProcess
@@ -299,7 +304,7 @@ func readProc(pid int, name string) ([]byte, error) {
 
 // readOnce reads a file of /proc/PID, which the kernel makes whole at the first read. An os.File would
 // cost eight system calls more, to find out that it cannot be watched for readiness.
-func readOnce(path string) (text []byte, err error) {
+func readOnce(path string, buffer []byte) (text []byte, err error) {
 	fd := -1
 	for {
 		if fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != unix.EINTR {
@@ -310,7 +315,7 @@ func readOnce(path string) (text []byte, err error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	text = make([]byte, 0, 2048)
+	text = buffer[:0]
 	for {
 		n, err := unix.Read(fd, text[len(text):cap(text)])
 		switch {

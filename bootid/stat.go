@@ -39,33 +39,39 @@ func (s procStat) adopted(pid int, parent procStat) bool {
 func parseStat(text []byte) (procStat, error) {
 	open, end := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
 	if open < 0 || end < open {
-		return procStat{}, fmt.Errorf("process stat %q: no command name", text)
+		return procStat{}, fmt.Errorf("process stat %q: no command name", string(text))
 	}
-	fields := bytes.Fields(text[end+1:]) // fields[0] is field 3
-	if len(fields) < 20 || len(fields[0]) != 1 {
-		return procStat{}, fmt.Errorf("process stat %q: too few fields", text)
-	}
-	s := procStat{command: string(text[open+1 : end]), state: fields[0][0]}
-	var err error
-	if s.ppid, err = strconv.Atoi(string(fields[1])); err != nil {
-		return procStat{}, fmt.Errorf("process stat: parent: %w", err)
-	}
-	if s.session, err = strconv.Atoi(string(fields[3])); err != nil {
-		return procStat{}, fmt.Errorf("process stat: session: %w", err)
-	}
-	if s.flags, err = strconv.ParseUint(string(fields[6]), 10, 64); err != nil {
-		return procStat{}, fmt.Errorf("process stat: flags: %w", err)
-	}
-	if s.threads, err = strconv.Atoi(string(fields[17])); err != nil {
-		return procStat{}, fmt.Errorf("process stat: threads: %w", err)
-	}
-	if s.startTime, err = strconv.ParseUint(string(fields[19]), 10, 64); err != nil {
-		return procStat{}, fmt.Errorf("process stat: start time: %w", err)
-	}
-	if len(fields) >= 50 {
-		if s.exitCode, err = strconv.Atoi(string(fields[49])); err != nil {
-			return procStat{}, fmt.Errorf("process stat: exit code: %w", err)
+	s := procStat{command: string(text[open+1 : end])}
+	number := 3 // of the field
+	for rest := bytes.TrimSpace(text[end+1:]); len(rest) > 0; number++ {
+		var field []byte // one that stayed on would be on the heap, and this is parsed whenever a lock is released
+		field, rest, _ = bytes.Cut(rest, []byte(" "))
+		var err error
+		switch number {
+		case 3:
+			if len(field) != 1 {
+				return procStat{}, fmt.Errorf("process stat: state %q", string(field))
+			}
+			s.state = field[0]
+		case 4:
+			s.ppid, err = strconv.Atoi(string(field))
+		case 6:
+			s.session, err = strconv.Atoi(string(field))
+		case 9:
+			s.flags, err = strconv.ParseUint(string(field), 10, 64)
+		case 20:
+			s.threads, err = strconv.Atoi(string(field))
+		case 22:
+			s.startTime, err = strconv.ParseUint(string(field), 10, 64)
+		case 52:
+			s.exitCode, err = strconv.Atoi(string(field))
 		}
+		if err != nil {
+			return procStat{}, fmt.Errorf("process stat: field %d: %w", number, err)
+		}
+	}
+	if number <= 22 {
+		return procStat{}, fmt.Errorf("process stat %q: too few fields", string(text))
 	}
 	return s, nil
 }

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Requests are read and answered here, and taken apart by go-fuse in between (fuse.ProtocolServer): its own
+// Requests are read and answered here, and taken apart by go-fuse in between (fuse.ProtocolServer) but for the most frequent: its own
 // server wakes two threads for each, which is half of what a request costs. Here one goroutine, the
 // leader, reads a request and carries it out itself. While requests come one after another it looks for
 // the next one without sleeping, for spinTime; then it sleeps. A request that takes longer than patience is left
@@ -49,6 +49,7 @@ type device struct {
 	fd       int
 	protocol *fuse.ProtocolServer
 	settings fuse.InitIn
+	debug    bool // go-fuse logs each request
 
 	began    atomic.Int64 // when the leader took its request, in ns; 0 while it has none, or leads no more
 	watched  atomic.Bool  // somebody looks after the leader
@@ -75,7 +76,7 @@ type reader struct {
 
 // newDevice takes what the kernel said in INIT.
 func newDevice(f *FS, fd int, init []byte, options *fuse.MountOptions) (d *device, answer []byte, err error) {
-	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), slow: make(map[uint64]func())}
+	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), debug: options.Debug, slow: make(map[uint64]func())}
 	d.maxHelps = int32(min(runtime.GOMAXPROCS(0), runtime.NumCPU()) - 1)
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.settings)), unsafe.Sizeof(d.settings)), init)
 	answer = make([]byte, minRead)
@@ -343,9 +344,15 @@ const (
 	callerAt      = 32
 	bodyAt        = 40 // begins with the handle of a RELEASE, the number of an INTERRUPT
 
+	opcodeLookup    = 1
 	opcodeForget    = 2
+	opcodeGetAttr   = 3
+	opcodeUnlink    = 10
+	opcodeOpen      = 14
 	opcodeRead      = 15
+	opcodeWrite     = 16
 	opcodeRelease   = 18
+	opcodeCreate    = 35
 	opcodeInterrupt = 36
 )
 
@@ -417,16 +424,24 @@ func (d *device) reply(unique uint64, text []byte, code fuse.Status) {
 	if code == fuse.OK {
 		out = append(out, text...)
 	}
-	binary.NativeEndian.PutUint32(out, uint32(len(out)))
+	putHeader(out, len(out), code, unique)
+	d.write(out)
+}
+
+// putHeader writes the header of an answer of n bytes.
+func putHeader(out []byte, n int, code fuse.Status, unique uint64) {
+	binary.NativeEndian.PutUint32(out, uint32(n))
 	binary.NativeEndian.PutUint32(out[4:], uint32(-int32(code)))
 	binary.NativeEndian.PutUint64(out[uniqueAt:], unique)
-	d.write(out)
 }
 
 // answer carries out a request and writes what it is answered to out.
 func (d *device) answer(request, out []byte) {
-	// Its errors are those of requests that make no sense; there is an answer all the same.
-	n, _ := d.protocol.HandleRequest([][]byte{request}, [][]byte{out})
+	n, is := d.dispatch(request, out)
+	if !is {
+		// Its errors are those of requests that make no sense; there is an answer all the same.
+		n, _ = d.protocol.HandleRequest([][]byte{request}, [][]byte{out})
+	}
 	if n == 0 {
 		return
 	}

@@ -291,6 +291,33 @@ func TestLockCycleRequests(t *testing.T) {
 	}
 }
 
+// TestLockCycleAllocations counts what the server allocates in a lock cycle.
+func TestLockCycleAllocations(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector allocates too")
+	}
+	m := mountOver(t, t.TempDir(), "--log-level", "warning")
+	holder := newLocker(t)
+	allocated := func() (objects, bytes float64) {
+		text, err := os.ReadFile(m.path(".latchfs/metrics"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		samples := metrics(t, text)
+		return samples["go_memstats_mallocs_total"], samples["go_memstats_alloc_bytes_total"]
+	}
+	holder.must("ok", "cycle", m.path("x.lock"), "100")
+	objects, bytes := allocated()
+	const cycles = 3000
+	holder.must("ok", "cycle", m.path("x.lock"), strconv.Itoa(cycles))
+	objectsAfter, bytesAfter := allocated()
+	each, bytesEach := (objectsAfter-objects)/cycles, (bytesAfter-bytes)/cycles
+	t.Logf("%.1f allocations of %.0f bytes", each, bytesEach)
+	if each > 40 || bytesEach > 2048 {
+		t.Errorf("a lock cycle allocates %.1f objects, %.0f bytes", each, bytesEach)
+	}
+}
+
 // TestGoneForStat kills holders and looks with stat(2), as shells do before they create,
 // with the very next system call, while the kernel has the entry cached.
 func TestGoneForStat(t *testing.T) {

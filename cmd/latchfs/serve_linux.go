@@ -15,7 +15,7 @@ import (
 // takes about half a KiB, and recovery is over soon.
 const (
 	gcWhileRecovering = 400
-	gcWhileServing    = 50
+	gcWhileServing    = 30
 )
 
 // serveCommand is what a keeper starts.
