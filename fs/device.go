@@ -39,6 +39,8 @@ const (
 	headSpace = minRead
 	// maxSmall is the longest request that is copied.
 	maxSmall = 4096
+	// maxInterrupted is more than can be interrupted between being read and waiting.
+	maxInterrupted = 64
 	// spareReaders is how many are kept: to unmap the memory of one interrupts all processors.
 	spareReaders = 2
 )
@@ -61,7 +63,10 @@ type device struct {
 	mu    sync.Mutex
 	spare []*reader
 	slow  map[uint64]func() // how to give up the requests that wait for other processes
-	lead  *reader           // the leader's
+	// interrupted are the last requests that were to be given up and were not among slow, or not yet.
+	interrupted [maxInterrupted]uint64
+	interrupts  int
+	lead        *reader // the leader's
 }
 
 // reader is what a goroutine that reads requests has.
@@ -364,9 +369,9 @@ func (d *device) handle(request, out []byte) {
 			return
 		}
 	case opcodeInterrupt:
-		if d.cancelSlow(binary.NativeEndian.Uint64(request[bodyAt:])) {
-			return
-		}
+		// It is not answered: on EAGAIN the kernel would send it again and again until the request is over.
+		d.interrupt(binary.NativeEndian.Uint64(request[bodyAt:]))
+		return
 	}
 	d.answer(request, out)
 }
@@ -398,7 +403,7 @@ func (d *device) handleSlow(request []byte) (is bool) {
 	if !replied {
 		d.slow[in.Unique] = cancel
 	}
-	over := d.ended.Load()
+	over := d.ended.Load() || slices.Contains(d.interrupted[:], in.Unique)
 	d.mu.Unlock()
 	if over {
 		cancel()
@@ -406,16 +411,19 @@ func (d *device) handleSlow(request []byte) (is bool) {
 	return true
 }
 
-// cancelSlow ends the wait of a request whose caller was interrupted; false if it does not wait.
-func (d *device) cancelSlow(unique uint64) bool {
+// interrupt gives a request up whose caller was interrupted, if it waits for other processes or is about to. Any other is
+// over soon.
+func (d *device) interrupt(unique uint64) {
 	d.mu.Lock()
 	cancel := d.slow[unique]
-	d.mu.Unlock()
 	if cancel == nil {
-		return false
+		d.interrupted[d.interrupts%maxInterrupted] = unique
+		d.interrupts++
 	}
-	cancel()
-	return true
+	d.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
 }
 
 // reply answers a read.

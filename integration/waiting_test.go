@@ -4,6 +4,7 @@ package integration
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -317,4 +318,27 @@ func TestLockCommand(t *testing.T) {
 	start := time.Now()
 	run(0, path, "true")
 	t.Logf("taken %v after its holder was killed", time.Since(start))
+}
+
+// TestInterruptedOnce: the kernel is not asked to send an INTERRUPT again, and none is lost, whenever it comes.
+func TestInterruptedOnce(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	newLocker(t).must("ok", "take", m.path("x.lock"))
+	const rounds = 100
+	for range rounds {
+		waiter := newLocker(t)
+		fmt.Fprintln(waiter.in, "await", m.wait("x.lock"))
+		time.Sleep(rand.N(2 * time.Millisecond))
+		waiter.kill() // and waits until it has ended
+	}
+	m.eventuallyWaiting(0)
+	text, err := os.ReadFile(m.path(".latchfs/metrics"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := metrics(t, text)["latchfs_requests_total kind=interrupt"]; n > 3*rounds {
+		t.Errorf("%.0f INTERRUPTs of %d calls", n, rounds)
+	} else {
+		t.Logf("%.0f INTERRUPTs of %d calls", n, rounds)
+	}
 }
