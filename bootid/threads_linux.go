@@ -24,6 +24,7 @@ type threadEntry struct {
 	tid     int
 	comm    *os.File // /proc/TID/comm, bound by the kernel to that very thread
 	name    [16]byte // what comm read when process was described
+	length  int      // of name
 	process Process
 }
 
@@ -37,7 +38,7 @@ func (h *Host) Identify(tid int) (Process, error) {
 	}
 	if entry := h.threads.get(tid); entry != nil {
 		// An exec changes the name, never the pid or the start time: describe anew.
-		if name, err := entry.readName(); err == nil && name == entry.name {
+		if entry.hasName() {
 			return entry.process, nil
 		}
 	}
@@ -64,7 +65,10 @@ func (h *Host) describeThread(tid int) (*threadEntry, error) {
 		entry.process, err = h.describe(tid, status)
 	}
 	if err == nil {
-		entry.name, err = entry.readName()
+		entry.length, err = comm.ReadAt(entry.name[:], 0)
+		if entry.length > 0 {
+			err = nil
+		}
 	}
 	if err != nil {
 		comm.Close()
@@ -73,12 +77,12 @@ func (h *Host) describeThread(tid int) (*threadEntry, error) {
 	return entry, nil
 }
 
-func (e *threadEntry) readName() (name [16]byte, err error) {
-	n, err := e.comm.ReadAt(name[:], 0)
-	if n > 0 {
-		return name, nil
-	}
-	return name, err
+// hasName says that the thread still runs, under the same name. It reads no more than that: File.ReadAt would ask again for what
+// is beyond the end.
+func (e *threadEntry) hasName() bool {
+	var name [16]byte
+	n, _ := e.comm.ReadAt(name[:e.length], 0)
+	return n == e.length && name == e.name
 }
 
 func (c *threadCache) get(tid int) *threadEntry {

@@ -3,6 +3,8 @@
 package fs
 
 import (
+	"bytes"
+	"fmt"
 	"path"
 	"strings"
 	"testing"
@@ -31,4 +33,37 @@ func FuzzParseCommand(f *testing.F) {
 			t.Errorf("%q: %+v", text, c)
 		}
 	})
+}
+
+// TestControlTextIsMadeInPieces: a text is answered a piece at a time, whole if it is read to its end, and made anew for who goes back.
+func TestControlTextIsMadeInPieces(t *testing.T) {
+	var want []byte
+	for i := range 10_000 {
+		want = fmt.Appendf(want, "line %d\n", i)
+	}
+	made := 0
+	text := &controlText{pieces: func(yield func([]byte) bool) {
+		for _, line := range bytes.SplitAfter(want, []byte("\n")) {
+			if made += len(line); !yield(line) {
+				return
+			}
+		}
+	}}
+	defer text.close()
+	var got []byte
+	for {
+		piece := text.read(uint64(len(got)), len(want))
+		if got = append(got, piece...); made > len(got)+maxPiece {
+			t.Fatalf("%d bytes were made for %d", made, len(got))
+		}
+		if len(piece) == 0 {
+			break
+		}
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("read %d bytes of %d", len(got), len(want))
+	}
+	if piece := text.read(0, 6); string(piece) != "line 0" {
+		t.Errorf("again: %q", piece)
+	}
 }

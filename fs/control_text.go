@@ -19,13 +19,17 @@ type controlText struct {
 	ended bool
 }
 
+// maxPiece is how much is answered at a time, in bytes: to make it keeps others waiting.
+const maxPiece = 16 << 10
+
 // said is a text that is there already.
 func said(text []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) { yield(text) }
 }
 
-// read returns what is at an offset, up to size bytes. Who goes back sees it made anew.
+// read returns what is at an offset, up to size bytes or maxPiece; nothing at its end. Who goes back sees it made anew.
 func (t *controlText) read(offset uint64, size int) []byte {
+	size = min(size, maxPiece)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.next == nil || offset < t.from {

@@ -157,7 +157,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if f.isLockName(name) {
 		return status(f.createLock(i, dir, name, in, out))
 	}
-	n, h, st, err := f.create(i, dir, name, in)
+	n, h, st, err := f.create(i, dir, name, in, false)
 	if err != nil {
 		return status(err)
 	}
@@ -167,8 +167,8 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	return fuse.OK
 }
 
-// create makes and opens the entry name of dir.
-func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, error) {
+// create makes and opens the entry name of dir. Brief is that of newFile.
+func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief bool) (*inode, *handle, unix.Stat_t, error) {
 	once := int(in.Flags)&(unix.O_EXCL|unix.O_TRUNC) | unix.O_CREAT
 	fd := -1
 	open := func(once int) (err error) {
@@ -189,12 +189,19 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn) (*inod
 	if err != nil {
 		return nil, nil, unix.Stat_t{}, err
 	}
-	return f.newFile(fd, in)
+	return f.newFile(fd, in, brief)
 }
 
-// newFile takes a file that was just made and is open into the tables.
-func (f *FS) newFile(fd int, in *fuse.CreateIn) (*inode, *handle, unix.Stat_t, error) {
-	pathFD, err := unix.Open(procPath(fd), unix.O_PATH|unix.O_CLOEXEC, 0)
+// newFile takes a file that was just made and is open into the tables. One that is brief, as most locks are, may stay open as it is
+// until the kernel forgets it, which costs less than to open it with O_PATH.
+func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*inode, *handle, unix.Stat_t, error) {
+	var pathFD int
+	var err error
+	if brief {
+		pathFD, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	} else {
+		pathFD, err = unix.Open(procPath(fd), unix.O_PATH|unix.O_CLOEXEC, 0)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, nil, unix.Stat_t{}, err
@@ -255,7 +262,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if err != nil {
 		return status(err)
 	}
-	n, h, st, err := f.newFile(fd, in)
+	n, h, st, err := f.newFile(fd, in, false)
 	if err != nil {
 		return status(err)
 	}

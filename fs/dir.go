@@ -4,6 +4,7 @@ package fs
 
 import (
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -22,6 +23,9 @@ type dirHandle struct {
 }
 
 const direntBuffer = 32 << 10
+
+// listTime is after how long a part of a directory is answered: until then nothing is made or removed in it.
+const listTime = 500 * time.Microsecond
 
 // OpenDir implements fuse.RawFileSystem.
 func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
@@ -76,8 +80,12 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 	if isControl(in.NodeId) {
 		return f.control.readDir(in, out.AddDirEntry)
 	}
-	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
-		return f.isLockName(entry.Name) && f.hiddenLock(dir, entry.Name) || out.AddDirEntry(entry)
+	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) (added, full bool) {
+		if f.isLockName(entry.Name) && f.hiddenLock(dir, entry.Name) {
+			return false, false
+		}
+		added = out.AddDirEntry(entry)
+		return added, !added
 	}))
 }
 
@@ -90,11 +98,11 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	f.undo(&in.InHeader)
 	crashAt(opReadDirPlus, crashBefore)
 	defer crashAt(opReadDirPlus, crashReply)
-	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) bool {
+	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) (added, full bool) {
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {
 			if err := f.lookup(dir, entry.Name, &in.InHeader, &found); err != nil && f.isLockName(entry.Name) {
-				return true // it was stale and is gone
+				return false, false // it was stale and is gone
 			}
 			// Any other that has gone meanwhile keeps node id 0: the kernel will look
 			// it up if anybody asks.
@@ -102,15 +110,16 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		into := out.AddDirLookupEntry(entry)
 		if into == nil {
 			f.inodes.unfind(found.NodeId, in.Unique)
-			return false
+			return false, true
 		}
 		*into = found
-		return true
+		return true, false
 	}))
 }
 
-// readDir passes entries to add from the offset asked for, until it takes no more.
-func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) bool) error {
+// readDir passes entries to add from the offset asked for, until there is no room for more, or for listTime: then at least one was
+// added, since none at all would be the end.
+func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) (added, full bool)) error {
 	d := f.dirs.get(in.Fh)
 	if d == nil {
 		return unix.EBADF
@@ -128,7 +137,8 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) bool) erro
 			return err
 		}
 	}
-	for {
+	began, some := now(), false
+	for !some || now()-began < int64(listTime) {
 		if len(d.pending) == 0 {
 			if d.buffer == nil {
 				d.buffer = make([]byte, direntBuffer)
@@ -145,10 +155,14 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) bool) erro
 		}
 		var entry fuse.DirEntry
 		size := entry.Parse(d.pending)
-		covered := d.node == f.root && entry.Name == controlName
-		if !covered && !add(d.node, entry) {
-			return nil
+		if covered := d.node == f.root && entry.Name == controlName; !covered {
+			added, full := add(d.node, entry)
+			if full {
+				return nil
+			}
+			some = some || added
 		}
 		d.pending, d.next = d.pending[size:], entry.Off
 	}
+	return nil
 }

@@ -25,7 +25,7 @@ func keyOfFile(file lockstore.File) fileKey { return fileKey{file.ID.Device, fil
 type inode struct {
 	id   uint64 // node id
 	key  fileKey
-	fd   int    // O_PATH; -1 if it is opened by handle whenever it is needed
+	fd   int    // O_PATH, or that of who made the lock it is; -1 if it is opened by handle whenever it is needed
 	kind uint32 // S_IFMT part of the mode
 	// handle is that of name_to_handle_at(2), if fd is -1.
 	handle *unix.FileHandle

@@ -51,7 +51,7 @@ func (f *FS) openHandle(handle unix.FileHandle) (fd int, err error) {
 	return fd, err
 }
 
-// withFD calls do with an O_PATH descriptor of n that is good until it returns.
+// withFD calls do with a descriptor of n that is good until it returns; it may be an O_PATH one.
 func (f *FS) withFD(n *inode, do func(fd int) error) error {
 	if n.fd >= 0 {
 		return do(n.fd)

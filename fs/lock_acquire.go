@@ -36,7 +36,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 		}
 		i.row.generation.Store(descriptor.Generation())
 	}
-	n, h, st, err := f.create(i, dir, name, in)
+	n, h, st, err := f.create(i, dir, name, in, exclusive)
 	if err != nil {
 		section.Release()
 		return err

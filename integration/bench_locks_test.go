@@ -9,16 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 func needBench(t *testing.T) {
@@ -32,11 +30,7 @@ func needBench(t *testing.T) {
 // beside flock(2) and those who try again and again.
 func TestBenchHandoff(t *testing.T) {
 	needBench(t)
-	needProgram(t, "gcc")
-	handoff := filepath.Join(t.TempDir(), "handoff")
-	if out, err := exec.Command("gcc", "-O2", "-static", "-o", handoff, "bench/handoff.c").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	handoff := benchProgram(t, "handoff")
 	m, beneath := mountOver(t, t.TempDir(), "--log-level", "warning"), t.TempDir()
 	ways := []struct {
 		name string
@@ -56,17 +50,8 @@ func TestBenchHandoff(t *testing.T) {
 		samples := make([][]float64, len(ways))
 		for range rounds {
 			for i, way := range ways {
-				out, err := exec.Command(handoff, append([]string{way.args[0], how, strconv.Itoa(each)}, way.args[1:]...)...).Output()
-				if err != nil {
-					t.Fatalf("%s, %s: %v: %s", way.name, how, err, out)
-				}
-				for _, line := range strings.Fields(string(out)) {
-					us, err := strconv.ParseFloat(line, 64)
-					if err != nil {
-						t.Fatal(err)
-					}
-					samples[i] = append(samples[i], us)
-				}
+				words := append([]string{handoff, way.args[0], how, strconv.Itoa(each)}, way.args[1:]...)
+				samples[i] = append(samples[i], microseconds(t, words...)...)
 			}
 		}
 		for i, way := range ways {
@@ -162,6 +147,7 @@ func (l *nodeLock) said(t *testing.T, want string) {
 // one directory, whose lock the kernel holds over each create and removal, and in one of its own.
 func TestBenchClients(t *testing.T) {
 	needBench(t)
+	client := benchProgram(t, "client")
 	all := slices.DeleteFunc(peers(t), func(p peer) bool { return p.name == "bindfs" })
 	counts := []int{1, 2, 8, 64}
 	var table strings.Builder
@@ -175,7 +161,7 @@ func TestBenchClients(t *testing.T) {
 		for range 7 {
 			for n, count := range counts {
 				for i, p := range all {
-					rates[i][n] = append(rates[i][n], cycleRate(t, p.dir, count, place != "one directory"))
+					rates[i][n] = append(rates[i][n], cycleRate(t, client, p.dir, count, place != "one directory"))
 				}
 			}
 		}
@@ -192,31 +178,51 @@ func TestBenchClients(t *testing.T) {
 }
 
 // cycleRate is how many lock cycles several processes do in a second.
-func cycleRate(t *testing.T, dir string, processes int, apart bool) float64 {
+func cycleRate(t *testing.T, client, dir string, processes int, apart bool) float64 {
 	t.Helper()
 	const cycles = 2048 // of all
-	clients, names := make([]*process, processes), make([]string, processes)
+	clients := make([]*exec.Cmd, processes)
+	starts, answers := make([]io.WriteCloser, processes), make([]*bufio.Reader, processes)
 	for i := range clients {
-		clients[i], names[i] = newLocker(t), fmt.Sprintf("%s/%d.lock", dir, i)
+		name := fmt.Sprintf("%s/%d.lock", dir, i)
 		if apart {
 			own := fmt.Sprintf("%s/dir%d", dir, i)
 			if err := os.Mkdir(own, 0o755); err != nil && !os.IsExist(err) {
 				t.Fatal(err)
 			}
-			names[i] = own + "/x.lock"
+			name = own + "/x.lock"
 		}
-		clients[i].must("ok", "cycle", names[i], "1") // the first costs more
+		cmd := exec.Command(client, "cycle", strconv.Itoa(cycles/processes), name, "go")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		clients[i], starts[i], answers[i] = cmd, in, bufio.NewReader(out)
+		if line, err := answers[i].ReadString('\n'); line != "ready\n" {
+			t.Fatalf("%q: %v", line, err)
+		}
 	}
 	start := time.Now()
-	for i, p := range clients {
-		fmt.Fprintln(p.in, "cycle", names[i], cycles/processes)
+	for _, in := range starts {
+		_ = in.Close()
 	}
-	for _, p := range clients {
-		p.answer()
+	for i := range clients {
+		if _, err := answers[i].ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
 	}
 	took := time.Since(start)
-	for _, p := range clients {
-		p.kill()
+	for _, cmd := range clients {
+		if err := cmd.Wait(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return cycles / took.Seconds()
 }
@@ -225,89 +231,19 @@ func cycleRate(t *testing.T, dir string, processes int, apart bool) float64 {
 // without passthrough descriptors, and passthrough_ll.
 func TestBenchData(t *testing.T) {
 	needBench(t)
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	client := benchProgram(t, "client")
 	all := slices.DeleteFunc(peers(t), func(p peer) bool {
 		return strings.HasPrefix(p.name, "loopback") || strings.HasSuffix(p.name, "checked") || p.name == "bindfs"
 	})
 	plain := mountOver(t, t.TempDir(), "--log-level", "warning", "--no-passthrough")
 	all = append(all, peer{"latchfs, no passthrough", plain.dir})
-	const gib = 1 << 30
-	buffer := make([]byte, 1<<20)
-	open := func(dir string, flags int) int {
-		fd, err := unix.Open(dir+"/data", flags, 0o644)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fd
-	}
-	random := func(dir string, flags int, do func(fd int, piece []byte, offset int64) (int, error)) error {
-		fd := open(dir, flags)
-		defer unix.Close(fd)
-		at := uint64(1)
-		for range 20_000 {
-			at = at*6364136223846793005 + 1442695040888963407
-			if _, err := do(fd, buffer[:4096], int64(at>>34)%(gib/4096)*4096); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	kinds := []struct {
-		name string
-		do   func(dir string) error
-	}{
-		{"write 1 GiB", func(dir string) error {
-			fd := open(dir, unix.O_CREAT|unix.O_WRONLY)
-			defer unix.Close(fd)
-			for range gib / len(buffer) {
-				if _, err := unix.Write(fd, buffer); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		{"read 1 GiB", func(dir string) error {
-			fd := open(dir, unix.O_RDONLY)
-			defer unix.Close(fd)
-			for range gib / len(buffer) {
-				if _, err := unix.Read(fd, buffer); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		{"20,000 random reads of 4 KiB", func(dir string) error { return random(dir, unix.O_RDONLY, unix.Pread) }},
-		{"20,000 random writes of 4 KiB", func(dir string) error { return random(dir, unix.O_WRONLY, unix.Pwrite) }},
-		{"20,000 appends of 300 bytes", func(dir string) error {
-			fd, err := unix.Open(dir+"/session.jsonl", unix.O_CREAT|unix.O_WRONLY|unix.O_APPEND|unix.O_TRUNC, 0o644)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			for range 20_000 {
-				if _, err := unix.Write(fd, buffer[:300]); err != nil {
-					return err
-				}
-			}
-			return nil
-		}},
-		{"map 1 GiB and read each page", func(dir string) error {
-			fd := open(dir, unix.O_RDONLY)
-			defer unix.Close(fd)
-			mapped, err := unix.Mmap(fd, 0, gib, unix.PROT_READ, unix.MAP_SHARED)
-			if err != nil {
-				return err
-			}
-			sum := byte(0)
-			for i := 0; i < gib; i += 4096 {
-				sum += mapped[i]
-			}
-			if sum != 0 {
-				return fmt.Errorf("read %d", sum)
-			}
-			return unix.Munmap(mapped)
-		}},
+	kinds := []struct{ name, operation, file string }{
+		{"write 1 GiB", "write-all", "data"},
+		{"read 1 GiB", "read-all", "data"},
+		{"20,000 random reads of 4 KiB", "read-pieces", "data"},
+		{"20,000 random writes of 4 KiB", "write-pieces", "data"},
+		{"20,000 appends of 300 bytes", "append-pieces", "session.jsonl"},
+		{"map 1 GiB and read each page", "map", "data"},
 	}
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -317,11 +253,7 @@ func TestBenchData(t *testing.T) {
 		for round := range 7 {
 			for turn := range all {
 				i := (turn + round) % len(all)
-				start := time.Now()
-				if err := k.do(all[i].dir); err != nil {
-					t.Fatalf("%s, %s: %v", k.name, all[i].name, err)
-				}
-				took[i] = append(took[i], float64(time.Since(start).Microseconds())/1000)
+				took[i] = append(took[i], microseconds(t, client, k.operation, "1", all[i].dir+"/"+k.file)[0]/1000)
 			}
 		}
 		base := quantile(took[0], 0.5)
@@ -338,13 +270,13 @@ func TestBenchData(t *testing.T) {
 // to take another, to compact their journal, to list them, and to recover them.
 func TestBenchManyLocks(t *testing.T) {
 	needBench(t)
+	client := benchProgram(t, "client")
 	m := mountOver(t, t.TempDir(), "--log-level", "info", "--log-format", "json")
 	most := number(t, "BENCH_LOCKS", 100_000)
 	holders := make([]*process, min(1000, most/100))
 	for i := range holders {
 		holders[i] = newLocker(t)
 	}
-	cycler := newLocker(t)
 	resident := func() int {
 		server := m.server()
 		return statusNumber(t, fmt.Sprintf("/proc/%d/status", server), "VmRSS:")
@@ -356,32 +288,34 @@ func TestBenchManyLocks(t *testing.T) {
 		}
 		return len(entries)
 	}
-	// cycles does at least 3,000 cycles, and more until what is done meanwhile has ended.
-	cycles := func(meanwhile func() error) (median, p999 float64, tookAll time.Duration) {
-		start, ended := time.Now(), make(chan error, 1)
+	// cycles does so many that 20 are above the last quantile, while meanwhile is done again and again, and says how long that took.
+	cycles := func(meanwhile func() error) (median, p999 float64, each time.Duration) {
+		const enough = 20_000
+		var over atomic.Bool
+		ended := make(chan error, 1)
 		go func() {
-			err := meanwhile()
-			tookAll = time.Since(start)
-			ended <- err
+			start := time.Now()
+			for runs := 1; ; runs++ {
+				err := meanwhile()
+				if each = time.Since(start) / time.Duration(runs); err != nil || over.Load() {
+					ended <- err
+					return
+				}
+			}
 		}()
 		var took []float64
-		for over := false; !over; {
-			for _, sample := range strings.Fields(strings.TrimSuffix(cycler.do("timed", m.path("cycle.lock"), "3000"), "ok")) {
-				us, err := strconv.ParseFloat(sample, 64)
-				if err != nil {
-					t.Fatal(err)
-				}
-				took = append(took, us)
-			}
+		for {
+			took = append(took, microseconds(t, client, "cycle", "1000", m.path("cycle.lock"))...)
+			over.Store(len(took) >= enough)
 			select {
 			case err := <-ended:
-				if over = true; err != nil {
+				if err != nil {
 					t.Error(err)
 				}
+				return quantile(took, 0.5), quantile(took, 0.999), each
 			default:
 			}
 		}
-		return quantile(took, 0.5), quantile(took, 0.999), tookAll
 	}
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -405,7 +339,7 @@ func TestBenchManyLocks(t *testing.T) {
 		if held = statusNumber(t, m.path(".latchfs/status"), `  "locks":`); held < n*9/10 {
 			t.Fatalf("%d locks of %d", held, n)
 		}
-		median, p999, _ := cycles(func() error { return nil })
+		median, p999, _ := cycles(func() error { time.Sleep(10 * time.Millisecond); return nil })
 		bytes := 0
 		if held > 0 {
 			bytes = (resident() - emptyKiB) * 1024 / held

@@ -9,8 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -82,18 +82,19 @@ func peers(t *testing.T) []peer {
 	return append(all, startPeer(t, "bindfs", func(from, to string) []string { return []string{"bindfs", "-f", from, to} }))
 }
 
-// A workload is an operation that is measured. Prepare makes what it needs in a directory.
+// A workload is an operation that is measured, by bench/client.c or else by do.
 type workload struct {
-	name    string
-	rounds  int // operations a round
-	prepare func(t *testing.T, dir string)
-	do      func(dir string) error
+	name   string
+	rounds int // operations a round
+	// prepare makes what it needs in a directory, before what it needs anew in each round.
+	prepare, before func(t *testing.T, dir string)
+
+	operation string // of the client
+	file      string // which that is done to
+	do        func(dir string) error
 }
 
 var payload100 = []byte(strings.Repeat("p", 99) + "\n")
-
-// lockPayload is a customary one of 100 bytes.
-var lockPayload = fmt.Appendf(nil, "%-99s\n", fmt.Sprintf(`{"pid":%d,"createdAt":"2026-01-01T00:00:00.000Z"}`, os.Getpid()))
 
 func create(path string, flags int, text []byte) error {
 	fd, err := unix.Open(path, unix.O_CREAT|unix.O_WRONLY|flags, 0o644)
@@ -117,59 +118,79 @@ func fill(t *testing.T, dir string, files int) {
 }
 
 var workloads = []workload{
-	{"lock cycle", 400, nil, func(dir string) error {
-		return errors.Join(create(dir+"/x.lock", unix.O_EXCL, lockPayload), unix.Unlink(dir+"/x.lock"))
+	{name: "lock cycle", rounds: 400, operation: "cycle", file: "x.lock"},
+	{name: "contended attempt", rounds: 400, operation: "contend", file: "held.lock", prepare: func(t *testing.T, dir string) {
+		newLocker(t).must("ok", "take", dir+"/held.lock")
 	}},
-	{"contended attempt", 400, func(t *testing.T, dir string) { newLocker(t).must("ok", "take", dir+"/held.lock") }, func(dir string) error {
-		if err := create(dir+"/held.lock", unix.O_EXCL, payload100); err != unix.EEXIST {
-			return fmt.Errorf("%v, not EEXIST", err)
-		}
-		return nil
-	}},
-	{"create and remove", 400, nil, func(dir string) error {
-		return errors.Join(create(dir+"/file", unix.O_EXCL, payload100), unix.Unlink(dir+"/file"))
-	}},
-	{"open, append, close", 400, func(t *testing.T, dir string) { fill(t, dir+"/append", 1) }, func(dir string) error {
-		return create(dir+"/append/file0", unix.O_APPEND, payload100)
-	}},
-	{"stat", 1000, func(t *testing.T, dir string) { fill(t, dir+"/stat", 1) }, func(dir string) error {
-		return unix.Lstat(dir+"/stat/file0", &unix.Stat_t{})
-	}},
-	{"read 100 bytes", 400, func(t *testing.T, dir string) { fill(t, dir+"/read", 1) }, func(dir string) error {
-		_, err := os.ReadFile(dir + "/read/file0")
-		return err
-	}},
-	{"create and remove 1000 files", 1, nil, func(dir string) error {
-		if err := os.Mkdir(dir+"/tree", 0o755); err != nil {
-			return err
-		}
-		for i := range 1000 {
-			if err := create(fmt.Sprintf("%s/tree/file%d", dir, i), 0, payload100); err != nil {
-				return err
-			}
-		}
-		return os.RemoveAll(dir + "/tree")
-	}},
-	{"git status of 1000 files", 1, func(t *testing.T, dir string) {
+	{name: "create and remove", rounds: 400, operation: "cycle", file: "file"},
+	{name: "open, append, close", rounds: 400, operation: "append", file: "append/file0", prepare: filled("append", 1)},
+	{name: "stat", rounds: 1000, operation: "stat", file: "stat/file0", prepare: filled("stat", 1)},
+	{name: "read 100 bytes", rounds: 400, operation: "read", file: "read/file0", prepare: filled("read", 1)},
+	{name: "create and remove 1000 files", rounds: 1, operation: "tree", file: "tree"},
+	{name: "list 1000 files with attributes", rounds: 4, operation: "list", file: "list", prepare: filled("list", 1000)},
+	{name: "git status of 1000 files", rounds: 1, prepare: func(t *testing.T, dir string) {
 		fill(t, dir+"/repo", 1000)
 		for _, words := range [][]string{{"init", "-q"}, {"add", "."}} {
 			if out, err := exec.Command("git", append([]string{"-C", dir + "/repo"}, words...)...).CombinedOutput(); err != nil {
 				t.Fatalf("git %v: %v: %s", words, err, out)
 			}
 		}
-	}, func(dir string) error { return exec.Command("git", "-C", dir+"/repo", "status", "--short").Run() }},
-	{"list 10,000 files with attributes", 1, func(t *testing.T, dir string) { fill(t, dir+"/long", 10_000) }, func(dir string) error {
+	}, do: func(dir string) error { return exec.Command("git", "-C", dir+"/repo", "status", "--short").Run() }},
+	{name: "list 10,000 files with attributes", rounds: 1, prepare: filled("long", 10_000), do: func(dir string) error {
 		return exec.Command("ls", "-l", dir+"/long").Run()
 	}},
-	{"list 1000 files with attributes", 4, func(t *testing.T, dir string) { fill(t, dir+"/list", 1000) }, func(dir string) error {
-		entries, err := os.ReadDir(dir + "/list")
-		for _, entry := range entries {
-			if _, infoErr := entry.Info(); infoErr != nil {
-				err = infoErr
-			}
-		}
-		return err
+	{name: "remove 10,000 files", rounds: 1, before: filled("gone", 10_000), do: func(dir string) error {
+		return exec.Command("rm", "-rf", dir+"/gone").Run()
 	}},
+}
+
+// filled prepares a directory of files.
+func filled(name string, files int) func(t *testing.T, dir string) {
+	return func(t *testing.T, dir string) { fill(t, dir+"/"+name, files) }
+}
+
+// benchProgram builds a program of bench.
+func benchProgram(t *testing.T, name string) string {
+	t.Helper()
+	needProgram(t, "gcc")
+	program := filepath.Join(t.TempDir(), name)
+	if out, err := exec.Command("gcc", "-O2", "-static", "-o", program, "bench/"+name+".c").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return program
+}
+
+// microseconds runs a program that prints such.
+func microseconds(t *testing.T, words ...string) (us []float64) {
+	t.Helper()
+	out, err := exec.Command(words[0], words[1:]...).Output()
+	if err != nil {
+		t.Fatalf("%v: %v: %s", words, err, out)
+	}
+	for _, line := range strings.Fields(string(out)) {
+		n, err := strconv.ParseFloat(line, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		us = append(us, n)
+	}
+	return us
+}
+
+// measure carries a workload out for a round, and says how long each operation took, in microseconds.
+func (w workload) measure(t *testing.T, client, dir string) (us []float64) {
+	t.Helper()
+	if w.operation != "" {
+		return microseconds(t, client, w.operation, strconv.Itoa(w.rounds), dir+"/"+w.file)
+	}
+	for range w.rounds {
+		start := time.Now()
+		if err := w.do(dir); err != nil {
+			t.Fatalf("%s, %s: %v", w.name, dir, err)
+		}
+		us = append(us, float64(time.Since(start).Nanoseconds())/1000)
+	}
+	return us
 }
 
 // measured is what a workload took with one peer, in microseconds.
@@ -193,9 +214,7 @@ func TestBench(t *testing.T) {
 	if os.Getenv("BENCH") == "" {
 		t.Skip("make bench does it")
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	all := peers(t)
+	client, all := benchProgram(t, "client"), peers(t)
 	var results []measured
 	for _, w := range workloads {
 		medians, samples := make([][]float64, len(all)), make([][]float64, len(all))
@@ -207,14 +226,10 @@ func TestBench(t *testing.T) {
 		for round := range benchRounds {
 			for turn := range all {
 				i := (turn + round) % len(all) // nobody is always first
-				var took []float64
-				for range w.rounds {
-					start := time.Now()
-					if err := w.do(all[i].dir); err != nil {
-						t.Fatalf("%s, %s: %v", w.name, all[i].name, err)
-					}
-					took = append(took, float64(time.Since(start).Nanoseconds())/1000)
+				if w.before != nil {
+					w.before(t, all[i].dir)
 				}
+				took := w.measure(t, client, all[i].dir)
 				medians[i] = append(medians[i], quantile(took, 0.5))
 				samples[i] = append(samples[i], took...)
 			}

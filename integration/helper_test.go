@@ -117,13 +117,6 @@ func locker() {
 					break
 				}
 			}
-		case "timed": // timed FILE N: the same, and answer how long each took, in microseconds
-			n, _ := strconv.Atoi(words[2])
-			for i := 0; i < n && err == nil; i++ {
-				start := time.Now()
-				err = cycle(words[1])
-				fmt.Printf("%.1f ", float64(time.Since(start).Nanoseconds())/1000)
-			}
 		case "mkdir":
 			err = unix.Mkdir(words[1], 0o755)
 		case "symlink": // symlink FILE [TEXT]

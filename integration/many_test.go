@@ -44,11 +44,11 @@ func TestManyLeftBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	beneath := listings(t, dir)
+	beneath := listings(t, dir, 2*files)
 	m := mountOver(t, dir)
-	first := listings(t, m.dir, 1)
+	first := listings(t, m.dir, 2*files-files/2, 1)
 	eventually(t, "all are judged", func() bool { return strings.Contains(m.allLog(), "judged the lock files from before the mount") })
-	later := listings(t, m.dir)
+	later := listings(t, m.dir, 2*files-files/2)
 	t.Logf("ls -l of %d lock files: beneath %v; in the mount at first %v (%.1f times), then %v (%.1f times)", 2*files,
 		beneath, first, ratio(first, beneath), later, ratio(later, beneath))
 	for i := range 2 * files {
@@ -127,8 +127,8 @@ func TestACLIsSeen(t *testing.T) {
 	}
 }
 
-// listings is the median time of some runs of ls -l, 5 if their number is not given.
-func listings(t *testing.T, dir string, runs ...int) time.Duration {
+// listings is the median time of some runs of ls -l, 5 if their number is not given, of a directory of files.
+func listings(t *testing.T, dir string, files int, runs ...int) time.Duration {
 	t.Helper()
 	n := 5
 	if len(runs) > 0 {
@@ -138,8 +138,8 @@ func listings(t *testing.T, dir string, runs ...int) time.Duration {
 	for range n {
 		start := time.Now()
 		out, err := exec.Command("ls", "-l", dir).Output()
-		if err != nil || !strings.HasPrefix(string(out), "total") {
-			t.Fatalf("ls: %v", err)
+		if listed := strings.Count(string(out), "\n") - 1; err != nil || listed != files { // without "total"
+			t.Fatalf("ls: %v, %d files of %d", err, listed, files)
 		}
 		times = append(times, time.Since(start))
 	}

@@ -37,6 +37,9 @@ const (
 	allocateStep = 64 << 10
 	// tailUnderLock is how much compaction may copy while appends wait, in bytes.
 	tailUnderLock = 64 << 10
+	// writebackStep is after how many bytes compaction has them written to the disk: all at once they would hold up what
+	// others do on it.
+	writebackStep = 4 << 20
 )
 
 // compactAt is the size below which a journal is never compacted, in bytes. The crash tests lower it.
@@ -297,6 +300,9 @@ func (j *journal) compact(generation uint64, each func(yield func(Lock) error) e
 	old := j.file
 	j.mu.Unlock()
 	defer func() {
+		if err == nil {
+			old.Close() // takes long: its space is freed
+		}
 		j.mu.Lock()
 		j.compacting = false
 		j.mu.Unlock()
@@ -317,6 +323,9 @@ func (j *journal) compact(generation uint64, each func(yield func(Lock) error) e
 	size := int64(0)
 	write := func(b []byte) error {
 		n, err := out.Write(b)
+		if before := size; before/writebackStep != (before+int64(n))/writebackStep {
+			startWriteback(file)
+		}
 		size += int64(n)
 		return err
 	}
@@ -377,7 +386,6 @@ func (j *journal) compact(generation uint64, each func(yield func(Lock) error) e
 	}
 	pauseAt("compaction renamed")
 	j.file, j.size, j.allocated = file, size, size+j.reserve
-	old.Close()
 	return nil
 }
 

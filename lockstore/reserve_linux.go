@@ -19,3 +19,8 @@ func reserveSpace(file *os.File, offset, size int64) error {
 		}
 	}
 }
+
+// startWriteback begins to write to the disk what was written to file. That it is there says only a sync.
+func startWriteback(file *os.File) {
+	_ = unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+}

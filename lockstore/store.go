@@ -301,9 +301,17 @@ func (s *Store) finishRename(r Rename) {
 
 // Names are those of the locks there are, in no order.
 func (s *Store) Names() []string {
+	const batch = 4096 // mu is not held for long
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.locks))
+	names := make([]string, 0, len(s.locks))
+	for name := range s.locks {
+		if names = append(names, name); len(names)%batch == 0 {
+			s.mu.Unlock()
+			s.mu.Lock()
+		}
+	}
+	return names
 }
 
 // Count is how many locks there are.
@@ -548,8 +556,9 @@ func (s *Store) compactIfDue() {
 // Compact replaces the journal by one that holds only the locks there are. Callers
 // of other methods are not held up.
 func (s *Store) Compact() error {
-	// Locks are handed out a few at a time, so that mu is never held for long.
-	const batch = 256
+	// Locks are handed out a few at a time, so that mu is never held for long, and with as much rest in between, so that a
+	// processor is not busy for long either.
+	const batch = 128
 	return s.journal.compact(s.generation.Load(), func(yield func(Lock) error) error {
 		var pending []Lock
 		flush := func() error {
@@ -568,7 +577,9 @@ func (s *Store) Compact() error {
 				continue
 			}
 			s.mu.Unlock()
+			began := time.Now()
 			err := flush()
+			time.Sleep(time.Since(began))
 			s.mu.Lock()
 			if err != nil {
 				return err
