@@ -89,11 +89,12 @@ cross:
 	GOOS=freebsd GOARCH=amd64 go build ./...
 	GOOS=linux GOARCH=arm64 go build ./...
 
-# What things cost, in latchfs and beside other filesystems in the same run: about ten minutes. Operations are
+# What things cost, in latchfs and beside other filesystems in the same run: about twenty minutes. Operations are
 # written to BENCH_JSON too, and drawn beside it.
 BENCH_JSON := $(CURDIR)/bin/bench.json
 bench:
 	./integration/deps bench
+	mkdir -p $(dir $(BENCH_JSON))
 	go test -run '^$$' -bench . -benchmem -count 7 ./bootid ./lockstore
 	BENCH=1 BENCH_JSON=$(BENCH_JSON) go test -count=1 -timeout 60m -v -run '^TestBench' ./integration
 

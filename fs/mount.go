@@ -110,11 +110,12 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 		// A RELEASE is one: where few are let through, files stay open, of who makes many.
 		MaxBackground: maxBackground,
 		EnableAcl:     true,
-		// Kept from being applied by the kernel: a default ACL replaces the umask.
-		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_HANDLE_KILLPRIV_V2,
-		Options:           []string{"default_permissions"},
-		Debug:             o.Debug,
-		Logger:            log.New(logWriter{f.log}, "", 0),
+		// DONT_MASK: a default ACL replaces the umask. READDIRPLUS_AUTO: who lists a directory again is not told all attributes again.
+		ExtraCapabilities: fuse.CAP_DONT_MASK | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_DIRECT_IO_ALLOW_MMAP | fuse.CAP_HANDLE_KILLPRIV_V2 |
+			fuse.CAP_READDIRPLUS_AUTO,
+		Options: []string{"default_permissions"},
+		Debug:   o.Debug,
+		Logger:  log.New(logWriter{f.log}, "", 0),
 	}
 	m := &Mount{dir: o.Dir, fs: f, direct: f.credentials.root, done: make(chan struct{})}
 	var err error
