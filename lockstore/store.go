@@ -299,7 +299,7 @@ func (s *Store) finishRename(r Rename) {
 	s.moveTree(r.Exchange, r.Old, r.New)
 }
 
-// Names are those of the locks there are, in no order.
+// Names are those of the locks there are, in no order; one that is released and taken again meanwhile may be there twice.
 func (s *Store) Names() []string {
 	const batch = 4096 // mu is not held for long
 	s.mu.Lock()
@@ -408,7 +408,7 @@ func (s *Store) All() iter.Seq[Entry] {
 	names := s.Names()
 	return func(yield func(Entry) bool) {
 		slices.Sort(names)
-		for _, name := range names {
+		for _, name := range slices.Compact(names) {
 			if entry, ok := s.Get(name); ok && !yield(entry) {
 				return
 			}
