@@ -345,7 +345,7 @@ func TestBenchManyLocks(t *testing.T) {
 			bytes = (resident() - emptyKiB) * 1024 / held
 		}
 		_, duringCompaction, compacted := cycles(func() error { return os.WriteFile(m.path(".latchfs/ctl"), []byte("compact"), 0) })
-		_, duringListing, listed := cycles(exec.Command(latchfs, "ls", m.dir).Run)
+		_, duringListing, listed := cycles(func() error { return exec.Command(latchfs, "ls", m.dir).Run() })
 		start := time.Now()
 		m.killServer()
 		m.eventuallyServed()

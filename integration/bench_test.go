@@ -101,7 +101,9 @@ func create(path string, flags int, text []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = unix.Write(fd, text)
+	if _, err = unix.Write(fd, text); err != nil {
+		err = fmt.Errorf("write: %w", err)
+	}
 	return errors.Join(err, unix.Close(fd))
 }
 
@@ -112,7 +114,7 @@ func fill(t *testing.T, dir string, files int) {
 	}
 	for i := range files {
 		if err := create(fmt.Sprintf("%s/file%d", dir, i), 0, payload100); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s, file %d: %v", dir, i, err)
 		}
 	}
 }
