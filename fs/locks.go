@@ -211,19 +211,11 @@ func (f *FS) lookEntry(section lockstore.Section, dir *inode, name string) (visi
 		return false, err
 	}
 	file := fileOf(&st)
-	seen := &lockstore.Sighting{}
-	if n := f.inodes.peek(keyOf(&st)); n != nil {
-		seen = &n.seen
-	}
-	return section.Look(&file, seen), nil
+	return f.survey.look(section, &file), nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.
 func (f *FS) hiddenLock(dir *inode, name string) bool {
-	path := f.inodes.path(dir, name)
-	if !f.locks.Holds(path) {
-		return false // judged when it is looked up
-	}
 	section := f.enter(dir, name)
 	defer section.Leave()
 	visible, err := f.lookEntry(section, dir, name)

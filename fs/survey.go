@@ -128,21 +128,45 @@ func (s *survey) judge(name string) {
 	if err != nil || !file.Changed.Before(s.since) {
 		return
 	}
-	key := keyOfFile(file)
-	if n := s.fs.inodes.peek(key); n != nil {
-		section.Look(&file, &n.seen)
+	if !s.look(section, &file) || s.fs.inodes.peek(keyOfFile(file)) != nil {
 		return
 	}
-	found := &sighted{}
-	if !section.Look(&file, &found.seen) {
-		return
-	}
-	found.noACL = s.noACL(name, file)
+	noACL := s.noACL(name, file)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.sighted) < mostSighted {
-		s.sighted[key] = found
+	s.sight(keyOfFile(file)).noACL = noACL
+}
+
+// look judges the file at the name whose section that is. It says whether the file may be seen.
+func (s *survey) look(section lockstore.Section, file *lockstore.File) (visible bool) {
+	key := keyOfFile(*file)
+	if n := s.fs.inodes.peek(key); n != nil {
+		return section.Look(file, &n.seen)
+	} else if section.Held() {
+		return section.Look(file, &lockstore.Sighting{})
 	}
+	s.mu.Lock()
+	found := s.sight(key)
+	s.mu.Unlock()
+	visible = section.Look(file, &found.seen)
+	if !visible {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.sighted, key)
+	}
+	return visible
+}
+
+// sight is what is kept of a file that the kernel does not know.
+func (s *survey) sight(key fileKey) *sighted {
+	found := s.sighted[key]
+	if found == nil {
+		found = &sighted{}
+		if len(s.sighted) < mostSighted {
+			s.sighted[key] = found
+		}
+	}
+	return found
 }
 
 // noACL is the status change time of the file with which it has no access ACL, 0 if not known.

@@ -84,6 +84,34 @@ func TestLeftBehindIsJudgedUnasked(t *testing.T) {
 	eventually(t, "both are reclaimed", func() bool { return len(reclaimedFiles(t, m)) == 2 })
 }
 
+// TestListedIsJudged though the kernel asks for the attributes of the first entries only.
+func TestListedIsJudged(t *testing.T) {
+	const files = 1000
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	beneath, err := os.OpenRoot(filepath.Join(dir, "d"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer beneath.Close()
+	m := mountOver(t, dir)
+	dead := fmt.Append(nil, deadPID(t))
+	for i := range files {
+		if err := beneath.WriteFile(fmt.Sprintf("%05d.lock", i), dead, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := os.ReadDir(m.path("d"))
+	if err != nil || len(entries) > 0 {
+		t.Errorf("%d are listed: %v", len(entries), err)
+	}
+	if kept := reclaimedFiles(t, m); len(kept) != files {
+		t.Errorf("%d are kept", len(kept))
+	}
+}
+
 // TestACLIsSeen though ls asked before there was one, set in the mount or beneath it.
 func TestACLIsSeen(t *testing.T) {
 	const acl = "system.posix_acl_access"
