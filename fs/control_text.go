@@ -33,7 +33,9 @@ func (t *controlText) read(offset uint64, size int) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.next == nil || offset < t.from {
-		t.close()
+		if t.stop != nil {
+			t.stop()
+		}
 		t.next, t.stop = iter.Pull(t.pieces)
 		t.from, t.held, t.ended = 0, nil, false
 	}
@@ -54,6 +56,8 @@ func (t *controlText) read(offset uint64, size int) []byte {
 
 // close frees what a text that was read to its middle holds.
 func (t *controlText) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.stop != nil {
 		t.stop()
 	}

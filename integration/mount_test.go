@@ -243,6 +243,9 @@ func (m *mount) cleanUp() {
 		_ = m.process.Process.Kill()
 		<-m.ended
 	}
+	if _, race, found := strings.Cut(m.allLog(), "WARNING: DATA RACE"); found {
+		m.t.Errorf("a data race in latchfs:%.4000s", race)
+	}
 }
 
 // path is the path of name in the mount.
