@@ -113,11 +113,7 @@ func fill(t *testing.T, dir string, files int) {
 		t.Fatal(err)
 	}
 	for i := range files {
-		err := create(fmt.Sprintf("%s/file%d", dir, i), 0, payload100)
-		if errors.Is(err, unix.EBADF) { // of passthrough_ll, once in some 100,000
-			err = create(fmt.Sprintf("%s/file%d", dir, i), 0, payload100)
-		}
-		if err != nil {
+		if err := create(fmt.Sprintf("%s/file%d", dir, i), 0, payload100); err != nil {
 			t.Fatalf("%s, file %d: %v", dir, i, err)
 		}
 	}
@@ -142,11 +138,12 @@ var workloads = []workload{
 			}
 		}
 	}, do: func(dir string) error { return exec.Command("git", "-C", dir+"/repo", "status", "--short").Run() }},
-	{name: "list 10,000 files with attributes", rounds: 1, prepare: filled("long", 10_000), do: func(dir string) error {
-		return exec.Command("ls", "-l", dir+"/long").Run()
-	}},
+	// Not both at a time: passthrough_ll has a descriptor for each file that the kernel knows.
 	{name: "remove 10,000 files", rounds: 1, before: filled("gone", 10_000), do: func(dir string) error {
 		return exec.Command("rm", "-rf", dir+"/gone").Run()
+	}},
+	{name: "list 10,000 files with attributes", rounds: 1, prepare: filled("long", 10_000), do: func(dir string) error {
+		return exec.Command("ls", "-l", dir+"/long").Run()
 	}},
 }
 
