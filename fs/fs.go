@@ -96,6 +96,10 @@ type FS struct {
 	noPassthrough atomic.Bool // it was tried and failed
 	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
 
+	// found are the inodes that were taken over, unsettled those whose flags may be wrong.
+	found     []foundInode
+	unsettled []*inode
+
 	// inherited are pidfds that a dead server watched processes with.
 	watchMu   sync.Mutex
 	inherited map[watchKey]*inheritedWatch

@@ -141,8 +141,9 @@ func TestNoLinkLeadsOut(t *testing.T) {
 }
 
 func TestLockPatterns(t *testing.T) {
-	f, _ := testFS(t, "*.lock", "Singleton*")
-	for name, want := range map[string]bool{"x.lock": true, ".lock": true, "x.lock.bak": false, "lock": false, "SingletonLock": true, "x.LOCK": false} {
+	f, _ := testFS(t, "*.lock", "Singleton*", "*.pi?", `*\*`)
+	for name, want := range map[string]bool{"x.lock": true, ".lock": true, "x.lock.bak": false, "lock": false, "SingletonLock": true, "x.LOCK": false,
+		"x.pid": true, "x.pi?": true, "x.pi": false, "x*": true, `x\*`: true, "x": false} {
 		if f.isLockName(name) != want {
 			t.Errorf("%s: %v", name, !want)
 		}

@@ -150,8 +150,9 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 	if err := m.fs.resend(); err != nil {
 		return fmt.Errorf("have the kernel send requests again: %w", err)
 	}
-	inherited := m.fs.inodes.inherited()
-	m.fs.survey.later(sweepDelay, func() { m.fs.sweep(inherited, m.fs.survey.stopped) })
+	found := m.fs.found
+	m.fs.found = nil
+	m.fs.survey.later(sweepDelay, func() { m.fs.sweep(found, m.fs.survey.stopped) })
 	m.serve()
 	return nil
 }

@@ -15,29 +15,21 @@ import (
 // sweepDelay is longer than any answer of the dead server is on its way in the kernel.
 const sweepDelay = 10 * time.Second
 
-// inherited are how often the kernel looked up each inode that there is.
-func (t *inodes) inherited() map[uint64]uint64 {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	lookups := make(map[uint64]uint64, len(t.byID))
-	for id, n := range t.byID {
-		lookups[id] = n.row.Load().lookups.Load()
-	}
-	return lookups
-}
+// foundInode is an inode that a server took over, and how often the kernel had looked it up.
+type foundInode struct{ id, lookups uint64 }
 
 // sweep forgets those of them that the kernel has forgotten.
-func (f *FS) sweep(lookups map[uint64]uint64, stopped func() bool) {
+func (f *FS) sweep(found []foundInode, stopped func() bool) {
 	forgotten := 0
-	for id, count := range lookups {
+	for _, was := range found {
 		if stopped() {
 			return
 		}
-		if n := f.inodes.get(id); n == nil || n.opens.any() || f.known(id) {
+		if n := f.inodes.get(was.id); n == nil || n.opens.any() || f.known(was.id) {
 			continue
 		}
 		// One that was looked up meanwhile stays.
-		f.inodes.forget(id, count)
+		f.inodes.forget(was.id, was.lookups)
 		forgotten++
 	}
 	if forgotten > 0 {

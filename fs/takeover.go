@@ -135,6 +135,7 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 	known := int(t.head.inodesUsed.Load())
 	f.inodes.byID, f.inodes.byKey = make(map[uint64]*inode, known), make(map[fileKey]*inode, known)
 	all := make([]*inode, 0, known)
+	f.found = make([]foundInode, 0, known)
 	var controls []*inodeRow
 	t.inodes.each(func(row *inodeRow) {
 		id := row.id.Load()
@@ -162,6 +163,7 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 			f.inodes.descriptors++
 		}
 		all = append(all, n)
+		f.found = append(f.found, foundInode{id, row.lookups.Load()})
 	})
 	f.control.nodes.takeOver(t, controls)
 	var filling sync.WaitGroup
@@ -179,6 +181,9 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 		parent, name := t.text(n.row.Load().place.Load())
 		if dir := f.inodes.byID[parent]; dir != nil {
 			n.parent, n.name = dir, string(name)
+			if f.isLockName(n.name) != n.lockNamed() || n.takenAway() {
+				f.unsettled = append(f.unsettled, n)
+			}
 			continue
 		}
 		n.setLockNamed(false)
@@ -211,20 +216,15 @@ func (f *FS) openStored(n *inode, stored *Stored) bool {
 
 // settlePlaces makes the flags agree with what is beneath: a kill may have come between the two.
 func (f *FS) settlePlaces() {
-	for _, n := range f.inodes.byID {
+	for _, n := range f.unsettled {
 		if n.parent == nil || !f.isLockName(n.name) {
 			n.setLockNamed(false)
-			continue
-		}
-		// Of most that is all.
-		if n.lockNamed() && !n.takenAway() {
-			continue
-		}
-		if st, err := statEntry(n.parent.fd, n.name); err == nil && keyOf(&st) == n.key {
+		} else if st, err := statEntry(n.parent.fd, n.name); err == nil && keyOf(&st) == n.key {
 			n.setLockNamed(true)
 			n.setTakenAway(false)
 		}
 	}
+	f.unsettled = nil
 }
 
 // takeFiles rebuilds the tables of what is open.

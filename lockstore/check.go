@@ -28,18 +28,22 @@ type JournalReport struct {
 // be nil.
 func CheckJournal(stateDir string, progress func(done, all int)) (JournalReport, error) {
 	r := JournalReport{Path: filepath.Join(stateDir, journalName)}
-	text, err := os.ReadFile(r.Path)
+	file, err := os.Open(r.Path)
 	if err != nil {
 		return r, err
 	}
-	locks, generation, end, err := replayJournal(text, progress)
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return r, err
+	}
+	journal, err := replayJournal(file, info.Size(), progress)
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", r.Path, err)
 	}
-	r.Size, r.Sound, r.Generation = int64(len(text)), int64(end), generation
-	for _, name := range slices.Sorted(maps.Keys(locks)) {
-		l := locks[name]
-		r.Locks = append(r.Locks, l.lock(time.Unix(0, 0)))
+	r.Size, r.Sound, r.Generation = info.Size(), journal.end, journal.generation
+	for _, name := range slices.Sorted(maps.Keys(journal.locks)) {
+		r.Locks = append(r.Locks, journal.locks[name].lock(time.Unix(0, 0)))
 	}
 	if r.Sound < r.Size || r.Size == 0 {
 		return r, fmt.Errorf("%s: %w: %d of %d bytes are whole records", r.Path, ErrNotSound, r.Sound, r.Size)

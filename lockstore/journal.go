@@ -62,110 +62,87 @@ type journal struct {
 	frame      []byte // scratch
 }
 
-// openJournal reads the journal in dir, or makes one. It returns the locks it
-// records and the highest generation given out. A torn or corrupt tail is cut at
-// the last whole frame and kept beside it.
-func openJournal(dir string, log logrus.FieldLogger) (*journal, map[string]*record, uint64, error) {
+// openJournal reads the journal in dir, unless it was read ahead, or makes one. It returns what it says. A torn or corrupt
+// tail is cut at the last whole frame and kept beside it.
+func openJournal(dir string, ahead *Ahead, log logrus.FieldLogger) (*journal, *replayed, error) {
 	j := &journal{path: filepath.Join(dir, journalName), log: log}
 	// A compaction that was interrupted; the journal itself is whole.
 	if err := os.Remove(j.newPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, 0, err
+		return nil, nil, err
 	}
 	file, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, nil, err
 	}
 	j.file = file
-	locks, generation, err := j.recover()
+	r, err := j.recover(ahead)
 	if err != nil {
 		file.Close()
-		return nil, nil, 0, fmt.Errorf("%s: %w", j.path, err)
+		return nil, nil, fmt.Errorf("%s: %w", j.path, err)
 	}
-	for _, l := range locks {
-		j.count(l.Name, len(l.ancestors()), 1)
+	for _, l := range r.inOrder {
+		if !l.gone {
+			j.count(l.Name, len(l.ancestors()), 1)
+		}
 	}
 	if err := j.extend(j.reserve); err != nil {
 		log.WithError(err).Warn("no space is left for new locks; those there are can still be released")
 	}
-	return j, locks, generation, nil
+	return j, r, nil
 }
 
 func (j *journal) newPath() string { return j.path + ".new" }
 
 // recover replays the file and leaves j.size at the end of the last whole frame.
-func (j *journal) recover() (map[string]*record, uint64, error) {
-	text, err := os.ReadFile(j.path) // which knows how long it is
+func (j *journal) recover(ahead *Ahead) (*replayed, error) {
+	info, err := j.file.Stat()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	locks, generation, end, err := replayJournal(text, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	if end < len(text) {
-		if err := j.cut(text, end); err != nil {
-			return nil, 0, err
+	r := ahead.take(info)
+	if r == nil {
+		if r, err = replayJournal(j.file, info.Size(), nil); err != nil {
+			return nil, err
 		}
 	}
-	j.size = int64(end)
-	if end == 0 {
+	if r.end < info.Size() {
+		if err := j.cut(r.end, info.Size()); err != nil {
+			return nil, err
+		}
+	}
+	j.size = r.end
+	if r.end == 0 {
 		if _, err := j.file.WriteAt(journalHeader(), 0); err != nil {
-			return nil, 0, noSpace(err)
+			return nil, noSpace(err)
 		}
 		j.size = int64(headerSize)
 	}
 	j.allocated = j.size
-	return locks, generation, nil
+	return r, nil
 }
 
 // cut keeps what follows the last whole frame in a file of its own, then removes it.
-func (j *journal) cut(text []byte, end int) error {
+func (j *journal) cut(end, size int64) error {
 	aside := fmt.Sprintf("%s.cut-%d", j.path, time.Now().UnixNano())
-	if err := os.WriteFile(aside, text[end:], 0o600); err != nil {
+	if err := copyOut(aside, io.NewSectionReader(j.file, end, size-end)); err != nil {
 		return fmt.Errorf("keep its corrupt tail: %w", err)
 	}
-	if err := j.file.Truncate(int64(end)); err != nil {
+	if err := j.file.Truncate(end); err != nil {
 		return err
 	}
-	j.log.WithFields(logrus.Fields{"journal": j.path, "offset": end, "bytes": len(text) - end, "kept": aside}).
+	j.log.WithFields(logrus.Fields{"journal": j.path, "offset": end, "bytes": size - end, "kept": aside}).
 		Warn("cut a torn or corrupt tail off the journal; locks recorded only there are judged by their files")
 	return nil
 }
 
-// replayJournal applies the whole frames of a journal, to locks of a store that began in 1970, and returns where the last of
-// them ends: 0 if not even the header is whole. Its only error is ErrNewerFormat. Progress, which may be nil, is told
-// how many bytes of all are done.
-func replayJournal(text []byte, progress func(done, all int)) (locks map[string]*record, generation uint64, end int, err error) {
-	locks = make(map[string]*record)
-	interned := newInterned()
-	if len(text) < headerSize || string(text[:len(journalMagic)]) != journalMagic ||
-		crc32.Checksum(text[:headerSize-4], castagnoli) != binary.LittleEndian.Uint32(text[headerSize-4:]) {
-		return locks, 0, 0, nil
+// copyOut writes what from holds to a new file.
+func copyOut(path string, from io.Reader) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
 	}
-	if version := binary.LittleEndian.Uint32(text[len(journalMagic):]); version > journalVersion {
-		return nil, 0, 0, fmt.Errorf("version %d, this latchfs reads up to %d: %w", version, journalVersion, ErrNewerFormat)
-	}
-	for end = headerSize; len(text)-end >= frameHeader; {
-		length := int(binary.LittleEndian.Uint32(text[end:]))
-		if length == 0 || length > maxFrame || length > len(text)-end-frameHeader {
-			break
-		}
-		payload := text[end+frameHeader:][:length]
-		if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(text[end+4:]) {
-			break
-		}
-		generation, err = replay(payload, locks, generation, interned)
-		if errors.Is(err, ErrNewerFormat) {
-			return nil, 0, 0, err
-		} else if err != nil {
-			break
-		}
-		before := end
-		if end += frameHeader + length; progress != nil && end/maxFrame > before/maxFrame {
-			progress(end, len(text))
-		}
-	}
-	return locks, generation, end, nil
+	_, err = io.Copy(file, from)
+	return errors.Join(err, file.Close())
 }
 
 func journalHeader() []byte {

@@ -23,7 +23,7 @@ func benchLock() Lock {
 func BenchmarkJournal(b *testing.B) {
 	l := benchLock()
 	b.Run("own", func(b *testing.B) {
-		j, _, _, err := openJournal(b.TempDir(), logrus.New())
+		j, _, err := openJournal(b.TempDir(), nil, logrus.New())
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -29,7 +29,7 @@ func quiet(t *testing.T) *logrus.Logger {
 func writeJournal(t *testing.T, n int) (text []byte, states map[int]map[string]Lock) {
 	t.Helper()
 	dir := t.TempDir()
-	j, _, _, err := openJournal(dir, quiet(t))
+	j, _, err := openJournal(dir, nil, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func writeJournal(t *testing.T, n int) (text []byte, states map[int]map[string]L
 
 // TestJournalCutAnywhere: whatever the length it is cut to, exactly the whole frames count.
 func TestJournalCutAnywhere(t *testing.T) {
-	text, states := writeJournal(t, 200)
+	text, states := writeJournal(t, 100)
 	want := map[string]Lock{}
 	for length := range len(text) + 1 {
 		if raceEnabled && length%61 != 0 && states[length] == nil {
@@ -69,7 +69,7 @@ func TestJournalCutAnywhere(t *testing.T) {
 		if state, ok := states[length]; ok {
 			want = state
 		}
-		locks, _, end, err := replayJournal(text[:length], nil)
+		locks, _, end, err := replayText(text[:length])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,9 +82,33 @@ func TestJournalCutAnywhere(t *testing.T) {
 	}
 }
 
+// TestLongJournal: one that is read in pieces is read as a whole.
+func TestLongJournal(t *testing.T) {
+	const locks = 60_000
+	text := journalHeader()
+	l := benchLock()
+	for i := range locks {
+		l.Name, l.Generation = fmt.Sprintf("%d.lock", i), uint64(i)
+		text = append(text, seal(appendPut(newFrame(nil), &l))...)
+	}
+	if len(text) < 2*framesWindow {
+		t.Fatalf("%d bytes are too few", len(text))
+	}
+	all, generation, end, err := replayText(append(text, "torn"...))
+	if err != nil || len(all) != locks || generation != locks-1 || end != len(text) {
+		t.Fatalf("%d locks, generation %d, up to %d of %d: %v", len(all), generation, end, len(text), err)
+	}
+	for name, r := range all {
+		l.Name, l.Generation = name, r.Generation
+		if name != fmt.Sprintf("%d.lock", r.Generation) || !reflect.DeepEqual(r.lock(time.Unix(0, 0)), l) {
+			t.Fatalf("%s: %+v", name, r)
+		}
+	}
+}
+
 // TestJournalFlippedBit: what a broken frame says is never believed.
 func TestJournalFlippedBit(t *testing.T) {
-	text, states := writeJournal(t, 200)
+	text, states := writeJournal(t, 100)
 	generations := make(map[int]map[string]uint64)
 	for end, state := range states {
 		generations[end] = names(state)
@@ -97,7 +121,7 @@ func TestJournalFlippedBit(t *testing.T) {
 	for bit := 0; bit < 8*len(text); bit += step {
 		at := bit / 8
 		broken[at] ^= 1 << (bit % 8)
-		locks, _, end, err := replayJournal(broken, nil)
+		locks, _, end, err := replayText(broken)
 		if errors.Is(err, ErrNewerFormat) {
 			t.Fatalf("byte %d: a broken journal was taken for a newer one", at)
 		}
@@ -109,6 +133,14 @@ func TestJournalFlippedBit(t *testing.T) {
 	}
 }
 
+func replayText(text []byte) (locks map[string]*record, generation uint64, end int, err error) {
+	r, err := replayJournal(bytes.NewReader(text), int64(len(text)), nil)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	return r.locks, r.generation, int(r.end), nil
+}
+
 func whole(locks map[string]*record) map[string]Lock {
 	all := make(map[string]Lock)
 	for name, l := range locks {
@@ -117,10 +149,10 @@ func whole(locks map[string]*record) map[string]Lock {
 	return all
 }
 
-func replayed(payload []byte) (map[string]Lock, error) {
-	locks := make(map[string]*record)
-	_, err := replay(payload, locks, 0, newInterned())
-	return whole(locks), err
+func applied(payload []byte) (map[string]Lock, error) {
+	r := newReplayed(0)
+	err := r.apply(payload)
+	return whole(r.locks), err
 }
 
 func names(locks map[string]Lock) map[string]uint64 {
@@ -138,23 +170,59 @@ func TestTornTailIsKeptAside(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, journalName), append(text, "torn"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	j, locks, generation, err := openJournal(dir, quiet(t))
+	j, said, err := openJournal(dir, nil, quiet(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(locks) != 2 || generation != 4 {
-		t.Errorf("%v, generation %d", names(whole(locks)), generation)
+	if len(said.locks) != 2 || said.generation != 4 {
+		t.Errorf("%v, generation %d", names(whole(said.locks)), said.generation)
 	}
 	l := benchLock()
 	if err := j.put(l, true); err != nil {
 		t.Fatal(err)
 	}
 	j.close()
-	if _, locks, _, err = openJournal(dir, quiet(t)); err != nil || len(locks) != 3 {
-		t.Errorf("%v %v", names(whole(locks)), err)
+	if _, said, err = openJournal(dir, nil, quiet(t)); err != nil || len(said.locks) != 3 {
+		t.Errorf("%+v %v", said, err)
 	}
 	if aside, _ := filepath.Glob(filepath.Join(dir, "journal.cut-*")); len(aside) != 1 {
 		t.Errorf("kept %v", aside)
+	}
+}
+
+// TestReadAhead: what was read ahead counts if it is all of the journal that is there, and once.
+func TestReadAhead(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	w.take("before.lock", p, "10\n")
+	ahead, stale := ReadAhead(w.state), ReadAhead(w.state)
+	<-ahead.done
+	<-stale.done
+	path := filepath.Join(w.state, journalName)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := ahead.take(info); r == nil || len(r.locks) != 1 || ahead.take(info) != nil {
+		t.Errorf("%+v", r)
+	}
+	w.take("after.lock", p, "10\n")
+	if info, err = os.Stat(path); err != nil || stale.take(info) != nil {
+		t.Errorf("%v: an older journal was taken", err)
+	}
+	if err := w.store.Compact(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, info.Size()); err != nil {
+		t.Fatal(err)
+	}
+	other := ReadAhead(w.state)
+	<-other.done
+	if other.take(info) != nil {
+		t.Error("another file was taken for the journal")
+	}
+	if none := ReadAhead(t.TempDir()); none.take(info) != nil {
+		t.Error("a journal that is not there was taken")
 	}
 }
 
@@ -235,16 +303,16 @@ func FuzzReplay(f *testing.F) {
 	f.Add(appendPut(nil, &l))
 	f.Add(append(journalHeader(), seal(appendPut(newFrame(nil), &l))...))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if _, _, end, err := replayJournal(text, nil); err == nil && end > len(text) {
+		if _, _, end, err := replayText(text); err == nil && end > len(text) {
 			t.Errorf("ends at %d of %d", end, len(text))
 		}
-		locks, err := replayed(text)
+		locks, err := applied(text)
 		if err != nil {
 			return
 		}
 		// What was read is what would be written.
 		for name, l := range locks {
-			if again, err := replayed(appendPut(nil, &l)); err != nil || !reflect.DeepEqual(again[name], l) {
+			if again, err := applied(appendPut(nil, &l)); err != nil || !reflect.DeepEqual(again[name], l) {
 				t.Errorf("%+v became %+v, %v", l, again, err)
 			}
 		}
@@ -258,7 +326,7 @@ func TestFirstVersion(t *testing.T) {
 	whole := appendPut(nil, &l)
 	more := len(string(l.Kind)) + 1 + 1 + 1 + 1
 	first := append([]byte{opPutFirst}, whole[1:len(whole)-more]...)
-	if locks, err := replayed(first); err != nil || !reflect.DeepEqual(locks[l.Name], l) {
+	if locks, err := applied(first); err != nil || !reflect.DeepEqual(locks[l.Name], l) {
 		t.Errorf("%+v, %v", locks, err)
 	}
 }

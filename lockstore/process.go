@@ -197,6 +197,12 @@ func (ps *processes) recordsOf(w *watched) []*record {
 	return records
 }
 
+func (ps *processes) isClosed() bool {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return ps.closed
+}
+
 // close ends all watches and waits for what follows from deaths that were told of.
 func (ps *processes) close() {
 	ps.mu.Lock()

@@ -12,6 +12,9 @@ import (
 // processEnded looks again at every lock that depended on a process that has ended.
 func (s *Store) processEnded(w *watched) {
 	for _, r := range s.processes.recordsOf(w) {
+		if s.processes.isClosed() {
+			return // whoever opens the journal next finds the rest
+		}
 		s.reap(r)
 	}
 }

@@ -1,6 +1,7 @@
 package lockstore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -66,42 +67,23 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// replay applies the records in payload to locks and returns the highest
-// generation given out so far. An operation that is not known was written by a newer
-// version: ErrNewerFormat.
-func replay(payload []byte, locks map[string]*record, generation uint64, interned *interned) (uint64, error) {
-	d := decoder{rest: payload, interned: interned}
-	for len(d.rest) > 0 && d.err == nil {
-		switch op := d.byte(); op {
-		case opPut, opPutFirst:
-			r := &record{kept: d.lock(op == opPut)}
-			if d.err == nil {
-				locks[r.Name] = r
-				generation = max(generation, r.Generation)
-			}
-		case opDelete:
-			name, gone := d.bytes(), d.uvarint()
-			if r := locks[string(name)]; r != nil && d.err == nil && r.Generation == gone {
-				delete(locks, r.Name)
-			}
-		case opGeneration:
-			generation = max(generation, d.uvarint())
-		default:
-			return generation, fmt.Errorf("operation %d: %w", op, ErrNewerFormat)
-		}
-	}
-	return generation, d.err
-}
-
 // interned is what many records have in common, once.
 type interned struct {
-	strings   map[string]string
-	origins   map[origin]*origin
-	processes map[bootid.Process]*bootid.Process
+	strings map[string]string
+	origins map[origin]*origin
+	// processes are by how they are encoded.
+	processes map[string]*bootid.Process
+	// The last ones, which the next record most often has too.
+	origin  *origin
+	process *bootid.Process
+	encoded []byte // of process
 }
 
 func newInterned() *interned {
-	return &interned{make(map[string]string), make(map[origin]*origin), map[bootid.Process]*bootid.Process{nobody: &nobody}}
+	return &interned{
+		strings: make(map[string]string), origins: make(map[origin]*origin), origin: new(origin),
+		processes: map[string]*bootid.Process{string(appendProcess(nil, nobody)): &nobody},
+	}
 }
 
 func (i *interned) string(b []byte) string {
@@ -113,15 +95,16 @@ func (i *interned) string(b []byte) string {
 	return s
 }
 
-// intern returns the pointer that stands for a value in known.
-func intern[T comparable](known map[T]*T, value T) *T {
-	p := known[value]
-	if p == nil {
-		own := value
-		p = &own
-		known[value] = p
+func (i *interned) originOf(boot, machine []byte, namespace bootid.Namespace) *origin {
+	if last := i.origin; last.BootID == string(boot) && last.MachineID == string(machine) && last.Namespace == namespace {
+		return last
 	}
-	return p
+	at := origin{string(boot), string(machine), namespace}
+	if i.origin = i.origins[at]; i.origin == nil {
+		i.origin = &at
+		i.origins[at] = &at
+	}
+	return i.origin
 }
 
 // decoder reads one record; the first error sticks.
@@ -134,34 +117,63 @@ type decoder struct {
 // lock reads a lock, as the first version of latchfs wrote it or as a whole.
 func (d *decoder) lock(whole bool) kept {
 	l := kept{Name: string(d.bytes()), Generation: d.uvarint(), made: time.Duration(d.varint())}
-	at := origin{BootID: d.string(), MachineID: d.string()}
-	creator, holder := d.process(), d.process()
-	rule, kind := Rule(d.string()), KindCreate
+	boot, machine := d.bytes(), d.bytes()
+	l.Creator, l.Holder = d.shared(), d.shared()
+	rule, kind := d.bytes(), []byte(KindCreate)
+	var namespace bootid.Namespace
 	if whole {
-		kind = Kind(d.string())
-		at.Namespace = bootid.Namespace{Inode: d.uvarint(), Started: d.uvarint()}
+		kind = d.bytes()
+		namespace = bootid.Namespace{Inode: d.uvarint(), Started: d.uvarint()}
 		// A process takes at least one byte, so that a false number allocates nothing.
 		if n := d.uvarint(); n > uint64(len(d.rest)) {
 			d.fail()
-		} else {
-			var ancestors []bootid.Process
+		} else if n > 0 {
+			l.lineage = new(lineage)
 			for range n {
-				ancestors = append(ancestors, d.process())
-			}
-			if n > 0 {
-				l.lineage = &lineage{processes: ancestors}
+				l.lineage.processes = append(l.lineage.processes, d.process())
 			}
 		}
 	}
-	if d.err == nil && (!slices.Contains(kinds[:], kind) || !slices.Contains(rules[:], rule)) {
-		d.err = fmt.Errorf("kind %q, rule %q: %w", kind, rule, ErrNewerFormat)
+	if d.err != nil {
+		return l
 	}
-	if d.err == nil {
-		l.kind, l.rule = numberOf(kinds[:], kind), numberOf(rules[:], rule)
-		l.origin = intern(d.interned.origins, at)
-		l.Creator, l.Holder = intern(d.interned.processes, creator), intern(d.interned.processes, holder)
+	k, r := indexOf(kinds[:], kind), indexOf(rules[:], rule)
+	if k < 0 || r < 0 {
+		d.err = fmt.Errorf("kind %q, rule %q: %w", string(kind), string(rule), ErrNewerFormat)
+		return l
 	}
+	l.kind, l.rule = uint8(k), uint8(r)
+	l.origin = d.interned.originOf(boot, machine, namespace)
 	return l
+}
+
+// indexOf is the position of a text among all; -1 if it is none of them.
+func indexOf[T ~string](all []T, text []byte) int {
+	return slices.IndexFunc(all, func(t T) bool { return string(t) == string(text) })
+}
+
+// shared reads a process that others may have read.
+func (d *decoder) shared() *bootid.Process {
+	from := d.rest
+	d.bytes()
+	for range 5 {
+		d.uvarint()
+	}
+	d.bytes()
+	encoded := from[:len(from)-len(d.rest)]
+	switch i := d.interned; {
+	case d.err != nil:
+		return &nobody
+	case i.process != nil && bytes.Equal(encoded, i.encoded):
+	default:
+		if i.process = i.processes[string(encoded)]; i.process == nil {
+			p := (&decoder{rest: encoded, interned: i}).process()
+			i.process = &p
+			i.processes[string(encoded)] = &p
+		}
+		i.encoded = append(i.encoded[:0], encoded...)
+	}
+	return d.interned.process
 }
 
 func (d *decoder) process() bootid.Process {

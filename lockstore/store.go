@@ -34,6 +34,8 @@ type Options struct {
 	// Open are the generations of locks that were made with a descriptor which is still open: a
 	// server that has died opened it.
 	Open map[uint64]bool
+	// Ahead is the journal, if it was read ahead; nil is one that was not.
+	Ahead *Ahead
 	// Making are the generations of locks whose files a server that has died may not have made yet:
 	// the request comes again.
 	Making map[uint64]bool
@@ -102,6 +104,8 @@ type Store struct {
 	locks map[string]*record
 	// byUser is how many of them each user has made.
 	byUser map[uint32]int
+	// reopened are those of Options.Open.
+	reopened []*record
 	// recent are the last locks that were reaped, oldest first.
 	recent []Reaping
 }
@@ -184,14 +188,13 @@ func Open(o Options) (*Store, error) {
 		s.owner.Close()
 		return nil, err
 	}
-	journal, locks, generation, err := openJournal(o.StateDir, o.Log)
-	if err != nil {
+	var said *replayed
+	if s.journal, said, err = openJournal(o.StateDir, o.Ahead, o.Log); err != nil {
 		s.owner.Close()
 		return nil, err
 	}
-	s.journal = journal
-	s.generation.Store(generation)
-	s.recover(locks, o)
+	s.generation.Store(said.generation)
+	s.recover(said, o)
 	return s, nil
 }
 
@@ -204,23 +207,30 @@ type Rename struct {
 }
 
 // recover takes the locks of the journal over. Their files have yet to be looked at.
-func (s *Store) recover(locks map[string]*record, o Options) {
+func (s *Store) recover(journal *replayed, o Options) {
 	if mutated("forgets") {
-		clear(locks)
+		clear(journal.locks)
+		journal.inOrder = nil
 	}
 	s.mu.Lock() // a death may be told already
-	s.locks = locks
-	s.unverified.Store(int64(len(locks)))
+	s.locks = journal.locks
+	s.unverified.Store(int64(len(s.locks)))
 	done := 0
-	for _, r := range locks {
-		r.open, r.unverified = o.Open[r.Generation], true
+	for _, r := range journal.inOrder {
+		if r.gone {
+			continue
+		}
+		r.unverified = true
+		if r.open = o.Open[r.Generation]; r.open {
+			s.reopened = append(s.reopened, r)
+		}
 		r.made += time.Unix(0, 0).Sub(s.began)
 		s.byUser[r.Creator.UID]++
 		if !s.boot.Differs(r.origin.BootID) && !s.boot.OnOtherMachine(r.origin.MachineID) && !s.outOfSight(r.origin.Namespace) {
 			s.attach(r, r.Creator, r.Holder)
 		}
 		if done++; done%progressEvery == 0 && o.Progress != nil {
-			o.Progress(done, len(locks))
+			o.Progress(done, len(s.locks))
 		}
 	}
 	s.mu.Unlock()
@@ -353,8 +363,8 @@ func (s *Store) Descriptors() map[uint64]*Descriptor {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	open := make(map[uint64]*Descriptor)
-	for _, r := range s.locks {
-		if r.open {
+	for _, r := range s.reopened {
+		if r.open && !r.gone {
 			open[r.Generation] = &Descriptor{r}
 		}
 	}
@@ -364,7 +374,9 @@ func (s *Store) Descriptors() map[uint64]*Descriptor {
 // attach makes r depend on its creator, holder and ancestors.
 func (s *Store) attach(r *record, creator, holder *bootid.Process) {
 	r.creator, r.Creator = s.processes.attachShared(creator, r)
-	r.holder, r.Holder = s.processes.attachShared(holder, r)
+	if r.holder, r.Holder = r.creator, r.Creator; *holder != *creator {
+		r.holder, r.Holder = s.processes.attachShared(holder, r)
+	}
 	for _, a := range r.ancestors() {
 		r.lineage.watched = append(r.lineage.watched, s.processes.attach(a, r))
 	}

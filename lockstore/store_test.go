@@ -53,6 +53,55 @@ func TestDeathFreesAtTheNextLook(t *testing.T) {
 	}
 }
 
+// removals are Files that tell of removals.
+type removals struct {
+	*directory
+	told func()
+}
+
+func (r removals) Remove(name string) error {
+	r.told()
+	return r.directory.Remove(name)
+}
+
+// TestCloseWaitsForOneReaping: a store that is closed while a process that held many locks has ended does not reap them all
+// first; who opens it next does.
+func TestCloseWaitsForOneReaping(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(10, 100, 0)
+	const locks = 10
+	for i := range locks {
+		w.take(fmt.Sprintf("%d.lock", i), p, "10\n")
+		w.visible(fmt.Sprintf("%d.lock", i)) // or Close would read it, and wait for the one that is removed
+	}
+	store, closed := w.store, make(chan error)
+	store.files = removals{w.files, sync.OnceFunc(func() {
+		go func() { closed <- store.Close() }()
+		for !store.processes.isClosed() {
+			time.Sleep(time.Millisecond)
+		}
+	})}
+	w.end(p, bootid.ExitSignal, true)
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	left := 0
+	for i := range locks {
+		if w.files.has(fmt.Sprintf("%d.lock", i)) {
+			left++
+		}
+	}
+	if left != locks-1 {
+		t.Errorf("%d of %d locks are left", left, locks)
+	}
+	w.open()
+	for i := range locks {
+		if w.visible(fmt.Sprintf("%d.lock", i)) {
+			t.Errorf("lock %d is there", i)
+		}
+	}
+}
+
 func TestDeathIsReapedWithoutALook(t *testing.T) {
 	w := newWorld(t)
 	p := w.run(10, 100, 0)

@@ -166,12 +166,16 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 			return nil, err
 		}
 	}
+	recovering := time.Now()
+	var ahead *lockstore.Ahead
+	if resumed {
+		ahead = lockstore.ReadAhead(flags.StateDir) // while the tables are taken over
+	}
 	if m.fs, err = latch.New(options); err != nil {
 		return nil, err
 	}
 	m.host.KeepPidfds(m.fs)
-	recovering := time.Now()
-	if m.store, err = openStore(m, flags); err != nil {
+	if m.store, err = openStore(m, flags, ahead); err != nil {
 		return nil, err
 	}
 	m.metrics.follow(m, time.Since(recovering))
@@ -297,13 +301,13 @@ func checkStateDir(dir, stateDir string) error {
 
 // openStore takes the state directory. One that is just being given up by a latchfs that
 // was unmounted is waited for.
-func openStore(m *mounted, flags mountFlags) (*lockstore.Store, error) {
+func openStore(m *mounted, flags mountFlags, ahead *lockstore.Ahead) (*lockstore.Store, error) {
 	onClose := latch.Patterns(flags.OnClose)
 	deadline := time.Now().Add(2 * time.Second)
 	for {
 		shown := newProgress(os.Stderr, "locks recovered")
 		store, err := lockstore.Open(lockstore.Options{
-			Progress: shown.at,
+			Progress: shown.at, Ahead: ahead,
 			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
 			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),

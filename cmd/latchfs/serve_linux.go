@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How much garbage there may be, in percent of what is in use, before it is collected: a lock
-// takes about half a KiB, and recovery is over soon.
+// How much garbage there may be, in percent of what is in use, before it is collected. What recovery makes is hardly
+// garbage, and then a lock takes about half a KiB.
 const (
-	gcWhileRecovering = 400
+	gcWhileRecovering = -1 // never
 	gcWhileServing    = 30
 )
 
