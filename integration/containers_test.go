@@ -131,9 +131,7 @@ func TestPayloadOfAPIDNamespace(t *testing.T) {
 		return l.Verdict == "live" && string(comm) == "sleep\n"
 	})
 	m.mustFail("Device or resource busy", "rm x.lock")
-	if err := unix.Kill(m.locks()["x.lock"].Holder.PID, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	signal(t, m.locks()["x.lock"].Holder.PID, unix.SIGKILL)
 	eventually(t, "it is free", func() bool { return !exists(m.path("x.lock")) })
 	c.kill()
 }

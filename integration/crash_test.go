@@ -409,7 +409,7 @@ func TestPanic(t *testing.T) {
 	}
 	// And where it is not a handler's.
 	for range 3 {
-		c.do(unix.Kill(c.server(), unix.SIGSEGV))
+		c.endServer(unix.SIGSEGV)
 		c.eventuallyServed()
 		c.is(unix.EEXIST, take(c.path("held.lock"), "other"))
 	}

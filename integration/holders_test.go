@@ -49,9 +49,7 @@ ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
 			eventually(t, "it looks like a zombie", func() bool { return ended(pid) })
 		}},
 		{name: "is stopped", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
-			if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
-				t.Fatal(err)
-			}
+			signal(t, pid, unix.SIGSTOP)
 		}},
 		{name: "is traced", needs: "strace", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
 			tracer := exec.Command("strace", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(pid))
@@ -82,9 +80,7 @@ ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
 				t.Errorf("%+v", l)
 			}
 			// Dead it is a zombie as well: the script's own parent has not waited for it.
-			if err := unix.Kill(s.pid, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			signal(t, s.pid, unix.SIGKILL)
 			eventually(t, "it is free", func() bool { _, err := m.another("set -C; : > x.lock"); return err == nil })
 		})
 	}
@@ -120,9 +116,7 @@ func TestStoppedHolderKeepsItsLock(t *testing.T) {
 	directory := m.startScript(`mkdir d.lock; echo $$; read x < /dev/zero; while :; do sleep 1; done`)
 	file := m.startScript(`lockfile f.lock; echo $$; while :; do sleep 1; done`)
 	for _, s := range []*scripted{directory, file} {
-		if err := unix.Kill(s.pid, unix.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
+		signal(t, s.pid, unix.SIGSTOP)
 	}
 	time.Sleep(15 * time.Second)
 	taken := make(chan string, 2)

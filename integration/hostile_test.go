@@ -102,9 +102,7 @@ func TestLimitsPerUser(t *testing.T) {
 		root.must("ok", "take", m.path(fmt.Sprintf("r%d.lock", i)))
 	}
 	// The count survives the server and the mount.
-	if err := unix.Kill(m.server(), unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	m.killServer()
 	m.eventuallyServed()
 	attacker.must("EDQUOT", "take", m.path("more.lock"))
 	m.kill()

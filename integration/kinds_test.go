@@ -51,9 +51,7 @@ type scripted struct {
 // kill ends what holds and returns once it has.
 func (s *scripted) kill() {
 	s.t.Helper()
-	if err := unix.Kill(s.pid, unix.SIGKILL); err != nil {
-		s.t.Fatal(err)
-	}
+	signal(s.t, s.pid, unix.SIGKILL)
 	eventually(s.t, "it has ended", func() bool { return ended(s.pid) })
 }
 

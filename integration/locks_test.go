@@ -220,9 +220,7 @@ func TestInheritedDescriptor(t *testing.T) {
 		other.must("EEXIST", "take", m.path("x.lock"))
 		time.Sleep(time.Millisecond)
 	}
-	if err := unix.Kill(child, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	signal(t, child, unix.SIGKILL)
 	eventually(t, "the lock is free", func() bool { return other.do("take", m.path("x.lock")) == "ok" })
 }
 
@@ -231,9 +229,7 @@ func TestStoppedHolderIsLive(t *testing.T) {
 	m := mountOver(t, t.TempDir(), "--stale-after", "1ms")
 	holder, other := newLocker(t), newLocker(t)
 	holder.must("ok", "take", m.path("x.lock"))
-	if err := unix.Kill(holder.pid(), unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	signal(t, holder.pid(), unix.SIGSTOP)
 	other.must("EEXIST", "take", m.path("x.lock"))
 	other.must("EBUSY", "remove", m.path("x.lock"))
 }

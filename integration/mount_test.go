@@ -328,6 +328,18 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
+// signal sends one process a signal: pid 0 and below would mean whole groups, that of the tests
+// and of who runs them among them.
+func signal(t *testing.T, pid int, what unix.Signal) {
+	t.Helper()
+	if pid <= 0 {
+		t.Fatalf("there is no process to send %v to", what)
+	}
+	if err := unix.Kill(pid, what); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil

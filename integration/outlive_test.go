@@ -47,11 +47,16 @@ func children(pid int) (pids []int) {
 // killServer kills the server there is, and says which that was.
 func (m *mount) killServer() int {
 	m.t.Helper()
+	return m.endServer(unix.SIGKILL)
+}
+
+// endServer ends the server there is by a signal, and says which that was.
+func (m *mount) endServer(by unix.Signal) int {
+	m.t.Helper()
 	pid := 0
 	eventually(m.t, "there is a server", func() bool { pid = m.server(); return pid != 0 })
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-		m.t.Fatal(err)
-	}
+	signal(m.t, pid, by)
+	eventually(m.t, "it has ended", func() bool { return ended(pid) })
 	return pid
 }
 
@@ -250,11 +255,7 @@ func TestUpgrade(t *testing.T) {
 func TestServerPanics(t *testing.T) {
 	m := mountOver(t, t.TempDir())
 	for range 3 {
-		server := m.server()
-		if err := unix.Kill(server, unix.SIGQUIT); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "it has ended", func() bool { return ended(server) })
+		m.endServer(unix.SIGQUIT)
 		if err := os.WriteFile(m.path("file"), []byte("text"), 0o644); err != nil {
 			t.Error(err)
 		}

@@ -54,9 +54,7 @@ func TestCapabilities(t *testing.T) {
 		}
 	}
 	check()
-	if err := unix.Kill(m.server(), unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	m.killServer()
 	m.eventuallyServed()
 	check()
 }

@@ -214,9 +214,7 @@ func (h *holder) kill() {
 			h.g.t.Fatal(err)
 		}
 	}
-	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-		h.g.t.Fatal(err)
-	}
+	signal(h.g.t, pid, unix.SIGKILL)
 	// Whatever else it started goes too, the program's parent last of all.
 	if pid != h.cmd.Process.Pid {
 		eventually(h.g.t, "the killed program has ended", func() bool { return ended(pid) })

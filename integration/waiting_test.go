@@ -215,9 +215,7 @@ func TestNoRequestWaits(t *testing.T) {
 		fmt.Fprintln(newLocker(t).in, "queue", m.wait("x.lock"), path)
 		m.eventuallyWaiting(i + 1)
 	}
-	if err := unix.Kill(holder.pid(), unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	signal(t, holder.pid(), unix.SIGSTOP)
 	for _, try := range [][]string{
 		{"EEXIST", "take", path}, {"EEXIST", "mkdir", path}, {"EEXIST", "symlink", path}, {"EEXIST", "link", file, path},
 		{"EBUSY", "remove", path}, {"EBUSY", "rename", file, path}, {"EBUSY", "rename", path, m.path("elsewhere")}, {"EBUSY", "rmdir", dir},
@@ -225,9 +223,7 @@ func TestNoRequestWaits(t *testing.T) {
 	} {
 		other.must(try[0], try[1:]...)
 	}
-	if err := unix.Kill(holder.pid(), unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	signal(t, holder.pid(), unix.SIGCONT)
 	holder.must("ok", "remove", path)
 	holder.must("ok", "rmdir", dir)
 }
@@ -312,9 +308,7 @@ func TestLockCommand(t *testing.T) {
 	if !holding() {
 		t.Errorf("the lock went with latchfs lock: %+v", m.locks())
 	}
-	if err := unix.Kill(m.locks()["x.lock"].Holder.PID, unix.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	signal(t, m.locks()["x.lock"].Holder.PID, unix.SIGKILL)
 	start := time.Now()
 	run(0, path, "true")
 	t.Logf("taken %v after its holder was killed", time.Since(start))
