@@ -215,7 +215,7 @@ func (c *control) release(fh uint64) {
 	}
 }
 
-func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
+func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	text := c.files.get(in.Fh)
 	if text == nil {
 		if c.waits(in.NodeId) != "" {
@@ -227,7 +227,7 @@ func (c *control) read(in *fuse.ReadIn) (fuse.ReadResult, fuse.Status) {
 		}
 		text = c.files.get(in.Fh)
 	}
-	return fuse.ReadResultData(text.read(in.Offset, int(in.Size))), fuse.OK
+	return fuse.ReadResultData(text.read(in.Offset, buf)), fuse.OK
 }
 
 // readDir lists a directory. Entries of lock and wait are numbered in the order of their names, which may

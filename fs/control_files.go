@@ -53,10 +53,16 @@ func (c *control) list() (iter.Seq[[]byte], error) {
 	locks := c.locks()
 	return func(yield func([]byte) bool) {
 		between := "[\n"
-		for info := range locks {
+		var text bytes.Buffer
+		encoder := json.NewEncoder(&text)
+		var info LockInfo
+		for info = range locks {
+			text.Reset()
+			text.WriteString(between)
 			// It is of strings, numbers and times, which can be encoded.
-			text, _ := json.Marshal(info)
-			if !yield(append([]byte(between), text...)) {
+			_ = encoder.Encode(&info)
+			text.Truncate(text.Len() - len("\n"))
+			if !yield(text.Bytes()) {
 				return
 			}
 			between = ",\n"

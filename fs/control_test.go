@@ -51,8 +51,9 @@ func TestControlTextIsMadeInPieces(t *testing.T) {
 	}}
 	defer text.close()
 	var got []byte
+	buf := make([]byte, len(want))
 	for {
-		piece := text.read(uint64(len(got)), len(want))
+		piece := text.read(uint64(len(got)), buf)
 		if got = append(got, piece...); made > len(got)+maxPiece {
 			t.Fatalf("%d bytes were made for %d", made, len(got))
 		}
@@ -63,7 +64,23 @@ func TestControlTextIsMadeInPieces(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Errorf("read %d bytes of %d", len(got), len(want))
 	}
-	if piece := text.read(0, 6); string(piece) != "line 0" {
+	if piece := text.read(0, buf[:6]); string(piece) != "line 0" {
 		t.Errorf("again: %q", piece)
+	}
+}
+
+// TestControlTextIsReadWithoutGarbage: a million locks are half a GB of text.
+func TestControlTextIsReadWithoutGarbage(t *testing.T) {
+	piece := bytes.Repeat([]byte("x"), 500)
+	text := &controlText{pieces: func(yield func([]byte) bool) {
+		for yield(piece) {
+		}
+	}}
+	defer text.close()
+	offset, buf := uint64(0), make([]byte, maxPiece)
+	read := func() { offset += uint64(len(text.read(offset, buf))) }
+	read()
+	if n := testing.AllocsPerRun(1000, read); n > 0 {
+		t.Errorf("%.0f allocations a piece", n)
 	}
 }

@@ -4,12 +4,14 @@ package fs
 
 import (
 	"iter"
+	"slices"
 	"sync"
 )
 
-// controlText is what a control file says to one who opened it, made while it is read: there may be a million locks.
+// controlText is what a control file says to one who opened it, made while it is read: there may be a million locks. Then
+// garbage would be what takes longest, and what others wait for.
 type controlText struct {
-	pieces iter.Seq[[]byte]
+	pieces iter.Seq[[]byte] // each until the next one
 
 	mu    sync.Mutex
 	next  func() ([]byte, bool) // nil before the first read
@@ -27,9 +29,9 @@ func said(text []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) { yield(text) }
 }
 
-// read returns what is at an offset, up to size bytes or maxPiece; nothing at its end. Who goes back sees it made anew.
-func (t *controlText) read(offset uint64, size int) []byte {
-	size = min(size, maxPiece)
+// read returns what is at an offset, up to maxPiece, in buf; nothing at its end. Who goes back sees it made anew.
+func (t *controlText) read(offset uint64, buf []byte) []byte {
+	size := min(len(buf), maxPiece)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.next == nil || offset < t.from {
@@ -37,11 +39,12 @@ func (t *controlText) read(offset uint64, size int) []byte {
 			t.stop()
 		}
 		t.next, t.stop = iter.Pull(t.pieces)
-		t.from, t.held, t.ended = 0, nil, false
+		t.from, t.held, t.ended = 0, t.held[:0], false
 	}
 	for {
-		past := min(offset-t.from, uint64(len(t.held)))
-		t.from, t.held = t.from+past, t.held[past:]
+		if past := min(offset-t.from, uint64(len(t.held))); past > 0 {
+			t.from, t.held = t.from+past, slices.Delete(t.held, 0, int(past))
+		}
 		if t.ended || t.from == offset && len(t.held) >= size {
 			break
 		}
@@ -51,7 +54,7 @@ func (t *controlText) read(offset uint64, size int) []byte {
 	if t.from < offset {
 		return nil
 	}
-	return append([]byte(nil), t.held[:min(size, len(t.held))]...)
+	return buf[:copy(buf, t.held[:min(size, len(t.held))])]
 }
 
 // close frees what a text that was read to its middle holds.

@@ -136,9 +136,9 @@ func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
 }
 
 // Read implements fuse.RawFileSystem.
-func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, _ []byte) (fuse.ReadResult, fuse.Status) {
+func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	if isControl(in.NodeId) {
-		return f.control.read(in)
+		return f.control.read(in, buf)
 	}
 	_, fd, err := f.descriptor(in.Fh)
 	if err != nil {

@@ -63,6 +63,8 @@ func TestHammer(t *testing.T) {
 		}
 	} else if testing.Short() {
 		length = 5 * time.Second
+	} else if raceEnabled {
+		length = 20 * time.Second // a race shows soon
 	}
 	m := mountOver(t, t.TempDir())
 	const each = 24

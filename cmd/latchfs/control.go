@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
+
+	latch "latchfs/fs"
 )
 
 // controlDir is where a mount says what latchfs knows.
@@ -15,19 +19,53 @@ const controlDir = ".latchfs"
 // readControl reads a JSON file of the control directory of the mount that dir is the
 // root of.
 func readControl(dir, name string, into any) error {
-	text, err := os.ReadFile(filepath.Join(dir, controlDir, name))
+	path := filepath.Join(dir, controlDir, name)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return controlError(dir, err)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// controlError says why a file of the control directory cannot be read.
+func controlError(dir string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return coded{exitMounted, fmt.Errorf("%s is not a latchfs mount", dir)}
 	case isDead(err):
 		return coded{exitMounted, fmt.Errorf("%s: the latchfs that served it has died; mount it again", dir)}
-	case err != nil:
-		return err
 	}
-	if err := json.Unmarshal(text, into); err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(dir, controlDir, name), err)
+	return err
+}
+
+// readLocks yields what locks.json lists while it is read, as there may be a million: those that were removed as stale
+// first, the last one last. An error is the last that it yields.
+func readLocks(dir string) iter.Seq2[latch.LockInfo, error] {
+	return func(yield func(latch.LockInfo, error) bool) {
+		file, err := os.Open(filepath.Join(dir, controlDir, "locks.json"))
+		if err != nil {
+			yield(latch.LockInfo{}, controlError(dir, err))
+			return
+		}
+		defer file.Close()
+		decoder := json.NewDecoder(bufio.NewReaderSize(file, 64<<10)) // it asks for little at a time
+		_, err = decoder.Token()                                      // of the array
+		for err == nil && decoder.More() {
+			var l latch.LockInfo
+			if err = decoder.Decode(&l); err == nil && !yield(l, nil) {
+				return
+			}
+		}
+		if err == nil {
+			_, err = decoder.Token() // its end
+		}
+		if err != nil {
+			yield(latch.LockInfo{}, controlError(dir, err))
+		}
 	}
-	return nil
 }
 
 // writeControl writes a command to a file of the control directory. Its error is what latchfs

@@ -60,14 +60,21 @@ func printJSON(out io.Writer, v any) error {
 
 // listLocks asks latchfs for its locks and looks for other files at lock names itself.
 func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
-	var locks []latch.LockInfo
 	files, err := lockFiles(dir, status.LockPatterns)
 	if err != nil {
 		return nil, err
 	}
+	locks := []latch.LockInfo{} // none is an empty array as JSON
+	at := make(map[string]int)
 	// After the walk, which has had every file judged.
-	if err := readControl(dir, "locks.json", &locks); err != nil {
-		return nil, err
+	for l, err := range readLocks(dir) {
+		if err != nil {
+			return nil, err
+		}
+		if l.ReclaimedAt == nil {
+			at[l.Name] = len(locks)
+		}
+		locks = append(locks, l)
 	}
 	root, err := os.Stat(dir)
 	if err != nil {
@@ -75,12 +82,6 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 	}
 	flocks := readKernelLocks()
 	locked := flocks.within(root)
-	at := make(map[string]int)
-	for i, l := range locks {
-		if l.ReclaimedAt == nil {
-			at[l.Name] = i
-		}
-	}
 	for _, name := range files {
 		i, managed := at[name]
 		if managed && !locked {
@@ -140,6 +141,9 @@ func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
 	}
 }
 
+// tableRows is how many rows are lined up with each other: all of a million would have to be kept.
+const tableRows = 1000
+
 // leastName is how much of a name is always shown.
 const leastName = 12
 
@@ -148,7 +152,12 @@ func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time, look style
 	users := make(userNames)
 	most := nameWidth(locks, now, look, users)
 	fmt.Fprintf(table, "LOCK\tPID\tCOMMAND\tUSER\t%s\tAGE\n", look.in(colourNone, "VERDICT"))
-	for _, l := range locks {
+	for i, l := range locks {
+		if i%tableRows == tableRows-1 {
+			if err := table.Writer.Flush(); err != nil {
+				return err
+			}
+		}
 		if l.ReclaimedAt != nil {
 			continue
 		}

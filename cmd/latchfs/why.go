@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -73,19 +72,8 @@ func lookInto(file string) (whyCase, error) {
 		lock.LockedBy = readKernelLocks().on(info)
 		c.Lock = &lock
 	}
-	// Those that were removed come first, the last one last.
-	locks, err := os.Open(filepath.Join(root, controlDir, "locks.json"))
-	if err != nil {
-		return c, err
-	}
-	defer locks.Close()
-	decoder := json.NewDecoder(locks)
-	if _, err := decoder.Token(); err != nil {
-		return c, err
-	}
-	for decoder.More() {
-		var l latch.LockInfo
-		if err := decoder.Decode(&l); err != nil {
+	for l, err := range readLocks(root) {
+		if err != nil {
 			return c, err
 		}
 		if l.ReclaimedAt == nil {
