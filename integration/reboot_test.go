@@ -39,9 +39,11 @@ func said(lines []string, word string) (found []string) {
 // holder; of the others nothing is proven, and they are left.
 func TestReset(t *testing.T) {
 	needReboot(t)
+	t.Parallel()
 	program := buildStatic(t)
 	for _, scenario := range []string{"reset", "noid"} {
 		t.Run(scenario, func(t *testing.T) {
+			t.Parallel()
 			m := newMachine(t, "reboot", "64M", map[string]string{"latchfs": program})
 			m.boot("scenario=" + scenario)
 			before := m.until("HOLDING")
@@ -116,9 +118,11 @@ func listedLocks(t *testing.T, lines []string) map[string]lock {
 // TestPowerCut: power is cut while locks are taken and given back and a session is written to.
 func TestPowerCut(t *testing.T) {
 	needReboot(t)
+	t.Parallel()
 	program := buildStatic(t)
 	for i := range 2 {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
 			m := newMachine(t, "reboot", "64M", map[string]string{"latchfs": program})
 			m.boot("scenario=cut")
 			m.until("HAMMERING")
@@ -132,9 +136,11 @@ func TestPowerCut(t *testing.T) {
 // TestPowerCutInCompaction: power is cut at each point of a compaction of the journal.
 func TestPowerCutInCompaction(t *testing.T) {
 	needReboot(t)
+	t.Parallel()
 	programs := map[string]string{"latchfs": buildStatic(t), "latchfs-crash": buildStatic(t, "-tags", "crashtest")}
 	for _, point := range []string{"begun", "written", "renamed"} {
 		t.Run(point, func(t *testing.T) {
+			t.Parallel()
 			m := newMachine(t, "reboot", "64M", programs)
 			m.boot("scenario=compaction point=" + point)
 			m.until("PAUSED compaction " + point)
