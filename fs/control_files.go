@@ -55,7 +55,7 @@ func (c *control) list() (iter.Seq[[]byte], error) {
 		between := "[\n"
 		var text bytes.Buffer
 		encoder := json.NewEncoder(&text)
-		var info LockInfo
+		var info LockInfo // one for all: each of its own would be garbage
 		for info = range locks {
 			text.Reset()
 			text.WriteString(between)

@@ -31,7 +31,7 @@ func said(text []byte) iter.Seq[[]byte] {
 
 // read returns what is at an offset, up to maxPiece, in buf; nothing at its end. Who goes back sees it made anew.
 func (t *controlText) read(offset uint64, buf []byte) []byte {
-	size := min(len(buf), maxPiece)
+	buf = buf[:min(len(buf), maxPiece)]
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.next == nil || offset < t.from {
@@ -45,7 +45,7 @@ func (t *controlText) read(offset uint64, buf []byte) []byte {
 		if past := min(offset-t.from, uint64(len(t.held))); past > 0 {
 			t.from, t.held = t.from+past, slices.Delete(t.held, 0, int(past))
 		}
-		if t.ended || t.from == offset && len(t.held) >= size {
+		if t.ended || t.from == offset && len(t.held) >= len(buf) {
 			break
 		}
 		piece, more := t.next()
@@ -54,7 +54,7 @@ func (t *controlText) read(offset uint64, buf []byte) []byte {
 	if t.from < offset {
 		return nil
 	}
-	return buf[:copy(buf, t.held[:min(size, len(t.held))])]
+	return buf[:copy(buf, t.held)]
 }
 
 // close frees what a text that was read to its middle holds.

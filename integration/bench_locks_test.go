@@ -363,7 +363,8 @@ func TestBenchManyLocks(t *testing.T) {
 	}
 	start := time.Now()
 	left := held
-	for deadline := start.Add(15 * time.Minute); left > 0 && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := start.Add(15 * time.Minute); left > 0 && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond)
 		left = statusNumber(t, m.path(".latchfs/status"), `  "locks":`)
 	}
 	t.Logf("%d of %d locks of %d processes that were killed were reaped in %v", held-left, held, len(holders), time.Since(start).Round(time.Millisecond))

@@ -51,8 +51,7 @@ type scripted struct {
 // kill ends what holds and returns once it has.
 func (s *scripted) kill() {
 	s.t.Helper()
-	signal(s.t, s.pid, unix.SIGKILL)
-	eventually(s.t, "it has ended", func() bool { return ended(s.pid) })
+	end(s.t, s.pid, unix.SIGKILL)
 }
 
 // end ends all of it.

@@ -340,6 +340,13 @@ func signal(t *testing.T, pid int, what unix.Signal) {
 	}
 }
 
+// end ends one process by a signal, and returns once it has ended.
+func end(t *testing.T, pid int, by unix.Signal) {
+	t.Helper()
+	signal(t, pid, by)
+	eventually(t, "the process that was signalled has ended", func() bool { return ended(pid) })
+}
+
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil

@@ -55,8 +55,7 @@ func (m *mount) endServer(by unix.Signal) int {
 	m.t.Helper()
 	pid := 0
 	eventually(m.t, "there is a server", func() bool { pid = m.server(); return pid != 0 })
-	signal(m.t, pid, by)
-	eventually(m.t, "it has ended", func() bool { return ended(pid) })
+	end(m.t, pid, by)
 	return pid
 }
 

@@ -214,11 +214,8 @@ func (h *holder) kill() {
 			h.g.t.Fatal(err)
 		}
 	}
-	signal(h.g.t, pid, unix.SIGKILL)
+	end(h.g.t, pid, unix.SIGKILL)
 	// Whatever else it started goes too, the program's parent last of all.
-	if pid != h.cmd.Process.Pid {
-		eventually(h.g.t, "the killed program has ended", func() bool { return ended(pid) })
-	}
 	_ = unix.Kill(-h.cmd.Process.Pid, unix.SIGKILL)
 	_ = h.cmd.Wait()
 }

@@ -63,7 +63,7 @@ func readLocks(dir string) iter.Seq2[latch.LockInfo, error] {
 			_, err = decoder.Token() // its end
 		}
 		if err != nil {
-			yield(latch.LockInfo{}, controlError(dir, err))
+			yield(latch.LockInfo{}, controlError(dir, fmt.Errorf("%s: %w", file.Name(), err)))
 		}
 	}
 }
