@@ -19,6 +19,9 @@ var managers = map[string]bool{
 	"cron": true, "crond": true, "atd": true, "inetd": true, "xinetd": true,
 }
 
+// manages says that the process is a kernel thread or one of managers.
+func (s procStat) manages() bool { return s.flags&kernelThread != 0 || managers[s.command] }
+
 // Ancestors implements [System]. A subreaper other than those known by name is recognised
 // when it has taken one of the chain in.
 func (h *Host) Ancestors(p Process) []Process {
@@ -33,7 +36,7 @@ func (h *Host) Ancestors(p Process) []Process {
 	for pid := p.PID; len(chain) < maxAncestors; {
 		parent, err := readStat(child.ppid)
 		if err != nil || parent.startTime > child.startTime || parent.ended() ||
-			managers[parent.command] || child.adopted(pid, parent) {
+			parent.manages() || child.adopted(pid, parent) {
 			break
 		}
 		status, err := readStatus(child.ppid)
@@ -44,6 +47,7 @@ func (h *Host) Ancestors(p Process) []Process {
 		chain = append(chain, Process{
 			BootID: h.boot.ID, PID: pid, StartTime: parent.startTime, PIDNamespace: pidNamespace(pid),
 			NSPID: status.nspid(), UID: status.uid, Command: parent.command,
+			Group: parent.group, Session: parent.ownSession(),
 		})
 		child = parent
 	}

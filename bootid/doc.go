@@ -27,6 +27,8 @@
 //     session that is neither its parent's nor its own. The kernel shows nobody who
 //     is a subreaper (PR_SET_CHILD_SUBREAPER), so one that has taken in nobody yet, and
 //     is none of the list, passes for an ancestor.
+//   - The kernel gives no process the number of a process group or session that exists. A process
+//     with that number that started after a member is proof that the group it was in is gone.
 //   - What /proc does not show (hidepid, a /proc of another pid namespace) is ErrHidden,
 //     never ErrNoProcess: kill(2) with signal 0 tells the two apart.
 //   - In any pid namespace but the first one there are processes out of sight, so there

@@ -21,7 +21,8 @@ const ticksPerSecond = 100
 type Host struct {
 	boot      Boot
 	namespace Namespace
-	blind     bool // /proc is not of that namespace
+	blind     bool   // /proc is not of that namespace
+	uts       string // what /proc/self/ns/uts links to, empty if unknown
 	threads   threadCache
 	watcher   watcher
 	others    otherNamespaces
@@ -37,6 +38,7 @@ func NewHost() *Host {
 		boot: ReadBoot(), namespace: Namespace{Inode: pidNamespace(os.Getpid())},
 		blind: err != nil || self != strconv.Itoa(os.Getpid()),
 	}
+	h.uts, _ = os.Readlink("/proc/self/ns/uts")
 	if first, err := readStat(1); err == nil && !h.blind {
 		h.namespace.Started = first.startTime
 	}
@@ -104,6 +106,9 @@ func (h *Host) describe(tid int, status procStatus) (Process, error) {
 		NSPID:        status.nspid(),
 		UID:          status.uid,
 		Command:      stat.command,
+		Group:        stat.group,
+		Session:      stat.ownSession(),
+		Manager:      stat.manages() || status.nspid() == 1,
 	}, nil
 }
 
@@ -168,8 +173,10 @@ func (h *Host) StartedAt(p Process) time.Time {
 
 // HasOpen implements [System]. It reads the links in /proc/PID/fd and does not
 // follow them, so it never touches the files themselves.
-func (h *Host) HasOpen(p Process, suffix string) bool {
-	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", p.PID))
+func (h *Host) HasOpen(p Process, suffix string) bool { return hasOpen(p.PID, suffix) }
+
+func hasOpen(pid int, suffix string) bool {
+	dir, err := os.Open("/proc/" + strconv.Itoa(pid) + "/fd")
 	if err != nil {
 		return false
 	}

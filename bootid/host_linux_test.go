@@ -125,7 +125,7 @@ func TestWatchTellsHowItEnded(t *testing.T) {
 	for _, c := range []struct {
 		script string
 		exit   Exit
-	}{{"read x; exit 0", ExitNormal}, {"read x; exit 3", ExitNormal}, {"read x; kill -9 $$", ExitSignal}, {"read x; kill -TERM $$", ExitSignal}} {
+	}{{"read x; exit 0", ExitSuccess}, {"read x; exit 3", ExitFailure}, {"read x; kill -9 $$", ExitSignal}, {"read x; kill -TERM $$", ExitSignal}} {
 		cmd := exec.Command("sh", "-c", c.script)
 		in, err := cmd.StdinPipe()
 		if err != nil {
@@ -230,12 +230,7 @@ func TestAncestors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := start(t, "sh", "-c", "sleep 1000; true")
-	shell, err := h.Process(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := childOf(t, h, shell)
+	shell, child := startFamily(t, h)
 	chain := h.Ancestors(child)
 	if len(chain) < 2 || !chain[0].Same(shell) || !chain[1].Same(self) {
 		t.Fatalf("ancestors of %v: %v", child, chain)
@@ -289,6 +284,19 @@ time.sleep(1000)`)
 	if chain := h.Ancestors(orphan); len(chain) != 0 {
 		t.Errorf("ancestors of an orphan: %v", chain)
 	}
+}
+
+// startFamily starts a shell that waits for a child.
+func startFamily(t *testing.T, h *Host) (shell, child Process) {
+	t.Helper()
+	cmd := start(t, "sh", "-c", "sleep 1000; true")
+	shell, err := h.Process(cmd.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	child = childOf(t, h, shell)
+	t.Cleanup(func() { _ = unix.Kill(child.PID, unix.SIGKILL) })
+	return shell, child
 }
 
 // childOf waits for a child of p.

@@ -32,6 +32,15 @@ type Process struct {
 	UID uint32
 	// Command is the kernel's name of it, at most 15 bytes, for people.
 	Command string
+	// Group is the process group it was in when it was read, in the pid namespace of the reader;
+	// 0 if unknown.
+	Group int
+	// Session is its session, likewise. It is 0 for a session with a controlling terminal: a login session
+	// says nothing of what belongs together.
+	Session int
+	// Manager says that it is a kernel thread, the first process of a pid namespace, or a
+	// service or session manager. It holds only locks that it made itself.
+	Manager bool
 }
 
 // Known says that p is a process and not the zero value.
@@ -102,6 +111,17 @@ type System interface {
 	// HasOpen says that p has a descriptor open on the file whose path ends in
 	// suffix.
 	HasOpen(p Process, suffix string) bool
+	// OpenedBy returns the processes that have a descriptor open on the file whose path ends in suffix, as
+	// far as they can be seen. It looks at all processes.
+	OpenedBy(suffix string) []Process
+	// Children returns the direct children that p has now, nil where the kernel does not list them.
+	Children(p Process) []Process
+	// GroupRuns says that a process of p's process group or, if that is known, of its session runs. If it
+	// cannot be known the result is true. It looks at all processes.
+	GroupRuns(p Process) bool
+	// SameHost says that p has the host name of this process: they share a UTS namespace. If it cannot be
+	// known the result is true.
+	SameHost(p Process) bool
 	// Watch calls ended once when p has ended, from a goroutine that must not be
 	// held up. If p has ended already it returns ErrNoProcess.
 	Watch(p Process, ended func()) (Watch, error)
@@ -126,8 +146,10 @@ type Exit int
 const (
 	// ExitUnknown: it has not ended, or the kernel does not say how.
 	ExitUnknown Exit = iota
-	// ExitNormal: it called exit(2), with whatever status.
-	ExitNormal
+	// ExitSuccess: it called exit(2) with status 0.
+	ExitSuccess
+	// ExitFailure: it called exit(2) with another status.
+	ExitFailure
 	// ExitSignal: a signal ended it, SIGKILL and crashes among them.
 	ExitSignal
 )

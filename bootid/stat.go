@@ -11,11 +11,13 @@ type procStat struct {
 	command   string // field 2, without its parentheses
 	state     byte   // field 3
 	ppid      int    // field 4
+	group     int    // field 5
 	session   int    // field 6
+	terminal  int    // field 7, 0 is none
 	flags     uint64 // field 9, PF_* of the kernel
 	threads   int    // field 20
 	startTime uint64 // field 22, clock ticks since boot
-	exitCode  int    // field 52, as in waitpid(2); 0 if not shown to the reader
+	exitCode  int    // field 52, as in waitpid(2); 0 if the reader may not know
 }
 
 // ended says that no thread of the process runs any more. State Z alone does not:
@@ -24,8 +26,19 @@ func (s procStat) ended() bool {
 	return s.state == 'X' || s.state == 'x' || s.state == 'Z' && s.threads <= 1
 }
 
-// exiting is PF_EXITING (linux/sched.h): set on a thread before its files are closed.
-const exiting = 0x4
+// Flags of a thread (PF_*, linux/sched.h).
+const (
+	exiting      = 0x4 // set before its files are closed
+	kernelThread = 0x00200000
+)
+
+// ownSession is the session, unless it has a controlling terminal.
+func (s procStat) ownSession() int {
+	if s.terminal != 0 {
+		return 0
+	}
+	return s.session
+}
 
 // adopted says that the process pid of that stat cannot have been made by its parent: it is
 // in a session that is neither the parent's nor its own, so it is an orphan whose
@@ -55,8 +68,12 @@ func parseStat(text []byte) (procStat, error) {
 			s.state = field[0]
 		case 4:
 			s.ppid, err = strconv.Atoi(string(field))
+		case 5:
+			s.group, err = strconv.Atoi(string(field))
 		case 6:
 			s.session, err = strconv.Atoi(string(field))
+		case 7:
+			s.terminal, err = strconv.Atoi(string(field))
 		case 9:
 			s.flags, err = strconv.ParseUint(string(field), 10, 64)
 		case 20:

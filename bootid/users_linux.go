@@ -8,6 +8,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// OpenedBy implements [System]. Like HasOpen it touches none of the files. Those processes of latchfs
+// that have the file beneath open are among them.
+func (h *Host) OpenedBy(suffix string) []Process {
+	var openers []Process
+	// What cannot be listed is not seen.
+	_ = h.eachProcess(func(pid int) bool {
+		if hasOpen(pid, suffix) {
+			if p, err := h.Process(pid); err == nil {
+				openers = append(openers, p)
+			}
+		}
+		return true
+	})
+	return openers
+}
+
 // UsersOf returns the processes other than this one that have their working
 // directory, their root or an open file in dir, as far as /proc shows it to the
 // caller. The links there are read and not followed, so nothing in dir is touched.

@@ -170,10 +170,13 @@ func (p *processWatch) Exit() Exit {
 	defer p.mu.Unlock()
 	// The zombie first: if it is reaped in between, the pidfd answers.
 	if stat, err := readStat(p.process.PID); err == nil && stat.startTime == p.process.StartTime {
-		if stat.ended() {
+		switch {
+		case !stat.ended():
+			return ExitUnknown
+		// To read the namespace takes what to know the status takes (PTRACE_MODE_READ_FSCREDS).
+		case stat.exitCode != 0 || pidNamespace(p.process.PID) != 0:
 			return exitFromStatus(stat.exitCode)
 		}
-		return ExitUnknown
 	}
 	if p.pidfd >= 0 {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
@@ -185,10 +188,13 @@ func (p *processWatch) Exit() Exit {
 }
 
 func exitFromStatus(status int) Exit {
-	if unix.WaitStatus(status).Signaled() {
+	switch {
+	case unix.WaitStatus(status).Signaled():
 		return ExitSignal
+	case status != 0:
+		return ExitFailure
 	}
-	return ExitNormal
+	return ExitSuccess
 }
 
 // Stop implements [Watch].

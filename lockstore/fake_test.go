@@ -28,6 +28,8 @@ type machine struct {
 	exiting   map[int]bool
 	hidden    map[int]bool
 	namespace bootid.Namespace
+	openers   map[string][]bootid.Process // by the suffix that is asked for
+	foreign   map[int]bool                // pids of processes with another host name
 }
 
 const bootOne, bootTwo = "11111111-2222-4333-8444-555555555555", "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
@@ -39,6 +41,7 @@ func newMachine() *machine {
 		processes: make(map[int]bootid.Process), parents: make(map[int]int), started: make(map[int]time.Time),
 		exits: make(map[processKey]bootid.Exit), watches: make(map[processKey][]func()), elsewhere: make(map[int]bool),
 		exiting: make(map[int]bool), hidden: make(map[int]bool), namespace: bootid.Namespace{Inode: 1, Started: 1},
+		openers: make(map[string][]bootid.Process), foreign: make(map[int]bool),
 	}
 }
 
@@ -46,7 +49,7 @@ func newMachine() *machine {
 func (m *machine) run(pid int, start uint64, uid uint32) bootid.Process {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := bootid.Process{BootID: m.boot.ID, PID: pid, StartTime: start, PIDNamespace: 1, NSPID: pid, UID: uid, Command: "p"}
+	p := bootid.Process{BootID: m.boot.ID, PID: pid, StartTime: start, PIDNamespace: 1, NSPID: pid, UID: uid, Command: "p", Group: pid}
 	m.processes[pid], m.started[pid] = p, m.clock.Add(-time.Second)
 	return p
 }
@@ -137,6 +140,40 @@ func (m *machine) StartedAt(p bootid.Process) time.Time {
 }
 
 func (m *machine) HasOpen(bootid.Process, string) bool { return false }
+
+func (m *machine) OpenedBy(suffix string) []bootid.Process {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.openers[suffix]
+}
+
+func (m *machine) Children(p bootid.Process) (children []bootid.Process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for pid, child := range m.processes {
+		if m.parents[pid] == p.PID {
+			children = append(children, child)
+		}
+	}
+	return children
+}
+
+func (m *machine) GroupRuns(p bootid.Process) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, other := range m.processes {
+		if other.Group == p.Group || p.Session != 0 && other.Session == p.Session {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *machine) SameHost(p bootid.Process) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.foreign[p.PID]
+}
 
 func (m *machine) Watch(p bootid.Process, ended func()) (bootid.Watch, error) {
 	m.mu.Lock()

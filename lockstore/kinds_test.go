@@ -23,7 +23,7 @@ func TestScriptHoldsWhatItsCommandMade(t *testing.T) {
 		shell, mkdir := script(w)
 		other := w.run(40, 40, 0)
 		w.make(name, kind, mkdir, file, "")
-		w.end(mkdir, bootid.ExitNormal, true)
+		w.end(mkdir, bootid.ExitSuccess, true)
 		if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != shell.PID || e.Judgment.Rule != RuleAncestor {
 			t.Errorf("%s: %+v", kind, e)
 		}
@@ -45,12 +45,12 @@ func TestSubshellPassesTheLockOn(t *testing.T) {
 	w := newWorld(t)
 	shell, mkdir := script(w)
 	w.make(name, KindMkdir, mkdir, Directory, "")
-	w.end(mkdir, bootid.ExitNormal, true)
-	w.end(shell, bootid.ExitNormal, true)
+	w.end(mkdir, bootid.ExitSuccess, true)
+	w.end(shell, bootid.ExitSuccess, true)
 	if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != 10 {
 		t.Errorf("%+v", e)
 	}
-	w.end(w.processes[10], bootid.ExitNormal, true)
+	w.end(w.processes[10], bootid.ExitSuccess, true)
 	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown {
 		t.Errorf("without an ancestor: %+v", e)
 	}
@@ -68,7 +68,7 @@ func TestScriptKilledBeforeItsCommandEnds(t *testing.T) {
 	if !w.visible(name) {
 		t.Error("its creator runs")
 	}
-	w.end(mkdir, bootid.ExitNormal, true)
+	w.end(mkdir, bootid.ExitSuccess, true)
 	if w.visible(name) {
 		t.Error("held by the shell that the killed script was started from")
 	}
@@ -120,8 +120,8 @@ func TestFileInADirectoryNamesTheHolder(t *testing.T) {
 	if e, _ := w.entry(name); e.Holder.PID != daemon.PID || e.Judgment.Rule != RuleNamed {
 		t.Errorf("%+v", e)
 	}
-	w.end(mkdir, bootid.ExitNormal, true)
-	w.end(daemon, bootid.ExitNormal, true)
+	w.end(mkdir, bootid.ExitSuccess, true)
+	w.end(daemon, bootid.ExitSuccess, true)
 	if w.visible(name) {
 		t.Error("its holder has ended; the script never was")
 	}
@@ -148,7 +148,7 @@ func TestTextThatMayNameSomebody(t *testing.T) {
 			t.Errorf("%s: %+v", lock, e)
 		}
 	}
-	w.end(p, bootid.ExitNormal, true)
+	w.end(p, bootid.ExitSuccess, true)
 	if w.visible("a.lock") || w.visible("b.lock") {
 		t.Error("their holder has ended")
 	}
@@ -261,7 +261,7 @@ func TestTheNextCommandIsNoStranger(t *testing.T) {
 	w := newWorld(t)
 	shell, mkdir := script(w)
 	w.make(name, KindMkdir, mkdir, Directory, "")
-	w.end(mkdir, bootid.ExitNormal, false)
+	w.end(mkdir, bootid.ExitSuccess, false)
 	touch := w.run(31, 31, 0)
 	w.parents[touch.PID] = shell.PID
 	section := w.store.Enter(name)
@@ -276,7 +276,7 @@ func TestHiddenNamedProcessIsUnknown(t *testing.T) {
 	p := w.run(10, 100, 0)
 	w.hidden[20] = true
 	w.take(name, p, "20\n")
-	w.end(p, bootid.ExitNormal, true)
+	w.end(p, bootid.ExitSuccess, true)
 	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown {
 		t.Errorf("%+v", e)
 	}
@@ -310,7 +310,7 @@ func TestContainerOfAScriptEnds(t *testing.T) {
 	w.namespace = bootid.Namespace{Inode: 7, Started: 100}
 	shell, mkdir := script(w)
 	w.make(name, KindMkdir, mkdir, Directory, "")
-	w.end(mkdir, bootid.ExitNormal, true)
+	w.end(mkdir, bootid.ExitSuccess, true)
 	w.visible(name)
 	w.store.Close()
 	w.end(shell, bootid.ExitUnknown, false)

@@ -75,7 +75,7 @@ func (s *simulation) start(t *rapid.T) {
 
 func (s *simulation) die(t *rapid.T) {
 	p := s.somebody(t)
-	how := rapid.SampledFrom([]bootid.Exit{bootid.ExitNormal, bootid.ExitSignal, bootid.ExitUnknown}).Draw(t, "exit")
+	how := rapid.SampledFrom([]bootid.Exit{bootid.ExitSuccess, bootid.ExitFailure, bootid.ExitSignal, bootid.ExitUnknown}).Draw(t, "exit")
 	s.end(p, how, rapid.Bool().Draw(t, "told"))
 	s.living = slices.DeleteFunc(s.living, func(other bootid.Process) bool { return other == p })
 }

@@ -206,14 +206,14 @@ func TestDataIsNeverLost(t *testing.T) {
 	}{
 		{"closed, then ended", true, func(w *world, p bootid.Process, d *Descriptor) {
 			w.store.Closed(d, w.store.Ending(d))
-			w.end(p, bootid.ExitNormal, true)
+			w.end(p, bootid.ExitSuccess, true)
 		}},
 		{"closed, then killed", true, func(w *world, p bootid.Process, d *Descriptor) {
 			w.store.Closed(d, w.store.Ending(d))
 			w.end(p, bootid.ExitSignal, true)
 		}},
 		{"closed, and word of it comes after the end", true, func(w *world, p bootid.Process, d *Descriptor) {
-			w.end(p, bootid.ExitNormal, true)
+			w.end(p, bootid.ExitSuccess, true)
 			w.store.Closed(d, w.store.Ending(d))
 		}},
 		{"closed, then ended in a way the kernel does not tell", true, func(w *world, p bootid.Process, d *Descriptor) {
@@ -270,7 +270,7 @@ func TestDataIsNeverLost(t *testing.T) {
 }
 
 func TestEmptyLockOfTheKilledIsStale(t *testing.T) {
-	for how, stays := range map[bootid.Exit]bool{bootid.ExitSignal: false, bootid.ExitNormal: true} {
+	for how, stays := range map[bootid.Exit]bool{bootid.ExitSignal: false, bootid.ExitSuccess: true} {
 		w := newWorld(t)
 		p, other := w.run(10, 100, 0), w.run(11, 100, 0)
 		w.take(name, p, "")
@@ -292,7 +292,7 @@ func TestPayloadOfAnotherUserNamesNobody(t *testing.T) {
 	if e, _ := w.entry(name); e.Holder.PID != 10 || e.Verdict != Live {
 		t.Errorf("%+v", e)
 	}
-	w.end(p, bootid.ExitNormal, true)
+	w.end(p, bootid.ExitSuccess, true)
 	if w.visible(name) {
 		t.Error("held by a process of another user")
 	}
@@ -302,7 +302,7 @@ func TestNamedProcessHoldsAfterTheCreator(t *testing.T) {
 	w := newWorld(t)
 	launcher, daemon := w.run(10, 100, 0), w.run(20, 100, 0)
 	w.take(name, launcher, "20\n")
-	w.end(launcher, bootid.ExitNormal, true)
+	w.end(launcher, bootid.ExitSuccess, true)
 	if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != 20 {
 		t.Errorf("%+v", e)
 	}
@@ -310,7 +310,7 @@ func TestNamedProcessHoldsAfterTheCreator(t *testing.T) {
 	if e, _ := w.entry(name); e.Holder.PID != 20 || e.Verdict != Live {
 		t.Errorf("after a restart %+v", e)
 	}
-	w.end(daemon, bootid.ExitNormal, true)
+	w.end(daemon, bootid.ExitSuccess, true)
 	if w.visible(name) {
 		t.Error("its holder has ended")
 	}

@@ -114,7 +114,7 @@ func TestTurnOfACommandThatEnded(t *testing.T) {
 	if err := w.acquire(mkdir); !errors.Is(err, ErrReserved) {
 		t.Errorf("a sibling of who waited, while that runs: %v", err)
 	}
-	w.end(cat, bootid.ExitNormal, true)
+	w.end(cat, bootid.ExitSuccess, true)
 	if err := w.acquire(other); !errors.Is(err, ErrReserved) {
 		t.Errorf("another: %v", err)
 	}
