@@ -164,7 +164,10 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	}
 	// To others than its family a live lock looks fresh anyhow: theirs are not set.
 	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 && !f.ofStranger(n, &in.InHeader) {
-		return f.withFD(n, func(fd int) error { return setTimes(fd, in) })
+		if err := f.withFD(n, func(fd int) error { return setTimes(fd, in) }); err != nil {
+			return err
+		}
+		f.timeSet(n, in)
 	}
 	return nil
 }

@@ -52,6 +52,25 @@ func (l lockFiles) Stat(name string) (file lockstore.File, err error) {
 	return file, err
 }
 
+// Identity implements lockstore.Files: it is the file handle, which no other file gets, or where there are
+// none the number and the time of birth.
+func (l lockFiles) Identity(name string) (identity string, err error) {
+	err = l.beneath(name, func(dirfd int, base string) error {
+		handle, _, err := unix.NameToHandleAt(dirfd, base, 0)
+		if err == nil {
+			identity = fmt.Sprintf("%d:%x", handle.Type(), handle.Bytes())
+			return nil
+		} else if errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		var st unix.Statx_t
+		err = unix.Statx(dirfd, base, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_INO|unix.STATX_BTIME, &st)
+		identity = fmt.Sprintf("%d born %d.%09d", st.Ino, st.Btime.Sec, st.Btime.Nsec)
+		return err
+	})
+	return identity, err
+}
+
 // Open implements lockstore.Files.
 func (l lockFiles) Open(name string) (file io.ReadCloser, err error) {
 	err = l.beneath(name, func(dirfd int, base string) error {

@@ -3,13 +3,10 @@
 package fs
 
 import (
-	"errors"
 	"fmt"
 	"path"
-	"slices"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 )
 
 // waits is the lock name that the readers of a node wait for; "" if it is none of that.
@@ -35,51 +32,4 @@ func (c *control) wait(in *fuse.ReadIn, name string, reply func([]byte, error)) 
 		}
 	})
 	return waiter.Cancel
-}
-
-// mayEnter says whether who made a request may make files in a directory: EACCES if not, or
-// what its path says. The kernel checked for the file that stands for it only. Where there are ACLs, they
-// are not asked: who has no right gets no lock, but could have others wait for a second.
-func (f *FS) mayEnter(in *fuse.InHeader, dir string) error {
-	if in.Uid == 0 {
-		return nil
-	}
-	groups, err := f.callers.Groups(int(in.Pid))
-	if err != nil {
-		groups = nil // out of sight
-	}
-	need := uint32(unix.W_OK | unix.X_OK)
-	for {
-		fd, err := openBeneath(f.root.fd, dir, unix.O_PATH|unix.O_DIRECTORY)
-		if err != nil {
-			return err
-		}
-		st, err := statFD(fd)
-		if err == nil {
-			_, aclErr := unix.Getxattr(procPath(fd), aclAccess, nil)
-			if errors.Is(aclErr, unix.ENODATA) || errors.Is(aclErr, unix.EOPNOTSUPP) {
-				err = permits(&st, in.Uid, append(groups, in.Gid), need)
-			}
-		}
-		unix.Close(fd)
-		if err != nil || dir == "." {
-			return err
-		}
-		dir, need = path.Dir(dir), unix.X_OK
-	}
-}
-
-// permits returns EACCES if the mode of a file does not allow what is needed.
-func permits(st *unix.Stat_t, uid uint32, groups []uint32, need uint32) error {
-	mode := st.Mode
-	switch {
-	case st.Uid == uid:
-		mode >>= 6
-	case slices.Contains(groups, st.Gid):
-		mode >>= 3
-	}
-	if mode&need != need {
-		return unix.EACCES
-	}
-	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 // mode is what a new file in dir is to be made with, the caller's umask applied unless
@@ -52,9 +53,9 @@ type making struct {
 	in   *fuse.InHeader
 	name string
 	op   operation
-	lock lockstore.Kind // of the lock it makes at a lock name; "" is none
-	kind uint32         // S_IFMT part of the mode of what is made
-	mode uint32         // that was asked for
+	lock verdict.Kind // of the lock it makes at a lock name; "" is none
+	kind uint32       // S_IFMT part of the mode of what is made
+	mode uint32       // that was asked for
 	// do makes it, as the caller.
 	do func(dir *inode) error
 }
@@ -96,7 +97,7 @@ func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) 
 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(making{&in.InHeader, name, opMkdir, lockstore.KindMkdir, unix.S_IFDIR, in.Mode, func(dir *inode) error {
+	return f.make(making{&in.InHeader, name, opMkdir, verdict.KindMkdir, unix.S_IFDIR, in.Mode, func(dir *inode) error {
 		return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask))
 	}}, out)
 }
@@ -116,7 +117,7 @@ func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.E
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(making{in, name, opSymlink, lockstore.KindSymlink, unix.S_IFLNK, 0, func(dir *inode) error {
+	return f.make(making{in, name, opSymlink, verdict.KindSymlink, unix.S_IFLNK, 0, func(dir *inode) error {
 		return unix.Symlinkat(target, dir.fd, name)
 	}}, out)
 }
@@ -129,7 +130,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	}
 	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
 	// ask again without knowing the caller's groups.
-	m := making{&in.InHeader, name, opLink, lockstore.KindLink, n.kind, 0, func(dir *inode) error {
+	m := making{&in.InHeader, name, opLink, verdict.KindLink, n.kind, 0, func(dir *inode) error {
 		return f.withFD(n, func(fd int) error {
 			return retry(func() error {
 				return unix.Linkat(unix.AT_FDCWD, procPath(fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)

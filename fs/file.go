@@ -24,10 +24,14 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	return status(f.open(n, in, out))
 }
 
-// openFile opens n. Watched are those whose writes are to come by here; family says that who
-// opens it is of the family of the holder of the lock it is.
-func (f *FS) openFile(n *inode, in *fuse.OpenIn, out *fuse.OpenOut, watched, family bool) (err error) {
-	h := &handle{node: n, flags: int(in.Flags) & openFlags, family: family, unique: in.Unique, fd: -1}
+// newHandle is that of a file which is about to be opened.
+func (f *FS) newHandle(n *inode, in *fuse.OpenIn) *handle {
+	return &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, fd: -1}
+}
+
+// openFile opens the file of h. Watched are those whose writes are to come by here.
+func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
+	n := h.node
 	if int(in.Flags)&unix.O_TRUNC != 0 {
 		if h.fd, err = f.reopen(n, h.flags|unix.O_TRUNC); err != nil {
 			return err
@@ -166,6 +170,9 @@ func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32,
 		write = f.writeMapped
 	}
 	n, err := write(h, fd, in, data)
+	if err == nil && h.descriptor != nil {
+		f.locks.Wrote(h.descriptor, data)
+	}
 	return uint32(max(n, 0)), status(err)
 }
 

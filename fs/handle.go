@@ -21,6 +21,9 @@ type handle struct {
 	descriptor *lockstore.Descriptor
 	// family says that it was opened for writing by the family of a lock's holder.
 	family bool
+	// writer is the process that opened it for writing, if it is at a lock name and was not made with
+	// O_EXCL; else nil.
+	writer *lockstore.Writer
 	unique uint64     // of the request that opened it
 	row    *handleRow // what outlives the server; nil until it is in the table
 
@@ -70,6 +73,12 @@ func (f *FS) addFile(h *handle, out *fuse.OpenOut) {
 	row.node, row.unique, row.flags = h.node.id, h.unique&^uniqueResent, uint32(h.flags)
 	if h.descriptor != nil {
 		row.generation = h.descriptor.Generation()
+	}
+	if w := h.writer; w != nil {
+		row.writer = writerRow{
+			set: true, pid: int32(w.PID), nspid: int32(w.NSPID), uid: w.UID, started: w.StartTime, namespace: w.PIDNamespace,
+			group: int32(w.Group), session: int32(w.Session), mayRemove: w.MayRemove,
+		}
 	}
 	bits := uint32(0)
 	for _, b := range []struct {

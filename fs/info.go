@@ -6,6 +6,7 @@ import (
 
 	"latchfs/bootid"
 	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 // Status is what latchfs says of itself, in .latchfs/status.
@@ -119,7 +120,7 @@ func entryInfo(e lockstore.Entry) LockInfo {
 }
 
 // LockInfoOf describes l, with a judgment.
-func LockInfoOf(l lockstore.Lock, j lockstore.Judgment) LockInfo {
+func LockInfoOf(l lockstore.Lock, j verdict.Judgment) LockInfo {
 	return LockInfo{
 		Name: l.Name, Kind: string(l.Kind), Generation: l.Generation, Made: l.Made,
 		Verdict: j.Verdict.String(), Reason: string(j.Reason), Rule: string(j.Rule), Evidence: j.Evidence,

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 // createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
@@ -31,7 +32,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 		descriptor = section.Descriptor()
 	} else if exclusive {
 		var err error
-		if descriptor, err = section.Acquire(lockstore.KindCreate, caller); err != nil {
+		if descriptor, err = section.Acquire(verdict.KindCreate, caller); err != nil {
 			return err
 		}
 		i.row.generation.Store(descriptor.Generation())
@@ -47,7 +48,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 		f.openedLock(n, h, descriptor, &out.OpenOut)
 		out.SetAttrTimeout(createLifetime)
 	} else {
-		n.seen.WrittenBy(caller)
+		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
 		f.opened(n, h, st.Mode, &out.OpenOut)
 	}
 	return nil

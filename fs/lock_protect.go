@@ -5,12 +5,14 @@ package fs
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
 	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 // removeLock removes the entry at a lock name: first the file, then the record.
@@ -85,7 +87,7 @@ func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
 		}
 		// A lock that is renamed stays the one it is.
 		if acquired = free && !r.exchange && !(atLock && from.Held()); acquired {
-			if _, err := to.Acquire(lockstore.KindRename, r.who()); errors.Is(err, lockstore.ErrReserved) {
+			if _, err := to.Acquire(verdict.KindRename, r.who()); errors.Is(err, lockstore.ErrReserved) {
 				return fmt.Errorf("%w: %w", lockstore.ErrHeld, err) // EEXIST is not for rename(2)
 			} else if err != nil {
 				return err
@@ -103,12 +105,12 @@ func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
 	case acquired:
 		to.Made()
 	case ontoLock:
-		to.Replaced()
+		to.Replaced(r.who)
 	}
 	if atLock {
 		switch {
 		case r.exchange:
-			from.Replaced()
+			from.Replaced(r.who)
 		case ontoLock:
 			from.Move(to)
 		default:
@@ -169,6 +171,18 @@ func (f *FS) changedWithin(dir *inode) {
 	}
 }
 
+// timeSet tells the store that the caller has given n, which may be a lock, a time other than the present:
+// what copies files does so.
+func (f *FS) timeSet(n *inode, in *fuse.SetAttrIn) {
+	if in.Valid&fuse.FATTR_MTIME == 0 || in.Valid&fuse.FATTR_MTIME_NOW != 0 {
+		return
+	}
+	if section, ok := f.lockOf(n); ok {
+		defer section.Leave()
+		section.TimeSet(f.caller(&in.InHeader), time.Unix(int64(in.Mtime), int64(in.Mtimensec)))
+	}
+}
+
 // ofStranger says that n is a live exclusive lock of another family than that of who made the
 // request.
 func (f *FS) ofStranger(n *inode, in *fuse.InHeader) bool {
@@ -202,13 +216,20 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 			return err
 		}
 	}
-	guarded, family := section.Guarded(), false
-	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+	h := f.newHandle(n, in)
+	guarded := section.Guarded()
+	if h.writes() {
 		caller := f.caller(&in.InHeader)()
-		n.seen.WrittenBy(caller)
-		family = guarded && !section.Stranger(func() bootid.Process { return caller })
+		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
+		h.family = guarded && !section.Stranger(func() bootid.Process { return caller })
 	}
-	return f.openFile(n, in, out, guarded, family)
+	return f.openFile(h, in, out, guarded)
+}
+
+// writtenBy remembers the process that opens n, a file at a lock name, for writing.
+func (f *FS) writtenBy(n *inode, h *handle, w *lockstore.Writer) {
+	n.seen.WrittenBy(w)
+	h.writer = w
 }
 
 // openOther opens what is not at a lock name, or not any more.
@@ -218,7 +239,7 @@ func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	}
 	dir := f.inodes.parentOf(n)
 	if dir == nil || n.isDir() || !dir.lockNamed() {
-		return f.openFile(n, in, out, false, false)
+		return f.openFile(f.newHandle(n, in), in, out, false)
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
 		if err := f.admitWithin(dir, &in.InHeader); err != nil {
@@ -226,7 +247,7 @@ func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 		}
 	}
 	path, ok := f.inodes.placePath(dir)
-	return f.openFile(n, in, out, ok && f.locks.Holds(path), false)
+	return f.openFile(f.newHandle(n, in), in, out, ok && f.locks.Holds(path))
 }
 
 // closedLock tells the store that a handle is closed by which a lock was made or may

@@ -99,7 +99,7 @@ func (f *FS) finishRename(r renaming) {
 	if f.isLockName(r.oldName) {
 		section := f.enter(r.oldDir, r.oldName)
 		if r.exchange {
-			section.Replaced()
+			section.Replaced(r.who)
 		} else {
 			section.Release()
 		}
@@ -110,7 +110,7 @@ func (f *FS) finishRename(r renaming) {
 		if section.Held() && section.Generation() == r.intent.row.generation.Load() {
 			section.Made()
 		} else {
-			section.Replaced()
+			section.Replaced(r.who)
 		}
 		section.Leave()
 	}

@@ -29,7 +29,7 @@ import (
 const (
 	tablesMagic = 0x31626174_6c686374 // "tchltab1"
 	// tablesVersion changes with any row below.
-	tablesVersion = 4 + versionsAhead
+	tablesVersion = 5 + versionsAhead
 
 	maxInodeRows  = 1 << 22
 	maxHandleRows = 1 << 20
@@ -108,10 +108,21 @@ type handleRow struct {
 	node       uint64
 	unique     uint64 // of the request that opened it
 	generation uint64 // of the lock that was made with it
+	writer     writerRow
 	fd         descriptorPair
 	flags      uint32
 	bits       atomic.Uint32
 	backing    int32
+}
+
+// writerRow is the process that opened a file at a lock name for writing.
+type writerRow struct {
+	set                bool // there is one; a pid of 0 is one that is not identified
+	pid, nspid         int32
+	group, session     int32
+	uid                uint32
+	mayRemove          bool
+	started, namespace uint64
 }
 
 // The bits of a handleRow.

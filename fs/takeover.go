@@ -300,12 +300,22 @@ func (f *FS) LocksInTheMaking() map[uint64]bool {
 	return making
 }
 
-// joinLocks gives the handles that locks were made with their descriptors.
+// joinLocks gives the handles that locks were made with their descriptors, and the files at lock names
+// those that are writing them.
 func (f *FS) joinLocks() {
 	descriptors := f.locks.Descriptors()
 	f.tables.handles.each(func(row *handleRow) {
-		if h := f.files.get(row.id.Load()); h != nil {
-			h.descriptor = descriptors[row.generation]
+		h := f.files.get(row.id.Load())
+		if h == nil {
+			return
+		}
+		h.descriptor = descriptors[row.generation]
+		if w := row.writer; w.set {
+			h.writer = f.locks.Writer(bootid.Process{
+				PID: int(w.pid), NSPID: int(w.nspid), UID: w.uid, StartTime: w.started, PIDNamespace: w.namespace,
+				Group: int(w.group), Session: int(w.session),
+			}, w.mayRemove)
+			h.node.seen.WrittenBy(h.writer)
 		}
 	})
 }

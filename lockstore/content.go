@@ -1,116 +1,170 @@
 package lockstore
 
 import (
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"hash"
 	"io"
 	"io/fs"
+	"path"
+	"slices"
 	"time"
+
+	"latchfs/bootid"
+	"latchfs/lockstore/payload"
 )
 
 // maxEntries is how many files a directory that is a lock may hold.
-const maxEntries = 16
+const maxEntries = 4
+
+// otherClaim is what a text that names somebody else says.
+var otherClaim = payload.Claim{Class: payload.Data, Other: true}
 
 // content is what lies at a lock name, as far as a decision needs it.
 type content struct {
 	File
-	Payload
-	// written is when the payload was last written, by whom its owner tells.
+	// claim is what it says of a process of its writer's family, named that process, which may
+	// have ended, and hidden why another one that it names cannot be looked at.
+	claim  payload.Claim
+	named  bootid.Process
+	hidden error
+	// form is what it says by its form alone, and written when the file was last written that says
+	// so, whose owner is owner.
+	form    payload.Claim
 	written time.Time
 	owner   uint32
+	sum     sum
 }
 
-// inspect reads what lies at a lock name.
-func (s *Store) inspect(name string) (content, error) {
+// inspect reads what lies at a lock name. The text is taken for that of the family, which may be of
+// nobody: then form alone tells what it says.
+func (s *Store) inspect(name string, family *family) (content, error) {
 	file, err := s.files.Stat(name)
 	if err != nil {
 		return content{}, err
 	}
-	return s.read(name, file)
+	return s.read(name, file, family)
 }
 
-// read does so for a file that Stat described.
-func (s *Store) read(name string, file File) (content, error) {
+// read reads a file that Stat described.
+func (s *Store) read(name string, file File, family *family) (content, error) {
 	c := content{File: file, written: file.Written, owner: file.UID}
-	var err error
-	switch file.Type {
-	case Regular:
-		c.Payload, err = s.readFile(name, file)
-	case Symlink:
-		var text string
-		text, err = s.files.Readlink(name)
-		c.Payload = ParsePayload([]byte(text))
-	case Directory:
-		return s.readDirectory(name, c)
-	default:
-		c.Payload.Class = Data
+	digest := sha256.New()
+	if s.attributes(name).Opaque {
+		return c, nil // of class Empty
 	}
+	if file.Type != Directory {
+		text, err := s.text(name, file)
+		if err != nil {
+			return c, err
+		}
+		c.take(text, path.Base(name), family)
+		digest.Write(text)
+		copy(c.sum[:], digest.Sum(nil))
+		return c, nil
+	}
+	err := s.readDirectory(name, &c, family, digest)
+	copy(c.sum[:], digest.Sum(nil))
 	return c, err
 }
 
-func (s *Store) readFile(name string, file File) (Payload, error) {
+// take takes a text of the file of that base name.
+func (c *content) take(text []byte, name string, family *family) {
+	c.form = payload.Found(text)
+	if !family.writer.Known() {
+		c.claim = c.form
+		return
+	}
+	c.claim = payload.Read(text, name, func(claim payload.Claim) bool { return family.includes(claim, c.written) })
+	if c.claim.Class == payload.Naming {
+		c.named = family.found
+	}
+	c.hidden = family.hidden
+}
+
+// text is what is in a file that is no directory, of which no more matters than that it is data if it
+// is long, or is no regular file or symbolic link.
+func (s *Store) text(name string, file File) ([]byte, error) {
 	switch {
-	case file.Size > maxPayload:
-		return Payload{Class: Data}, nil
+	case file.Type == Symlink:
+		text, err := s.files.Readlink(name)
+		return []byte(text), err
+	case file.Type != Regular:
+		return []byte{0}, nil
 	case file.Size == 0:
-		return Payload{Class: Empty}, nil
+		return nil, nil
 	}
 	r, err := s.files.Open(name)
 	if err != nil {
-		return Payload{}, err
+		return nil, err
 	}
 	defer r.Close()
 	// One byte more than it had: it may be written at this moment.
-	text := make([]byte, min(file.Size+1, maxPayloadRead))
+	text := make([]byte, min(file.Size, payload.Limit)+1)
 	n, err := io.ReadFull(r, text)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return Payload{}, err
+		return nil, err
 	}
-	return ParsePayload(text[:n]), nil
+	return text[:n], nil
 }
 
-// readDirectory finds the file directly in a directory that names a process. Beside it
-// there may be other small files; a directory with anything else in it is data.
-func (s *Store) readDirectory(name string, c content) (content, error) {
+// readDirectory reads a directory. A few short texts in it, or names, may name a process; a text that
+// names nobody is a note. A directory with anything else in it is data, as is one in which a text
+// names a process of another family: it is a copy.
+func (s *Store) readDirectory(name string, c *content, family *family, digest hash.Hash) error {
 	entries, err := s.files.Entries(name, maxEntries)
 	if err != nil {
-		return c, err
+		return err
 	}
-	names, onlyEmpty, small := false, true, len(entries) <= maxEntries
+	slices.Sort(entries)
+	data := payload.Claim{Class: payload.Data}
+	if len(entries) > maxEntries {
+		c.claim, c.form = data, data
+		return nil
+	}
+	c.take(nil, path.Base(name), family) // its own name may name a process too
+	dir, onlyEmpty := *c, true
 	for _, entry := range entries {
-		if !small {
-			break
-		}
-		path := name + "/" + entry
-		file, err := s.files.Stat(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return c, err
-		}
-		small = file.Type == Regular && file.Size <= maxPayload
-		if !small {
-			break
-		}
-		payload, err := s.readFile(path, file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return c, err
-		}
-		onlyEmpty = onlyEmpty && payload.Class == Empty
-		if payload.Class == Naming && !payload.Weak && !names {
-			names = true
-			c.Payload, c.written, c.owner = payload, file.Written, file.UID
-			if file.Changed.After(c.Changed) {
-				c.Changed = file.Changed
+		in := content{}
+		if in.File, err = s.files.Stat(name + "/" + entry); err == nil {
+			var text []byte
+			in.written, in.owner = in.Written, in.UID
+			if text, err = s.text(name+"/"+entry, in.File); err == nil {
+				in.take(text, entry, family)
+				fmt.Fprintf(digest, "%d %s%d %s", len(entry), entry, len(text), text)
+				if in.File.Type == Directory || len(text) > payload.Limit || !payload.IsText(text) {
+					dir.claim, dir.form = data, data
+					break
+				}
 			}
 		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		onlyEmpty = onlyEmpty && in.form.Class == payload.Empty
+		if in.Changed.After(dir.Changed) {
+			dir.Changed = in.Changed
+		}
+		if in.form.Class == payload.Naming && in.form.PID != 0 && !in.form.Weak && dir.form.Class != payload.Naming {
+			dir.form, dir.written, dir.owner = in.form, in.written, in.owner
+		}
+		switch {
+		case in.claim.Class == payload.Naming && dir.claim.Class != payload.Naming:
+			dir.claim, dir.named = in.claim, in.named
+		case in.claim.Other && dir.claim.Class == payload.Empty:
+			dir.claim = in.claim
+		}
+		dir.hidden = errors.Join(dir.hidden, in.hidden)
 	}
-	switch {
-	case small && onlyEmpty:
-		c.Payload = Payload{Class: Empty}
-	case !small || !names:
-		c.Payload = Payload{Class: Data}
+	if dir.form.Class == payload.Empty && !onlyEmpty {
+		dir.form = data
 	}
-	return c, nil
+	if !family.writer.Known() {
+		dir.claim = dir.form
+	}
+	*c = dir
+	return nil
 }

@@ -7,12 +7,13 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // cycle acquires and releases a lock of p, as a program that takes and gives one back does.
 func (w *world) cycle(p bootid.Process) {
 	section := w.store.Enter(name)
-	d, err := section.Acquire(KindCreate, p)
+	d, err := section.Acquire(verdict.KindCreate, p)
 	if err != nil {
 		w.t.Fatal(err)
 	}

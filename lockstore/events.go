@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // Transition is what happened to a lock.
@@ -30,7 +31,7 @@ const (
 type Event struct {
 	Transition Transition
 	Lock       Lock
-	Reason     Reason         // of a reaped one
+	Reason     verdict.Reason // of a reaped one
 	By         bootid.Process // who contended or was refused, or whose turn it is
 	Waited     time.Duration  // by whose turn it is
 	Time       time.Time

@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // machine is a made-up bootid.System: a boot, a process table, a clock.
@@ -36,8 +38,8 @@ const bootOne, bootTwo = "11111111-2222-4333-8444-555555555555", "aaaaaaaa-bbbb-
 
 func newMachine() *machine {
 	return &machine{
-		boot:      bootid.Boot{ID: bootOne, MachineID: "m1", Time: time.Unix(1_000_000, 0)},
-		clock:     time.Unix(2_000_000, 0),
+		boot:      bootid.Boot{ID: bootOne, MachineID: "m1", Time: time.Unix(1_701_000_000, 0)},
+		clock:     time.Unix(1_702_000_000, 0),
 		processes: make(map[int]bootid.Process), parents: make(map[int]int), started: make(map[int]time.Time),
 		exits: make(map[processKey]bootid.Exit), watches: make(map[processKey][]func()), elsewhere: make(map[int]bool),
 		exiting: make(map[int]bool), hidden: make(map[int]bool), namespace: bootid.Namespace{Inode: 1, Started: 1},
@@ -280,6 +282,16 @@ func (d *directory) Entries(name string, limit int) (names []string, err error) 
 	return names, nil
 }
 
+func (d *directory) Identity(name string) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f := d.files[name]
+	if f == nil {
+		return "", fs.ErrNotExist
+	}
+	return fmt.Sprint(f.id), nil
+}
+
 func (d *directory) Remove(name string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -355,7 +367,7 @@ func (w *world) reboot(processes ...bootid.Process) {
 }
 
 // make makes a lock of another kind than take.
-func (w *world) make(name string, kind Kind, creator bootid.Process, file FileType, text string) {
+func (w *world) make(name string, kind verdict.Kind, creator bootid.Process, file FileType, text string) {
 	w.t.Helper()
 	section := w.store.Enter(name)
 	defer section.Leave()
@@ -370,7 +382,7 @@ func (w *world) make(name string, kind Kind, creator bootid.Process, file FileTy
 func (w *world) take(name string, creator bootid.Process, payload string) {
 	w.t.Helper()
 	section := w.store.Enter(name)
-	d, err := section.Acquire(KindCreate, creator)
+	d, err := section.Acquire(verdict.KindCreate, creator)
 	if err != nil {
 		section.Leave()
 		w.t.Fatal(err)

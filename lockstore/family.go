@@ -1,9 +1,15 @@
 package lockstore
 
 import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/payload"
+	"latchfs/lockstore/verdict"
 )
 
 // related says that a and b are the same process, or one is an ancestor of the other.
@@ -39,4 +45,105 @@ func (s *Store) relatedLately(a, b bootid.Process) bool {
 	}
 	pair := [2]processKey{{a.PID, a.StartTime}, {b.PID, b.StartTime}}
 	return s.kinship.get(pair, func(time.Time) bool { return true }, func() bool { return related(s.sys, a, b) })
+}
+
+// family is the processes that a text of a writer may name: the writer, its ancestors up to a service
+// or session manager, and its descendants. It is for one text.
+type family struct {
+	store  *Store
+	writer bootid.Process // zero if it is not known: then it has no family
+	// relatives are those that are known from before; they may have ended, as the writer may.
+	relatives []bootid.Process
+	// script is a process whose descendants count too: the one that ran the writer, of a lock made
+	// by a command.
+	script bootid.Process
+
+	found  bootid.Process // the one of which a claim is true
+	hidden error          // why a process that is named cannot be looked at
+}
+
+// nobodys is the family of a writer who is not known.
+func (s *Store) nobodys() *family { return &family{store: s} }
+
+// familyOf is the family of the process that made a lock.
+func (s *Store) familyOf(l *state) *family {
+	f := &family{store: s, writer: l.Creator, relatives: slices.Clone(l.Ancestors)}
+	if l.Rule == verdict.RuleNamed {
+		f.relatives = append(f.relatives, l.Holder)
+	}
+	f.relatives = append(f.relatives, s.processes.relatives(l.creator)...)
+	for _, a := range l.ancestors {
+		if s.runs(a) {
+			f.script = a.process
+			break
+		}
+	}
+	return f
+}
+
+// familyOfWriter is the family of a process that wrote a file.
+func (s *Store) familyOfWriter(w *Writer) *family {
+	return &family{store: s, writer: w.Process, relatives: w.relatives}
+}
+
+// includes reports whether a claim of a text that was last written at a time is true of a process of
+// the family, which is f.found then.
+func (f *family) includes(c payload.Claim, written time.Time) bool {
+	s := f.store
+	if s.boot.Differs(c.BootID) {
+		return false
+	}
+	p, known := f.relative(c.PID)
+	if !known {
+		var err error
+		if p, err = s.sys.InNamespace(c.PID, f.writer); errors.Is(err, bootid.ErrHidden) && !c.Weak {
+			f.hidden = err
+		}
+		// What was started later is not what was meant.
+		if err != nil || s.startedAfter(p, written) || !verdict.MayHold(p, f.writer, f.isRelated(p)) {
+			return false
+		}
+	}
+	if c.Contradict(p.StartTime, s.sys.StartedAt(p)) || s.namesOther(c.Host) && s.sys.SameHost(f.writer) {
+		return false
+	}
+	f.found = p
+	return true
+}
+
+// relative is the writer or one of the processes that are known to be relatives, by the number it has
+// in the writer's pid namespace.
+func (f *family) relative(pid int) (bootid.Process, bool) {
+	if f.writer.NSPID == pid {
+		return f.writer, true
+	}
+	for _, p := range f.relatives {
+		if p.NSPID == pid && p.PIDNamespace == f.writer.PIDNamespace && verdict.MayHold(p, f.writer, true) {
+			return p, true
+		}
+	}
+	return bootid.Process{}, false
+}
+
+// isRelated reports whether p is of the family.
+func (f *family) isRelated(p bootid.Process) bool {
+	s := f.store
+	return descends(s.sys, p, f.writer) || f.script.Known() && (p.Same(f.script) || descends(s.sys, p, f.script)) ||
+		slices.ContainsFunc(s.processes.ancestors(f.writer), p.Same)
+}
+
+func (s *Store) startedAfter(p bootid.Process, written time.Time) bool {
+	return s.sys.StartedAt(p).After(written.Add(verdict.StartTolerance))
+}
+
+// namesOther reports whether host is the name of another machine. An address, or a name that any
+// machine has for itself, is no name.
+func (s *Store) namesOther(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil || host == "" || host == "localhost" || strings.ContainsAny(host, ":/ ") {
+		return false
+	}
+	own := s.sys.Hostname()
+	short, _, _ := strings.Cut(host, ".")
+	ownShort, _, _ := strings.Cut(own, ".")
+	return own != "" && !strings.EqualFold(host, own) && !strings.EqualFold(host, ownShort) && !strings.EqualFold(short, own)
 }

@@ -42,15 +42,37 @@ type File struct {
 type Sighting struct {
 	// noLock is Changed of the file when it was found to be no lock.
 	noLock atomic.Int64
-	writer atomic.Pointer[bootid.Process]
+	writer atomic.Pointer[Writer]
+}
+
+// Writer is a process that opened a file for writing.
+type Writer struct {
+	bootid.Process
+	// MayRemove says that it may remove the file's name from its directory. Only of such a process
+	// an ordinary file is the pid file: nobody can have a file removed by writing a number into it
+	// that is not free to remove it.
+	MayRemove bool
+	relatives []bootid.Process // its ancestors and children when it opened the file
+}
+
+// Writer describes a process that opens a file for writing, while it waits for that.
+func (s *Store) Writer(p bootid.Process, mayRemove bool) *Writer {
+	if now, err := s.sys.Process(p.PID); err == nil && now.Same(p) {
+		now.UID = p.UID
+		p = now
+	}
+	w := &Writer{Process: p, MayRemove: mayRemove}
+	if p.Known() {
+		w.relatives = append(s.sys.Ancestors(p), s.sys.Children(p)...)
+	}
+	return w
 }
 
 // WrittenBy remembers the process that opened the file for writing.
-func (s *Sighting) WrittenBy(p bootid.Process) {
-	if p.Known() {
-		s.writer.Store(&p)
-	}
-}
+func (s *Sighting) WrittenBy(w *Writer) { s.writer.Store(w) }
+
+// Writer is the process that opened the file for writing last, nil if none was seen to.
+func (s *Sighting) Writer() *Writer { return s.writer.Load() }
 
 // TakeOver takes over what is remembered in another Sighting of the same file, that nobody
 // was seen to write.
@@ -70,6 +92,9 @@ type Files interface {
 	// Entries returns the names in the directory at name, limit+1 of them if there are
 	// more than limit.
 	Entries(name string, limit int) ([]string, error)
+	// Identity tells the file at name from every other that has or had the name, also after a
+	// reboot, as far as the filesystem can.
+	Identity(name string) (string, error)
 	// Remove removes the file at name, or the directory with the files that are
 	// directly in it. That it is gone already is no error. After it and after Move nobody
 	// is answered from what the kernel cached of the file.

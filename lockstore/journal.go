@@ -29,7 +29,7 @@ import (
 const (
 	journalName    = "journal"
 	journalMagic   = "latchfs\x00"
-	journalVersion = 1
+	journalVersion = 2
 	headerSize     = len(journalMagic) + 4 + 4 // magic, version, CRC-32C of both
 	frameHeader    = 8
 	maxFrame       = 1 << 20
@@ -85,6 +85,9 @@ func openJournal(dir string, ahead *Ahead, log logrus.FieldLogger) (*journal, *r
 			j.count(l.Name, len(l.ancestors()), 1)
 		}
 	}
+	for name, file := range r.settled {
+		j.live += file.size(name)
+	}
 	if err := j.extend(j.reserve); err != nil {
 		log.WithError(err).Warn("no space is left for new locks; those there are can still be released")
 	}
@@ -110,12 +113,12 @@ func (j *journal) recover(ahead *Ahead) (*replayed, error) {
 			return nil, err
 		}
 	}
-	j.size = r.end
-	if r.end == 0 {
+	j.size = max(r.end, int64(headerSize))
+	if r.version != journalVersion {
+		// It is new, or is written on in this version from here on.
 		if _, err := j.file.WriteAt(journalHeader(), 0); err != nil {
 			return nil, noSpace(err)
 		}
-		j.size = int64(headerSize)
 	}
 	j.allocated = j.size
 	return r, nil
@@ -194,6 +197,25 @@ func (j *journal) move(l Lock, newName string) error {
 	return err
 }
 
+// settle records that the file of a name is no lock.
+func (j *journal) settle(name string, file settledFile) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.append(appendSettle(newFrame(j.frame), name, file), j.reserve); err != nil {
+		return err
+	}
+	j.live += file.size(name)
+	return nil
+}
+
+// unsettle records that this does not count any more.
+func (j *journal) unsettle(name string, file settledFile) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.live -= file.size(name)
+	return j.append(appendUnsettle(newFrame(j.frame), name), j.reserve)
+}
+
 // count keeps account of what the locks there are would take, in bytes, when there are by more of a name.
 func (j *journal) count(name string, ancestors int, by int64) {
 	// An operation, a length, the name, a generation: at most this many.
@@ -266,11 +288,11 @@ func (j *journal) compactionDue() bool {
 	return true
 }
 
-// compact writes the locks that each yields to a new file and appends to it what was
+// compact writes the files that are settled and the locks that each yields to a new file and appends to it what was
 // journaled meanwhile, then puts it in the journal's place. Appends wait only for
 // the last piece of that. Each may yield a lock as it is at any moment since compact
 // began, since all that changed it since is replayed after it.
-func (j *journal) compact(generation uint64, each func(yield func(Lock) error) error) (err error) {
+func (j *journal) compact(generation uint64, settled map[string]settledFile, each func(yield func(Lock) error) error) (err error) {
 	j.mu.Lock()
 	j.compacting = true
 	copied := j.size
@@ -313,6 +335,12 @@ func (j *journal) compact(generation uint64, each func(yield func(Lock) error) e
 		return err
 	}
 	var frame []byte
+	for name, file := range settled {
+		frame = appendSettle(newFrame(frame), name, file)
+		if err := write(seal(frame)); err != nil {
+			return err
+		}
+	}
 	if err := each(func(l Lock) error {
 		frame = appendPut(newFrame(frame), &l)
 		return write(seal(frame))

@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 func quiet(t *testing.T) *logrus.Logger {
@@ -239,7 +241,7 @@ func TestCompactionLosesNothing(t *testing.T) {
 				if section.Held() {
 					_ = w.files.Remove(lock)
 					section.Release()
-				} else if _, err := section.Acquire(KindCreate, p); err != nil {
+				} else if _, err := section.Acquire(verdict.KindCreate, p); err != nil {
 					t.Error(err)
 				} else {
 					w.files.put(lock, "", w.now())
@@ -321,12 +323,59 @@ func FuzzReplay(f *testing.F) {
 
 // TestFirstVersion: records of the version that knew locks made with O_EXCL alone.
 func TestFirstVersion(t *testing.T) {
-	l := benchLock()
-	l.Namespace, l.Ancestors = bootid.Namespace{}, nil
-	whole := appendPut(nil, &l)
-	more := len(string(l.Kind)) + 1 + 1 + 1 + 1
-	first := append([]byte{opPutFirst}, whole[1:len(whole)-more]...)
-	if locks, err := applied(first); err != nil || !reflect.DeepEqual(locks[l.Name], l) {
+	p := bootid.Process{BootID: bootOne, PID: 10, StartTime: 100, PIDNamespace: 1, NSPID: 10, UID: 1000, Command: "node"}
+	process := func(b []byte) []byte {
+		b = binary.AppendVarint(appendString(b, p.BootID), int64(p.PID))
+		b = binary.AppendUvarint(binary.AppendUvarint(b, p.StartTime), p.PIDNamespace)
+		b = binary.AppendUvarint(binary.AppendVarint(b, int64(p.NSPID)), uint64(p.UID))
+		return appendString(b, p.Command)
+	}
+	first := binary.AppendVarint(binary.AppendUvarint(appendString([]byte{opPutFirst}, name), 7), 1_700_000_000)
+	first = appendString(process(process(appendString(appendString(first, bootOne), "m1"))), string(verdict.RuleNamed))
+	want := Lock{
+		Name: name, Kind: verdict.KindCreate, Generation: 7, Made: time.Unix(0, 1_700_000_000), BootID: bootOne, MachineID: "m1",
+		Creator: p, Holder: p, Rule: verdict.RuleNamed,
+	}
+	if locks, err := applied(first); err != nil || !reflect.DeepEqual(locks[name], want) {
 		t.Errorf("%+v, %v", locks, err)
+	}
+}
+
+// TestJournalOfTheVersionBefore: testdata/journal-1 was written by the version before, which kept no
+// process groups. It is written on in this version.
+func TestJournalOfTheVersionBefore(t *testing.T) {
+	text, err := os.ReadFile("testdata/journal-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	if err := w.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(w.state, journalName)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	shell, maker := w.run(9, 90, 1000), w.run(10, 100, 1000)
+	w.files.put("s/moved.lock", "10\n", w.now())
+	w.files.make("s/b.lock", Directory, "", w.now())
+	w.open()
+	w.take("new.lock", maker, "10\n")
+	w.restart()
+	for lock, want := range map[string]Lock{
+		"s/moved.lock": {Kind: verdict.KindCreate, Generation: 1, Holder: maker, Rule: verdict.RuleNamed},
+		"s/b.lock":     {Kind: verdict.KindMkdir, Generation: 2, Holder: shell, Rule: verdict.RuleAncestor},
+		"new.lock":     {Kind: verdict.KindCreate, Generation: 4, Holder: maker, Rule: verdict.RuleNamed},
+	} {
+		e, ok := w.entry(lock)
+		if !ok || e.Kind != want.Kind || e.Generation != want.Generation || !e.Holder.Same(want.Holder) || e.Lock.Rule != want.Rule {
+			t.Errorf("%s: %+v", lock, e)
+		}
+	}
+	if n := len(w.store.Names()); n != 3 {
+		t.Errorf("%d locks", n)
+	}
+	if text, err := os.ReadFile(path); err != nil || !bytes.HasPrefix(text, journalHeader()) {
+		t.Errorf("its header is not that of this version: %v", err)
 	}
 }

@@ -1,10 +1,12 @@
 package lockstore
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // script is a shell, 20, that a session's first process, 1, started by way of 10 and that
@@ -18,20 +20,20 @@ func script(w *world) (shell, command bootid.Process) {
 }
 
 func TestScriptHoldsWhatItsCommandMade(t *testing.T) {
-	for kind, file := range map[Kind]FileType{KindMkdir: Directory, KindLink: Regular} {
+	for kind, file := range map[verdict.Kind]FileType{verdict.KindMkdir: Directory, verdict.KindLink: Regular} {
 		w := newWorld(t)
 		shell, mkdir := script(w)
 		other := w.run(40, 40, 0)
 		w.make(name, kind, mkdir, file, "")
 		w.end(mkdir, bootid.ExitSuccess, true)
-		if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != shell.PID || e.Judgment.Rule != RuleAncestor {
+		if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != shell.PID || e.Judgment.Rule != verdict.RuleAncestor {
 			t.Errorf("%s: %+v", kind, e)
 		}
 		if w.admitted(name, other) || !w.admitted(name, shell) {
 			t.Errorf("%s: another may remove it, or the script may not", kind)
 		}
 		w.restart()
-		if e, _ := w.entry(name); e.Holder.PID != shell.PID || e.Verdict != Live {
+		if e, _ := w.entry(name); e.Holder.PID != shell.PID || e.Verdict != verdict.Live {
 			t.Errorf("%s: after a restart %+v", kind, e)
 		}
 		w.end(shell, bootid.ExitSignal, true)
@@ -44,14 +46,14 @@ func TestScriptHoldsWhatItsCommandMade(t *testing.T) {
 func TestSubshellPassesTheLockOn(t *testing.T) {
 	w := newWorld(t)
 	shell, mkdir := script(w)
-	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.make(name, verdict.KindMkdir, mkdir, Directory, "")
 	w.end(mkdir, bootid.ExitSuccess, true)
 	w.end(shell, bootid.ExitSuccess, true)
 	if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != 10 {
 		t.Errorf("%+v", e)
 	}
 	w.end(w.processes[10], bootid.ExitSuccess, true)
-	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown {
+	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != verdict.Unknown {
 		t.Errorf("without an ancestor: %+v", e)
 	}
 	w.advance(2 * time.Hour)
@@ -63,7 +65,7 @@ func TestSubshellPassesTheLockOn(t *testing.T) {
 func TestScriptKilledBeforeItsCommandEnds(t *testing.T) {
 	w := newWorld(t)
 	shell, mkdir := script(w)
-	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.make(name, verdict.KindMkdir, mkdir, Directory, "")
 	w.end(shell, bootid.ExitSignal, true)
 	if !w.visible(name) {
 		t.Error("its creator runs")
@@ -77,7 +79,7 @@ func TestScriptKilledBeforeItsCommandEnds(t *testing.T) {
 func TestKilledCommandLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	_, mkdir := script(w)
-	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.make(name, verdict.KindMkdir, mkdir, Directory, "")
 	w.end(mkdir, bootid.ExitSignal, true)
 	if w.visible(name) {
 		t.Error("a lock directory of a killed creator is there")
@@ -85,7 +87,7 @@ func TestKilledCommandLeavesNothing(t *testing.T) {
 }
 
 func TestDataSettlesWhenMade(t *testing.T) {
-	for kind, file := range map[Kind]FileType{KindLink: Regular, KindRename: Regular, KindSymlink: Symlink} {
+	for kind, file := range map[verdict.Kind]FileType{verdict.KindLink: Regular, verdict.KindRename: Regular, verdict.KindSymlink: Symlink} {
 		w := newWorld(t)
 		p := w.run(10, 100, 0)
 		w.make(name, kind, p, file, "../other/yarn.lock")
@@ -95,40 +97,56 @@ func TestDataSettlesWhenMade(t *testing.T) {
 	}
 }
 
-func TestDirectorySettlesWhenDataIsMadeInIt(t *testing.T) {
-	w := newWorld(t)
-	p := w.run(10, 100, 0)
-	w.make(name, KindMkdir, p, Directory, "")
-	if _, held := w.entry(name); !held {
-		t.Fatal("not a lock")
-	}
-	w.files.put(name+"/README", "some text\n", w.now())
-	w.store.Written(name, &Sighting{})
-	if _, held := w.entry(name); held || !w.visible(name) {
-		t.Error("it is still a lock")
+// TestDirectoryIsALockWithAFewNotes: a lock directory may have a few short texts in it. Anything more is
+// data.
+func TestDirectoryIsALockWithAFewNotes(t *testing.T) {
+	for what, add := range map[string]func(w *world){
+		"a fifth text":     func(w *world) { w.files.put(name+"/5", "", w.now()) },
+		"a directory":      func(w *world) { delete(w.files.files, name+"/4"); w.files.make(name+"/dir", Directory, "", w.now()) },
+		"a long text":      func(w *world) { w.files.put(name+"/4", strings.Repeat("x", 4097), w.now()) },
+		"what is no text":  func(w *world) { w.files.put(name+"/4", "\x00\x01", w.now()) },
+		"a copy of a lock": func(w *world) { w.files.put(name+"/4", "999 1764000000\n", w.now()) },
+	} {
+		w := newWorld(t)
+		p := w.run(10, 100, 0)
+		w.make(name, verdict.KindMkdir, p, Directory, "")
+		for _, note := range []string{"1", "2", "3", "4"} {
+			w.files.put(name+"/"+note, "a few words\n", w.now())
+		}
+		w.store.Written(name, &Sighting{})
+		if e, held := w.entry(name); !held || e.Holder.PID != 10 {
+			t.Errorf("with four notes: %+v", e)
+		}
+		add(w)
+		w.store.Written(name, &Sighting{})
+		if _, held := w.entry(name); held || !w.visible(name) {
+			t.Errorf("with %s: it is still a lock", what)
+		}
 	}
 }
 
 func TestFileInADirectoryNamesTheHolder(t *testing.T) {
-	w := newWorld(t)
-	shell, mkdir := script(w)
-	daemon := w.run(50, 50, 0)
-	w.make(name, KindMkdir, mkdir, Directory, "")
-	w.files.put(name+"/owner.json", `{"pid":50}`, w.now())
-	w.files.put(name+"/note", "who reads this\n", w.now())
-	w.store.Written(name, &Sighting{})
-	if e, _ := w.entry(name); e.Holder.PID != daemon.PID || e.Judgment.Rule != RuleNamed {
-		t.Errorf("%+v", e)
+	for entry, text := range map[string]string{"owner.json": `{"pid":500}`, "owner": "500 1764000000\n", "info": "taken by 500\n", "500": "", "host-500": ""} {
+		w := newWorld(t)
+		shell, mkdir := script(w)
+		daemon := w.run(500, 50, 0)
+		w.parents[500] = shell.PID
+		w.make(name, verdict.KindMkdir, mkdir, Directory, "")
+		w.end(mkdir, bootid.ExitSuccess, true)
+		w.files.put(name+"/"+entry, text, w.now())
+		w.files.put(name+"/note", "read this\n", w.now())
+		w.store.Written(name, &Sighting{})
+		if e, _ := w.entry(name); e.Holder.PID != daemon.PID || e.Judgment.Rule != verdict.RuleNamed {
+			t.Errorf("%s: %+v", entry, e)
+		}
+		w.end(daemon, bootid.ExitSignal, true)
+		if w.visible(name) {
+			t.Errorf("%s: its holder was killed; the script never was the holder", entry)
+		}
+		if kept := w.store.Reclaimed(); len(kept) != 1 || kept[0].Size == 0 {
+			t.Errorf("%s: kept %+v", entry, kept)
+		}
 	}
-	w.end(mkdir, bootid.ExitSuccess, true)
-	w.end(daemon, bootid.ExitSuccess, true)
-	if w.visible(name) {
-		t.Error("its holder has ended; the script never was")
-	}
-	if kept := w.store.Reclaimed(); len(kept) != 1 || kept[0].Size == 0 {
-		t.Errorf("kept %+v", kept)
-	}
-	_ = shell
 }
 
 // TestTextThatMayNameSomebody: host-pid and the like are a name only when that process is
@@ -140,15 +158,15 @@ func TestTextThatMayNameSomebody(t *testing.T) {
 	if _, held := w.entry("data.lock"); held || !w.visible("data.lock") {
 		t.Error("text with a number in it is a lock")
 	}
-	w.take("a.lock", p, "box:10\n")
-	w.make("b.lock", KindSymlink, p, Symlink, "me@box.10:1764000000")
+	w.take("a.lock", p, "here:10\n")
+	w.make("b.lock", verdict.KindSymlink, p, Symlink, "me@here.10:1764000000")
 	w.restart()
 	for _, lock := range []string{"a.lock", "b.lock"} {
-		if e, _ := w.entry(lock); e.Holder.PID != 10 || e.Judgment.Rule != RuleNamed {
+		if e, _ := w.entry(lock); e.Holder.PID != 10 || e.Judgment.Rule != verdict.RuleNamed {
 			t.Errorf("%s: %+v", lock, e)
 		}
 	}
-	w.end(p, bootid.ExitSuccess, true)
+	w.end(p, bootid.ExitFailure, true)
 	if w.visible("a.lock") || w.visible("b.lock") {
 		t.Error("their holder has ended")
 	}
@@ -159,9 +177,9 @@ func TestPIDFile(t *testing.T) {
 	daemon, other, next := w.run(10, 100, 0), w.run(11, 100, 0), w.run(12, 100, 0)
 	seen := &Sighting{}
 	w.files.put(name, "10\n", w.now())
-	seen.WrittenBy(daemon)
+	seen.WrittenBy(w.store.Writer(daemon, true))
 	w.store.Written(name, seen)
-	if e, _ := w.entry(name); e.Kind != KindPIDFile || e.Holder.PID != 10 {
+	if e, _ := w.entry(name); e.Kind != verdict.KindPIDFile || e.Holder.PID != 10 {
 		t.Fatalf("%+v", e)
 	}
 	admit := func(p bootid.Process, attempt Attempt) bool {
@@ -179,9 +197,9 @@ func TestPIDFile(t *testing.T) {
 		t.Fatal("it was removed under those who have it open")
 	}
 	w.files.put(name, "12\n", w.now())
-	seen.WrittenBy(next)
+	seen.WrittenBy(w.store.Writer(next, true))
 	w.store.Written(name, seen)
-	if e, _ := w.entry(name); e.Kind != KindPIDFile || e.Holder.PID != 12 || e.Verdict != Live {
+	if e, _ := w.entry(name); e.Kind != verdict.KindPIDFile || e.Holder.PID != 12 || e.Verdict != verdict.Live {
 		t.Errorf("taken over as %+v", e)
 	}
 	w.files.opened = nil
@@ -197,7 +215,7 @@ func TestOrdinaryFileThatNamesAnother(t *testing.T) {
 	for _, payload := range []string{"11\n", "99\n", "data\n", ""} {
 		seen := &Sighting{}
 		w.files.put(name, payload, w.now())
-		seen.WrittenBy(p)
+		seen.WrittenBy(w.store.Writer(p, true))
 		w.store.Written(name, seen)
 		if _, held := w.entry(name); held {
 			t.Errorf("%q: it is a lock", payload)
@@ -208,7 +226,7 @@ func TestOrdinaryFileThatNamesAnother(t *testing.T) {
 
 func TestReleaseOnClose(t *testing.T) {
 	w := newWorld(t)
-	w.store.onClose = func(lock string) bool { return lock == name }
+	w.store.attributes = func(lock string) Attributes { return Attributes{Close: lock == name} }
 	p := w.run(10, 100, 0)
 	w.take(name, p, "10\n")
 	w.take("other.lock", p, "10\n")
@@ -260,7 +278,7 @@ func TestStrangersAreTheOthers(t *testing.T) {
 func TestTheNextCommandIsNoStranger(t *testing.T) {
 	w := newWorld(t)
 	shell, mkdir := script(w)
-	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.make(name, verdict.KindMkdir, mkdir, Directory, "")
 	w.end(mkdir, bootid.ExitSuccess, false)
 	touch := w.run(31, 31, 0)
 	w.parents[touch.PID] = shell.PID
@@ -277,7 +295,7 @@ func TestHiddenNamedProcessIsUnknown(t *testing.T) {
 	w.hidden[20] = true
 	w.take(name, p, "20\n")
 	w.end(p, bootid.ExitSuccess, true)
-	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown {
+	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != verdict.Unknown {
 		t.Errorf("%+v", e)
 	}
 }
@@ -298,7 +316,7 @@ func TestRecordOfAnotherPIDNamespace(t *testing.T) {
 		w.end(p, bootid.ExitUnknown, false)
 		w.namespace = c.now
 		w.open()
-		if e, held := w.entry(name); held != c.unknown || held && e.Verdict != Unknown {
+		if e, held := w.entry(name); held != c.unknown || held && e.Verdict != verdict.Unknown {
 			t.Errorf("%+v: %+v", c, e)
 		}
 	}
@@ -309,7 +327,7 @@ func TestContainerOfAScriptEnds(t *testing.T) {
 	w := newWorld(t)
 	w.namespace = bootid.Namespace{Inode: 7, Started: 100}
 	shell, mkdir := script(w)
-	w.make(name, KindMkdir, mkdir, Directory, "")
+	w.make(name, verdict.KindMkdir, mkdir, Directory, "")
 	w.end(mkdir, bootid.ExitSuccess, true)
 	w.visible(name)
 	w.store.Close()

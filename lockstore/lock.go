@@ -5,28 +5,8 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
-
-// Kind is how a lock came to be at its name.
-type Kind string
-
-// The kinds of section 4 of the design. All but KindPIDFile are exclusive: the
-// existence of the name is the lock.
-const (
-	KindCreate  Kind = "create" // open(2) with O_EXCL
-	KindMkdir   Kind = "mkdir"
-	KindSymlink Kind = "symlink"
-	KindLink    Kind = "link"
-	KindRename  Kind = "rename" // onto a free name
-	// KindFound: there already when latchfs first saw it, nobody knows how it was made.
-	KindFound Kind = "found"
-	// KindPIDFile: an ordinary file that names its writer, or one of its family.
-	KindPIDFile Kind = "pid-file"
-)
-
-// inherited says that such a lock is made by a command that ends at once, in the service of
-// an ancestor.
-func (k Kind) inherited() bool { return k == KindMkdir || k == KindSymlink || k == KindLink }
 
 // Lock is the record of one lock, as it is kept in the journal. It is a value: the
 // store hands out copies.
@@ -34,7 +14,7 @@ type Lock struct {
 	// Name is the path of the lock file, relative to the mount's root.
 	Name string
 	// Kind is how it was made.
-	Kind Kind
+	Kind verdict.Kind
 	// Generation grows with every acquisition in the mount: a fencing token.
 	Generation uint64
 	// Made is when it was acquired.
@@ -54,7 +34,9 @@ type Lock struct {
 	// they can come to hold it.
 	Ancestors []bootid.Process
 	// Rule is how Holder was found.
-	Rule Rule
+	Rule verdict.Rule
+	// Left says that its holder was seen to end with status 0 and left it.
+	Left bool
 }
 
 // origin is where and under what a lock was made: all of this boot have it in common.
@@ -76,8 +58,9 @@ type kept struct {
 	origin          *origin
 	Creator, Holder *bootid.Process // never nil
 	lineage         *lineage        // nil without ancestors
-	kind            uint8           // of kinds
-	rule            uint8           // of rules
+	kind            uint8           // of verdict.Kinds
+	rule            uint8           // of verdict.Rules
+	left            bool            // its holder was seen to end with status 0
 }
 
 // lineage is the ancestors of a lock's creator.
@@ -86,17 +69,11 @@ type lineage struct {
 	watched   []*watched // nil if they are those of another boot
 }
 
-// kinds and rules are all there are: a kept lock has their numbers.
-var (
-	kinds = [...]Kind{KindCreate, KindMkdir, KindSymlink, KindLink, KindRename, KindFound, KindPIDFile}
-	rules = [...]Rule{RuleNamed, RuleCreator, RuleDescriptor, RuleAncestor, RuleNobody}
-)
-
 // numberOf is the position of value, which is one of all.
 func numberOf[T comparable](all []T, value T) uint8 { return uint8(slices.Index(all, value)) }
 
-func (k *kept) Kind() Kind { return kinds[k.kind] }
-func (k *kept) Rule() Rule { return rules[k.rule] }
+func (k *kept) Kind() verdict.Kind { return verdict.Kinds[k.kind] }
+func (k *kept) Rule() verdict.Rule { return verdict.Rules[k.rule] }
 
 func (k *kept) ancestors() []bootid.Process {
 	if k.lineage == nil {
@@ -109,7 +86,7 @@ func (k *kept) ancestors() []bootid.Process {
 func keep(l Lock, began time.Time, at *origin, creator, holder *bootid.Process) kept {
 	k := kept{
 		Name: l.Name, Generation: l.Generation, made: l.Made.Sub(began), origin: at, Creator: creator, Holder: holder,
-		kind: numberOf(kinds[:], l.Kind), rule: numberOf(rules[:], l.Rule),
+		kind: numberOf(verdict.Kinds[:], l.Kind), rule: numberOf(verdict.Rules[:], l.Rule), left: l.Left,
 	}
 	if len(l.Ancestors) > 0 {
 		k.lineage = &lineage{processes: l.Ancestors}
@@ -122,6 +99,6 @@ func (k *kept) lock(began time.Time) Lock {
 	return Lock{
 		Name: k.Name, Kind: k.Kind(), Generation: k.Generation, Made: began.Add(k.made),
 		BootID: k.origin.BootID, MachineID: k.origin.MachineID, Namespace: k.origin.Namespace,
-		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(),
+		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(), Left: k.left,
 	}
 }

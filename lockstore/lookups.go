@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // lookup is what was found of a pid.
@@ -21,7 +22,7 @@ func newLookups() *answers[int, lookup] {
 // then. An answer of a moment ago is only good for a file that was written before it: who
 // wrote that one was there then, or has ended.
 func (s *Store) processFor(pid int, written time.Time) (bootid.Process, error) {
-	found := s.lookups.get(pid, func(at time.Time) bool { return written.Before(at.Add(-startTolerance)) }, func() lookup {
+	found := s.lookups.get(pid, func(at time.Time) bool { return written.Before(at.Add(-verdict.StartTolerance)) }, func() lookup {
 		p, err := s.sys.Process(pid)
 		return lookup{p, err}
 	})

@@ -3,6 +3,7 @@ package lockstore
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,8 +30,12 @@ type watched struct {
 	records   map[*record]struct{}
 	endedAt   time.Time // zero while it runs as far as is known
 	ancestors []bootid.Process
-	asked     bool // ancestors are those it had when first asked
+	asked     bool             // ancestors are those it had when first asked
+	children  []bootid.Process // some, which it named in a lock
 }
+
+// maxChildren is how many of its children a process is remembered to have named.
+const maxChildren = 8
 
 // processes are the watched ones: one watch a process and not a lock.
 type processes struct {
@@ -100,6 +105,26 @@ func (ps *processes) ancestors(p bootid.Process) []bootid.Process {
 		w.ancestors, w.asked = chain, true
 	}
 	return chain
+}
+
+// relatives are the processes that w is known to be related to, whether they run or not.
+func (ps *processes) relatives(w *watched) []bootid.Process {
+	if w == nil {
+		return nil
+	}
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return slices.Concat(w.ancestors, w.children)
+}
+
+// addChild remembers a child of w.
+func (ps *processes) addChild(w *watched, child bootid.Process) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	if len(w.children) == maxChildren {
+		w.children = w.children[1:]
+	}
+	w.children = append(w.children, child)
 }
 
 // detach ends that dependence.

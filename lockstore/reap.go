@@ -6,7 +6,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"latchfs/bootid"
+	"latchfs/lockstore/payload"
+	"latchfs/lockstore/verdict"
 )
 
 // processEnded looks again at every lock that depended on a process that has ended.
@@ -23,7 +24,7 @@ func (s *Store) processEnded(w *watched) {
 func (s *Store) reap(r *record) { s.end(r, Reaped, s.judge) }
 
 // end reclaims r if decide says that it is stale.
-func (s *Store) end(r *record, transition Transition, decide func(*record) decision) {
+func (s *Store) end(r *record, transition Transition, decide func(*record) verdict.Decision) {
 	section, ok := s.enterRecord(r)
 	if !ok {
 		return
@@ -32,7 +33,7 @@ func (s *Store) end(r *record, transition Transition, decide func(*record) decis
 	section.readNow(r)
 	d := decide(r)
 	switch {
-	case d.Verdict != Stale:
+	case d.Verdict != verdict.Stale:
 		section.settle(r, d)
 		s.lookSoon(section.name)
 	case transition == Reaped && !section.removable(r):
@@ -78,9 +79,9 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	}
 	name, kind := r.Name, r.Kind()
 	s.mu.Unlock()
-	if kind == KindCreate && s.onClose(name) {
-		s.end(r, Released, func(*record) decision {
-			return decision{stale("", RuleDescriptor, "the descriptor it was made with is closed"), *r.Holder}
+	if kind == verdict.KindCreate && s.attributes(name).Close {
+		s.end(r, Released, func(*record) verdict.Decision {
+			return verdict.Released(verdict.RuleDescriptor, *r.Holder, "the descriptor it was made with is closed")
 		})
 		return
 	}
@@ -98,9 +99,14 @@ func (s *Store) Written(name string, seen *Sighting) {
 	r := s.locks[name]
 	s.mu.Unlock()
 	switch {
-	case r != nil && r.Kind() == KindPIDFile:
+	case r != nil && r.Kind() == verdict.KindPIDFile:
 		s.rewritten(r, seen)
 	case r != nil:
+		if w := seen.Writer(); w != nil && r.creator != nil {
+			for _, p := range w.relatives {
+				s.processes.addChild(r.creator, p)
+			}
+		}
 		s.written(r)
 	default:
 		section := s.Enter(name)
@@ -123,18 +129,42 @@ func (s *Store) written(r *record) {
 // identify does so within the section.
 func (s *Store) identify(r *record) {
 	l := s.state(r)
-	c, err := s.inspect(l.Name)
+	c, err := s.inspectOwn(&l)
 	if err != nil {
 		return
 	}
-	named, err := s.named(l.Creator, c)
 	switch {
-	case err == nil:
-		s.pass(r, named, RuleNamed)
-	case l.Kind == KindFound || l.open || l.closedByEnd:
+	case c.named.Known():
+		s.pass(r, c.named, verdict.RuleNamed)
+	case l.Kind == verdict.KindFound || l.open || l.closedByEnd || c.hidden != nil:
 		// Judged as a whole, when that is over.
-	case c.Class == Data || c.Weak && l.Rule != RuleNamed && !errors.Is(err, bootid.ErrHidden):
-		s.drop(r, Dropped)
+	case c.claim.Class == payload.Data, c.claim.Class == payload.Empty && l.Kind == verdict.KindRename && !s.attributes(l.Name).Opaque:
+		s.settleFile(r)
+	}
+}
+
+// settleFile ends a lock that turned out to be none; its file stays. That is remembered. It is called
+// within the section.
+func (s *Store) settleFile(r *record) {
+	c := Section{store: s, name: r.Name}
+	s.drop(r, Dropped)
+	if found, err := s.inspect(c.name, s.nobodys()); err == nil {
+		c.remember(found)
+	}
+}
+
+// Wrote tells that text was written to the file a lock was made with. If it has the number of a child
+// of the lock's maker, that is remembered: when the text is read, the maker may have ended, and then
+// nothing tells whose child that was. The maker or whoever has its descriptor waits meanwhile.
+func (s *Store) Wrote(d *Descriptor, text [][]byte) {
+	maker := d.record.creator
+	if maker == nil || len(text) != 1 {
+		return
+	}
+	for _, pid := range payload.Numbers(text[0], maker.process.NSPID) {
+		if p, err := s.sys.InNamespace(pid, maker.process); err == nil && descends(s.sys, p, maker.process) {
+			s.processes.addChild(maker, p)
+		}
 	}
 }
 
@@ -144,11 +174,11 @@ func (s *Store) rewritten(r *record, seen *Sighting) {
 	if !ok {
 		return
 	}
-	writer := seen.writer.Load()
-	if found, err := s.inspect(section.name); err == nil && writer != nil && !writer.Same(*r.Creator) {
-		if holder, err := s.named(*writer, found); err == nil && !holder.Same(*r.Holder) && related(s.sys, holder, *writer) {
+	if writer := seen.Writer(); writer != nil && writer.MayRemove && !writer.Same(*r.Creator) {
+		found, err := s.inspect(section.name, s.familyOfWriter(writer))
+		if err == nil && found.named.Known() && !found.named.Same(*r.Holder) {
 			s.drop(r, Released)
-			section.adoptPIDFile(*writer, found)
+			section.adoptPIDFile(writer, found)
 			section.Leave()
 			return
 		}
@@ -159,14 +189,14 @@ func (s *Store) rewritten(r *record, seen *Sighting) {
 
 // reclaim removes a stale or released lock and its file; what the file holds is kept
 // first. It returns an error if all stays as it was.
-func (c Section) reclaim(r *record, j Judgment, transition Transition) error {
+func (c Section) reclaim(r *record, j verdict.Judgment, transition Transition) error {
 	s := c.store
 	log := s.log.WithFields(fields(r.lock(s.began))).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
 	c.freeing()
 	err := s.takeAway(c.name, r.Generation, j.Reason)
 	if errors.Is(err, errTooLarge) {
 		log.Warn("a stale lock stays as an ordinary file: it holds more than is kept")
-		s.drop(r, Dropped)
+		s.settleFile(r)
 		return err
 	} else if err != nil {
 		log.WithError(err).Error("a stale lock could not be removed")
@@ -181,7 +211,7 @@ func (c Section) reclaim(r *record, j Judgment, transition Transition) error {
 }
 
 // takeAway removes the file at a lock name, keeping what it holds.
-func (s *Store) takeAway(name string, generation uint64, reason Reason) error {
+func (s *Store) takeAway(name string, generation uint64, reason verdict.Reason) error {
 	file, err := s.files.Stat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/lockstore/verdict"
 )
 
 const (
@@ -37,8 +39,8 @@ type Reclaimed struct {
 	// File is its path now.
 	File       string
 	Generation uint64
-	Time       time.Time // when it was removed
-	Reason     Reason    // empty if it was released
+	Time       time.Time      // when it was removed
+	Reason     verdict.Reason // empty if it was released
 	// Name is what it was in the mount; only its end if that is long.
 	Name string
 	Size int64 // bytes
@@ -97,7 +99,7 @@ func parseReclaimed(name string) (r Reclaimed, ok bool) {
 	r.Generation, errs[0] = strconv.ParseUint(parts[0], 10, 64)
 	r.Time, errs[1] = time.Parse(reclaimedTime, parts[1])
 	r.Name, errs[2] = url.PathUnescape(parts[3])
-	r.Reason = Reason(parts[2])
+	r.Reason = verdict.Reason(parts[2])
 	return r, errors.Join(errs[:]...) == nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // What a journal record does when it is replayed. Replaying one twice, or onto a
@@ -18,7 +19,10 @@ const (
 	opPutFirst   = 1 // a lock made with O_EXCL, as the first version of latchfs wrote it
 	opDelete     = 2 // a lock of that name and generation is gone
 	opGeneration = 3 // generations up to this one have been given out
-	opPut        = 4 // a lock is as described
+	opPutSecond  = 4 // a lock is as described, in the form of the second version
+	opPut        = 5 // a lock is as described
+	opSettle     = 6 // the file of that name is no lock, as long as it is the same file
+	opUnsettle   = 7 // that does not count any more
 )
 
 var errShortRecord = errors.New("record ends early")
@@ -40,7 +44,26 @@ func appendPut(b []byte, l *Lock) []byte {
 	for i := range l.Ancestors {
 		b = appendProcess(b, l.Ancestors[i])
 	}
-	return b
+	return binary.AppendUvarint(b, uint64(numberOfBool(l.Left)))
+}
+
+func numberOfBool(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func appendSettle(b []byte, name string, file settledFile) []byte {
+	b = append(b, opSettle)
+	b = appendString(b, name)
+	b = binary.AppendUvarint(b, uint64(file.uid))
+	b = appendString(b, file.identity)
+	return append(b, file.sum[:]...)
+}
+
+func appendUnsettle(b []byte, name string) []byte {
+	return appendString(append(b, opUnsettle), name)
 }
 
 func appendDelete(b []byte, name string, generation uint64) []byte {
@@ -60,6 +83,8 @@ func appendProcess(b []byte, p bootid.Process) []byte {
 	b = binary.AppendUvarint(b, p.PIDNamespace)
 	b = binary.AppendVarint(b, int64(p.NSPID))
 	b = binary.AppendUvarint(b, uint64(p.UID))
+	b = binary.AppendUvarint(b, uint64(p.Group))
+	b = binary.AppendUvarint(b, uint64(p.Session))
 	return appendString(b, p.Command)
 }
 
@@ -112,16 +137,17 @@ type decoder struct {
 	rest     []byte
 	err      error
 	interned *interned
+	op       byte // of the record: processes are written in two forms
 }
 
-// lock reads a lock, as the first version of latchfs wrote it or as a whole.
-func (d *decoder) lock(whole bool) kept {
+// lock reads a lock of any version.
+func (d *decoder) lock() kept {
 	l := kept{Name: string(d.bytes()), Generation: d.uvarint(), made: time.Duration(d.varint())}
 	boot, machine := d.bytes(), d.bytes()
 	l.Creator, l.Holder = d.shared(), d.shared()
-	rule, kind := d.bytes(), []byte(KindCreate)
+	rule, kind := d.bytes(), []byte(verdict.KindCreate)
 	var namespace bootid.Namespace
-	if whole {
+	if d.op != opPutFirst {
 		kind = d.bytes()
 		namespace = bootid.Namespace{Inode: d.uvarint(), Started: d.uvarint()}
 		// A process takes at least one byte, so that a false number allocates nothing.
@@ -134,10 +160,13 @@ func (d *decoder) lock(whole bool) kept {
 			}
 		}
 	}
+	if d.op == opPut {
+		l.left = d.uvarint() != 0
+	}
 	if d.err != nil {
 		return l
 	}
-	k, r := indexOf(kinds[:], kind), indexOf(rules[:], rule)
+	k, r := indexOf(verdict.Kinds[:], kind), indexOf(verdict.Rules[:], rule)
 	if k < 0 || r < 0 {
 		d.err = fmt.Errorf("kind %q, rule %q: %w", string(kind), string(rule), ErrNewerFormat)
 		return l
@@ -156,7 +185,7 @@ func indexOf[T ~string](all []T, text []byte) int {
 func (d *decoder) shared() *bootid.Process {
 	from := d.rest
 	d.bytes()
-	for range 5 {
+	for range d.processNumbers() {
 		d.uvarint()
 	}
 	d.bytes()
@@ -167,7 +196,7 @@ func (d *decoder) shared() *bootid.Process {
 	case i.process != nil && bytes.Equal(encoded, i.encoded):
 	default:
 		if i.process = i.processes[string(encoded)]; i.process == nil {
-			p := (&decoder{rest: encoded, interned: i}).process()
+			p := (&decoder{rest: encoded, interned: i, op: d.op}).process()
 			i.process = &p
 			i.processes[string(encoded)] = &p
 		}
@@ -176,16 +205,39 @@ func (d *decoder) shared() *bootid.Process {
 	return d.interned.process
 }
 
+// processNumbers is how many numbers there are in a process, between its boot id and its command.
+func (d *decoder) processNumbers() int {
+	if d.op == opPut {
+		return 7
+	}
+	return 5
+}
+
 func (d *decoder) process() bootid.Process {
-	return bootid.Process{
+	p := bootid.Process{
 		BootID:       d.string(),
 		PID:          int(d.varint()),
 		StartTime:    d.uvarint(),
 		PIDNamespace: d.uvarint(),
 		NSPID:        int(d.varint()),
 		UID:          uint32(d.uvarint()),
-		Command:      d.string(),
 	}
+	if d.op == opPut {
+		p.Group, p.Session = int(d.uvarint()), int(d.uvarint())
+	}
+	p.Command = d.string()
+	return p
+}
+
+// settled reads what appendSettle wrote, behind the operation.
+func (d *decoder) settled() (name string, file settledFile) {
+	name, file.uid, file.identity = string(d.bytes()), uint32(d.uvarint()), string(d.bytes())
+	if len(d.rest) < len(file.sum) {
+		d.fail()
+		return name, file
+	}
+	d.rest = d.rest[copy(file.sum[:], d.rest):]
+	return name, file
 }
 
 func (d *decoder) byte() byte {

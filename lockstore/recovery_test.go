@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // BenchmarkRecovery opens a store that holds 100,000 locks of 100 processes.
@@ -17,7 +18,7 @@ func BenchmarkRecovery(b *testing.B) {
 	}
 	for i := range locks {
 		section := w.store.Enter(fmt.Sprintf("agents/main/sessions/%08d.jsonl.lock", i))
-		if _, err := section.Acquire(KindCreate, all[i%processes]); err != nil {
+		if _, err := section.Acquire(verdict.KindCreate, all[i%processes]); err != nil {
 			b.Fatal(err)
 		}
 		section.Leave()

@@ -8,6 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // Operator is who asks for the release of a lock that may be another's.
@@ -36,24 +37,28 @@ func (s *Store) ReleaseFor(name string, o Operator) error {
 		return fmt.Errorf("%s: %w", name, ErrNotOperator)
 	}
 	var refused error
-	released := ErrNoLock // somebody else was quicker
-	s.end(r, Released, func(r *record) decision {
+	result := ErrNoLock // somebody else was quicker
+	s.end(r, Released, func(r *record) verdict.Decision {
 		d := s.judge(r)
 		switch {
-		case d.Verdict == Settled:
+		case d.Verdict == verdict.Settled:
 			return d
-		case d.Verdict == Live && !o.Force:
-			refused = fmt.Errorf("%s: %w by %v", name, ErrHeld, d.holder)
+		case d.Verdict == verdict.Live && !o.Force:
+			refused = fmt.Errorf("%s: %w by %v", name, ErrHeld, d.Holder)
 			return d
 		}
-		released = nil
-		return decision{stale(d.Reason, d.Rule, "released by an operator; %s", d.Evidence), d.holder}
+		result = nil
+		if d.Verdict != verdict.Stale {
+			d.Reason = ""
+		}
+		d.Verdict, d.Evidence = verdict.Stale, "released by an operator; "+d.Evidence
+		return d
 	})
 	switch {
 	case refused != nil:
 		return refused
-	case released != nil:
-		return fmt.Errorf("%s: %w", name, released)
+	case result != nil:
+		return fmt.Errorf("%s: %w", name, result)
 	}
 	s.log.WithFields(fields(s.state(r).Lock)).WithFields(logrus.Fields{"operator": o.Process.String(), "uid": o.UID, "force": o.Force}).
 		Info("an operator released a lock")

@@ -74,7 +74,7 @@ func locksLeft(journal io.ReaderAt, size int64) int {
 	n, f := 0, readFrames(journal, size)
 	for payload := f.next(); payload != nil; payload = f.next() {
 		switch payload[0] {
-		case opPut, opPutFirst:
+		case opPut, opPutSecond, opPutFirst:
 			n++
 		case opDelete:
 			n--
@@ -87,14 +87,16 @@ func locksLeft(journal io.ReaderAt, size int64) int {
 type replayed struct {
 	locks      map[string]*record // as those of a store that began in 1970
 	inOrder    []*record          // the same, and some that are gone, as they were put
-	generation uint64             // the highest that was given out
-	end        int64              // of the last whole frame, in bytes; 0 if not even the header is whole
+	settled    map[string]settledFile
+	version    uint32 // of the format
+	generation uint64 // the highest that was given out
+	end        int64  // of the last whole frame, in bytes; 0 if not even the header is whole
 	interned   *interned
 }
 
 // newReplayed has room for so many locks.
 func newReplayed(locks int) *replayed {
-	return &replayed{locks: make(map[string]*record, locks), inOrder: make([]*record, 0, locks), interned: newInterned()}
+	return &replayed{locks: make(map[string]*record, locks), inOrder: make([]*record, 0, locks), settled: make(map[string]settledFile), interned: newInterned()}
 }
 
 // replayJournal applies the whole frames of a journal. It returns ErrNewerFormat, or what the system says. Progress, which
@@ -107,11 +109,13 @@ func replayJournal(journal io.ReaderAt, size int64, progress func(done, all int)
 		crc32.Checksum(header[:headerSize-4], castagnoli) != binary.LittleEndian.Uint32(header[headerSize-4:]) {
 		return newReplayed(0), nil
 	}
-	if version := binary.LittleEndian.Uint32(header[len(journalMagic):]); version > journalVersion {
+	version := binary.LittleEndian.Uint32(header[len(journalMagic):])
+	if version > journalVersion {
 		return nil, fmt.Errorf("version %d, this latchfs reads up to %d: %w", version, journalVersion, ErrNewerFormat)
 	}
 	// It is faster to read the journal twice than to have the map grow.
 	r, f := newReplayed(locksLeft(journal, size)), readFrames(journal, size)
+	r.version = version
 	for r.end = f.end; ; r.end = f.end {
 		payload := f.next()
 		if payload == nil {
@@ -132,9 +136,9 @@ func replayJournal(journal io.ReaderAt, size int64, progress func(done, all int)
 func (r *replayed) apply(payload []byte) error {
 	d := decoder{rest: payload, interned: r.interned}
 	for len(d.rest) > 0 && d.err == nil {
-		switch op := d.byte(); op {
-		case opPut, opPutFirst:
-			l := &record{kept: d.lock(op == opPut)}
+		switch d.op = d.byte(); d.op {
+		case opPut, opPutSecond, opPutFirst:
+			l := &record{kept: d.lock()}
 			if d.err != nil {
 				break
 			}
@@ -152,8 +156,14 @@ func (r *replayed) apply(payload []byte) error {
 			}
 		case opGeneration:
 			r.generation = max(r.generation, d.uvarint())
+		case opSettle:
+			if name, file := d.settled(); d.err == nil {
+				r.settled[name] = file
+			}
+		case opUnsettle:
+			delete(r.settled, string(d.bytes()))
 		default:
-			return fmt.Errorf("operation %d: %w", op, ErrNewerFormat)
+			return fmt.Errorf("operation %d: %w", d.op, ErrNewerFormat)
 		}
 	}
 	return d.err

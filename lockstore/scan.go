@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/payload"
+	"latchfs/lockstore/verdict"
 )
 
 // Scanner judges the lock files of a directory for which there are no records.
@@ -14,41 +16,40 @@ type Scanner struct{ store Store }
 func NewScanner(sys bootid.System, files Files, staleAfter time.Duration) *Scanner {
 	return &Scanner{Store{
 		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, now: time.Now, lookups: newLookups(),
+		attributes: noAttributes,
 	}}
 }
 
 // Scanned is a lock file and what is known of it. Its verdict is Settled if it is none of
 // latchfs's business.
 type Scanned struct {
-	Judgment
+	verdict.Judgment
 	File   File
-	Class  Class
+	Class  payload.Class
 	Holder bootid.Process
 }
 
 // Judge decides on the file at name, or returns an error of Files.
 func (s *Scanner) Judge(name string) (Scanned, error) {
-	c, err := s.store.inspect(name)
+	c, err := s.store.inspect(name, s.store.nobodys())
 	if err != nil {
 		return Scanned{}, err
 	}
-	d := s.store.judgeFound(c)
-	if c.Class == Empty && s.store.files.Local() {
-		d.Judgment = s.store.aged(c.Changed, RuleNobody, "it is empty")
-		if d.Verdict == Stale {
-			d.Reason = MissingPID
-		}
+	facts := s.store.foundFacts(c)
+	d := verdict.JudgeFound(facts)
+	if c.form.Class == payload.Empty && s.store.files.Local() {
+		d = verdict.JudgeEmpty(facts)
 	}
-	if d.Verdict == Stale && c.Type == Regular && s.store.files.Opened(name) {
-		d.Judgment = unknown(d.Rule, "%s; but somebody has it open", d.Evidence)
+	if d.Verdict == verdict.Stale && c.Type == Regular && s.store.files.Opened(name) {
+		d.Judgment = verdict.Judgment{Verdict: verdict.Unknown, Rule: d.Rule, Evidence: d.Evidence + "; but a process has it open"}
 	}
-	return Scanned{d.Judgment, c.File, c.Class, d.holder}, nil
+	return Scanned{d.Judgment, c.File, c.form.Class, d.Holder}, nil
 }
 
 // Remove removes the file at name if it is still stale.
 func (s *Scanner) Remove(name string) (removed bool, err error) {
 	found, err := s.Judge(name)
-	if err != nil || found.Verdict != Stale {
+	if err != nil || found.Verdict != verdict.Stale {
 		return false, err
 	}
 	return true, s.store.files.Remove(name)

@@ -9,7 +9,12 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/payload"
+	"latchfs/lockstore/verdict"
 )
+
+// restoredAge is how long before a lock was made the time of its file has to be for the file to be a copy.
+const restoredAge = time.Minute
 
 // releaseGrace is how long a look at a lock whose creator has just ended waits for
 // word that its descriptor is closed. The kernel sends that word before it tells of the
@@ -34,6 +39,7 @@ func (c Section) Look(file *File, seen *Sighting) (visible bool) {
 		if r != nil {
 			c.store.drop(r, Released)
 		}
+		c.forget()
 		c.freed()
 		return false
 	case r != nil:
@@ -53,7 +59,7 @@ func (c Section) lookRecorded() bool {
 	}
 	c.readNow(r)
 	d := c.store.judge(r)
-	if d.Verdict == Live && d.Rule == RuleDescriptor && c.store.awaitClose(r) {
+	if d.Verdict == verdict.Live && d.Rule == verdict.RuleDescriptor && c.store.awaitClose(r) {
 		d = c.store.judge(r)
 	}
 	return c.settle(r, d)
@@ -61,24 +67,44 @@ func (c Section) lookRecorded() bool {
 
 // settle does what follows from a decision on r: nothing while it is live or unknown
 // but for passing it on to another holder. It says whether the file is still there.
-func (c Section) settle(r *record, d decision) bool {
+func (c Section) settle(r *record, d verdict.Decision) bool {
 	s := c.store
 	switch d.Verdict {
-	case Live:
-		s.pass(r, d.holder, d.Rule)
-	case Settled:
-		s.drop(r, Dropped)
-	case Stale:
+	case verdict.Live:
+		s.pass(r, d.Holder, d.Rule)
+	case verdict.Unknown:
+		if d.Reason == verdict.Left {
+			s.left(r)
+		}
+	case verdict.Settled:
+		s.settleFile(r)
+	case verdict.Stale:
 		return !c.removable(r) || c.reclaim(r, d.Judgment, Reaped) != nil
 	}
 	return true
+}
+
+// left records that the holder of r has ended with status 0 and left it: how it ended cannot be asked
+// of the kernel for ever.
+func (s *Store) left(r *record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.left || r.gone {
+		return
+	}
+	r.left = true
+	l := r.lock(s.began)
+	if err := s.journal.put(l, false); err != nil {
+		s.log.WithError(err).WithFields(fields(l)).Error("how the holder of a lock ended could not be journaled")
+	}
+	s.log.WithFields(fields(l)).WithField("reason", verdict.Left).Info("the holder of a lock has ended and left it")
 }
 
 // removable says that the file of a stale lock may go. Those who flock(2) a pid file
 // exclude each other only as long as it is one file, so it stays while anybody has it
 // open.
 func (c Section) removable(r *record) bool {
-	return r.Kind() != KindPIDFile && r.Kind() != KindFound || !c.store.files.Opened(c.name)
+	return r.Kind() != verdict.KindPIDFile && r.Kind() != verdict.KindFound || !c.store.files.Opened(c.name)
 }
 
 // awaitClose waits a moment for the descriptor r was made with to be closed, if its
@@ -108,25 +134,34 @@ func (s *Store) awaitClose(r *record) bool {
 // lookFound judges a file without a record.
 func (c Section) lookFound(file File, seen *Sighting) bool {
 	s := c.store
-	found, err := s.read(c.name, file)
+	writer, family := seen.Writer(), s.nobodys()
+	if writer != nil && file.Type == Regular {
+		family = s.familyOfWriter(writer)
+	}
+	found, err := s.read(c.name, file, family)
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
-	if writer := seen.writer.Load(); writer != nil && file.Type == Regular {
-		if !c.adoptPIDFile(*writer, found) {
-			seen.noLock.Store(file.Changed.UnixNano())
-			return true
-		}
+	if family.writer.Known() && c.adoptPIDFile(writer, found) {
 		return c.lookRecorded()
 	}
-	d := s.judgeFound(found)
-	l := Lock{Name: c.name, Kind: KindFound, Made: found.written, Holder: d.holder, Rule: RuleNamed}
-	switch d.Verdict {
-	case Settled:
+	if writer != nil && file.Type == Regular {
+		c.remember(found)
 		seen.noLock.Store(file.Changed.UnixNano())
-	case Live:
+		return true
+	}
+	if c.remembers(found) {
+		seen.noLock.Store(file.Changed.UnixNano())
+		return true
+	}
+	d := verdict.JudgeFound(s.foundFacts(found))
+	l := Lock{Name: c.name, Kind: verdict.KindFound, Made: found.written, Holder: d.Holder, Rule: verdict.RuleNamed}
+	switch d.Verdict {
+	case verdict.Settled:
+		seen.noLock.Store(file.Changed.UnixNano())
+	case verdict.Live:
 		c.adopt(l)
-	case Stale:
+	case verdict.Stale:
 		l.Generation = s.generation.Add(1)
 		return c.settle(&record{kept: keep(l, s.began, &origin{}, &nobody, &l.Holder), gone: true}, d)
 	}
@@ -134,20 +169,31 @@ func (c Section) lookFound(file File, seen *Sighting) bool {
 }
 
 // adoptPIDFile takes over an ordinary file whose payload names the process that wrote it, or
-// one of its family. It says whether it did.
-func (c Section) adoptPIDFile(writer bootid.Process, found content) bool {
+// one of its family, if that process may remove the file. It says whether it did.
+func (c Section) adoptPIDFile(writer *Writer, found content) bool {
+	if found.Type != Regular || !found.named.Known() || !writer.MayRemove {
+		return false
+	}
+	c.forget()
+	return c.adopt(Lock{
+		Name: c.name, Kind: verdict.KindPIDFile, Made: found.written, Creator: writer.Process, Holder: found.named, Rule: verdict.RuleNamed,
+	})
+}
+
+// TimeSet tells that the process that who returns has set the time of the file of the name. If it is of
+// the family of a lock's maker and the time is well before the lock was made, the file was restored from
+// a copy: it is no lock.
+func (c Section) TimeSet(who func() bootid.Process, at time.Time) {
 	s := c.store
-	if found.Type != Regular || found.Class != Naming {
-		return false
+	r := c.record()
+	if r == nil || r.Kind() == verdict.KindFound {
+		return
 	}
-	holder, err := s.named(writer, found)
-	if err != nil && found.PID == writer.NSPID && !s.boot.Differs(found.BootID) {
-		holder, err = writer, nil // which has ended
+	l := s.state(r)
+	if caller := who(); at.Before(l.Made.Add(-restoredAge)) && (related(s.sys, caller, l.Creator) || related(s.sys, caller, l.Holder)) {
+		s.log.WithFields(fields(l.Lock)).WithField("time", at).Info("a file was restored from a copy: it is no lock")
+		s.settleFile(r)
 	}
-	if err != nil || !related(s.sys, holder, writer) {
-		return false
-	}
-	return c.adopt(Lock{Name: c.name, Kind: KindPIDFile, Made: found.written, Creator: writer, Holder: holder, Rule: RuleNamed})
 }
 
 // adopt records a lock whose file is there. Without space for it in the journal, or for another of its
@@ -164,14 +210,14 @@ func (c Section) adopt(l Lock) bool {
 // makes the file next and calls Made, or Release if it cannot. It returns ErrExists,
 // ErrReserved, ErrTooMany or ErrNoSpace. The Descriptor stands for the open file of KindCreate and is nil for
 // any other kind.
-func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error) {
+func (c Section) Acquire(kind verdict.Kind, creator bootid.Process) (*Descriptor, error) {
 	if err := c.store.admitTaker(c.name, creator); err != nil {
 		return nil, err
 	}
-	l := Lock{Name: c.name, Kind: kind, Made: c.store.now(), Creator: creator, Holder: creator, Rule: RuleCreator}
+	l := Lock{Name: c.name, Kind: kind, Made: c.store.now(), Creator: creator, Holder: creator, Rule: verdict.RuleCreator}
 	if !creator.Known() {
-		l.Rule = RuleNobody
-	} else if kind.inherited() {
+		l.Rule = verdict.RuleNobody
+	} else if kind.ByCommand() {
 		l.Ancestors = c.store.processes.ancestors(creator)
 	}
 	r, err := c.acquire(l)
@@ -179,7 +225,11 @@ func (c Section) Acquire(kind Kind, creator bootid.Process) (*Descriptor, error)
 		return nil, err
 	}
 	c.store.taken(c.name)
-	if kind != KindCreate {
+	if creator.Known() {
+		// Whom the payload may name cannot be asked when the creator has ended.
+		c.store.processes.ancestors(creator)
+	}
+	if kind != verdict.KindCreate {
 		return nil, nil
 	}
 	c.store.mu.Lock()
@@ -194,6 +244,7 @@ func (c Section) acquire(l Lock) (*record, error) {
 	l.BootID, l.MachineID, l.Namespace = s.here.BootID, s.here.MachineID, s.here.Namespace
 	r := &record{kept: keep(l, s.began, s.here, nil, nil)}
 	s.attach(r, &l.Creator, &l.Holder)
+	c.forget()
 	s.mu.Lock()
 	var err error
 	user := l.Creator.UID
@@ -256,15 +307,25 @@ func (c Section) Move(to Section) {
 	s.rename(r, to.name)
 }
 
-// Replaced tells that another file was renamed onto the name. A live lock stays with
-// its holder, whose family did it; any other ends.
-func (c Section) Replaced() {
-	r := c.record()
-	if r == nil {
+// Replaced tells that the process that who returns has renamed another file onto the name. A live lock stays
+// with its holder, whose family did it. Otherwise the name is taken anew by that process, if its file says
+// so.
+func (c Section) Replaced(who func() bootid.Process) {
+	s := c.store
+	if r := c.record(); r != nil {
+		if c.readNow(r); s.judge(r).Verdict == verdict.Live {
+			return
+		}
+		s.drop(r, Released)
+	}
+	file, err := s.files.Stat(c.name)
+	if err != nil {
 		return
 	}
-	if c.readNow(r); c.store.judge(r).Verdict != Live {
-		c.store.drop(r, Released)
+	if _, err := c.Acquire(verdict.KindRename, who()); err == nil {
+		c.Made()
+	} else if found, err := s.read(c.name, file, s.nobodys()); err == nil {
+		c.remember(found)
 	}
 }
 
@@ -293,7 +354,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	if mutated("unguarded") {
 		return nil
 	}
-	if r == nil || attempt.bytes && (r.Kind() == KindPIDFile || r.Kind() == KindFound) {
+	if r == nil || attempt.bytes && (r.Kind() == verdict.KindPIDFile || r.Kind() == verdict.KindFound) {
 		return nil
 	}
 	caller := who()
@@ -302,22 +363,24 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	}
 	c.readNow(r)
 	d := s.judge(r)
-	if d.Verdict != Live {
-		if d.Verdict == Settled {
+	if d.Verdict != verdict.Live {
+		if d.Verdict == verdict.Settled {
 			c.settle(r, d)
 		}
 		return nil
 	}
-	s.pass(r, d.holder, d.Rule)
+	s.pass(r, d.Holder, d.Rule)
 	l := s.state(r).Lock
 	if related(s.sys, caller, l.Holder) || related(s.sys, caller, l.Creator) {
 		return nil
 	}
 	// Word that the descriptor of a data file is closed may still be on its way.
-	if found, err := s.inspect(c.name); err == nil && l.Kind == KindCreate && found.Class == Data &&
-		d.Rule == RuleCreator && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
-		s.drop(r, Dropped)
-		return nil
+	if l := s.state(r); l.Kind == verdict.KindCreate && d.Rule == verdict.RuleCreator {
+		found, err := s.inspectOwn(&l)
+		if err == nil && found.claim.Class == payload.Data && found.hidden == nil && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
+			s.settleFile(r)
+			return nil
+		}
 	}
 	s.log.WithFields(fields(l)).WithFields(logrus.Fields{"caller": caller.String(), "attempt": attempt.what}).
 		Warn("refused: the lock is held")
@@ -330,7 +393,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 func (c Section) Stranger(who func() bootid.Process) bool {
 	s := c.store
 	r := c.record()
-	if r == nil || r.Kind() == KindPIDFile {
+	if r == nil || r.Kind() == verdict.KindPIDFile {
 		return false
 	}
 	caller := who()
@@ -340,10 +403,10 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 	c.readNow(r)
 	// The holder is the one judged now: an ancestor may not be recorded yet.
 	d := s.judge(r)
-	if d.Verdict != Live {
+	if d.Verdict != verdict.Live {
 		return false
 	}
-	return !s.relatedLately(caller, d.holder) && !s.relatedLately(caller, *r.Creator)
+	return !s.relatedLately(caller, d.Holder) && !s.relatedLately(caller, *r.Creator)
 }
 
 // Contend tells of a Stranger who looked the name up.
@@ -357,10 +420,10 @@ func (c Section) Contend(who func() bootid.Process) {
 
 // drop takes r out of the store. A journal that cannot be written does not keep it: its
 // file is gone or no lock, and would be found so after a restart.
-func (s *Store) drop(r *record, transition Transition) { s.dropFor(r, transition, Judgment{}) }
+func (s *Store) drop(r *record, transition Transition) { s.dropFor(r, transition, verdict.Judgment{}) }
 
 // dropFor does so for a stale one.
-func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
+func (s *Store) dropFor(r *record, transition Transition, j verdict.Judgment) {
 	s.mu.Lock()
 	dropped := !r.gone
 	if dropped {
@@ -384,14 +447,14 @@ func (s *Store) dropFor(r *record, transition Transition, j Judgment) {
 	}
 	s.mu.Unlock()
 	s.detach(r)
-	if dropped && transition == Dropped && r.Kind() == KindCreate {
+	if dropped && transition == Dropped && r.Kind() == verdict.KindCreate {
 		s.syncSoon(&s.dropped, dropDelay)
 	}
 	s.compactIfDue()
 }
 
 // pass makes holder the holder of r, if it is not already.
-func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
+func (s *Store) pass(r *record, holder bootid.Process, rule verdict.Rule) {
 	s.mu.Lock()
 	same := r.gone || r.Rule() == rule && (!holder.Known() || holder.Same(*r.Holder))
 	s.mu.Unlock()
@@ -405,9 +468,11 @@ func (s *Store) pass(r *record, holder bootid.Process, rule Rule) {
 	s.mu.Lock()
 	before := r.holder
 	passed := !shared.Same(*r.Holder)
-	r.Holder, r.rule, r.holder = shared, numberOf(rules[:], rule), w
+	r.Holder, r.rule, r.holder = shared, numberOf(verdict.Rules[:], rule), w
 	l := r.lock(s.began)
-	if passed || rule == RuleNamed {
+	r.left = r.left && !passed
+	l.Left = r.left
+	if passed || rule == verdict.RuleNamed {
 		if err := s.journal.put(l, false); err != nil {
 			s.log.WithError(err).WithFields(fields(l)).Error("the new holder of a lock could not be journaled")
 		}
@@ -448,5 +513,5 @@ func (c Section) Descriptor() *Descriptor {
 // Guarded says that there is a lock of the name whose bytes are its holder's too.
 func (c Section) Guarded() bool {
 	r := c.record()
-	return r != nil && r.Kind() != KindPIDFile && r.Kind() != KindFound
+	return r != nil && r.Kind() != verdict.KindPIDFile && r.Kind() != verdict.KindFound
 }

@@ -16,14 +16,17 @@ import (
 	"pgregory.net/rapid"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // simulation is the store on a made-up machine beside a model that is as simple as what users
-// expect: a lock is held as long as its holder runs, under the boot it was taken in, and no longer.
+// expect: a lock is held as long as its holder runs, under the boot it was taken in, and no longer. One that
+// its holder left, ending with status 0, is there until it is too old.
 type simulation struct {
 	*world
 	living     []bootid.Process
 	holders    map[string]bootid.Process // of every lock that was taken and not given back
+	left       map[string]time.Time      // when those were taken that were left
 	ticks      uint64                    // start times
 	boots      int
 	generation uint64
@@ -39,7 +42,7 @@ func newSimulation(t *testing.T) *simulation {
 	}
 	s := &simulation{
 		world:   &world{t: t, machine: newMachine(), files: &directory{}, state: state, log: logrus.New()},
-		holders: make(map[string]bootid.Process),
+		holders: make(map[string]bootid.Process), left: make(map[string]time.Time),
 	}
 	s.log.SetOutput(io.Discard)
 	s.open()
@@ -50,6 +53,12 @@ func newSimulation(t *testing.T) *simulation {
 func (s *simulation) held(name string) (bootid.Process, bool) {
 	holder, taken := s.holders[name]
 	return holder, taken && slices.Contains(s.living, holder)
+}
+
+// isLeft says that a lock is there though nobody holds it, by the model.
+func (s *simulation) isLeft(name string) bool {
+	taken, left := s.left[name]
+	return left && s.clock.Sub(taken) <= s.store.staleAfter
 }
 
 func (s *simulation) somebody(t *rapid.T) bootid.Process {
@@ -78,20 +87,27 @@ func (s *simulation) die(t *rapid.T) {
 	how := rapid.SampledFrom([]bootid.Exit{bootid.ExitSuccess, bootid.ExitFailure, bootid.ExitSignal, bootid.ExitUnknown}).Draw(t, "exit")
 	s.end(p, how, rapid.Bool().Draw(t, "told"))
 	s.living = slices.DeleteFunc(s.living, func(other bootid.Process) bool { return other == p })
+	for name, holder := range s.holders {
+		if holder == p && how == bootid.ExitSuccess {
+			s.left[name] = s.files.files[name].written
+			s.visible(name) // before a restart, after which nobody could tell
+		}
+	}
 }
 
 // take does what CREATE does.
 func (s *simulation) take(t *rapid.T) {
 	p, name := s.somebody(t), s.name(t)
 	holder, held := s.held(name)
-	if visible := s.visible(name); visible != held {
-		t.Fatalf("%s: visible %v, held by %v: %v", name, visible, holder, held)
+	if visible := s.visible(name); visible != (held || s.isLeft(name)) {
+		t.Fatalf("%s: visible %v, held by %v: %v, left %v", name, visible, holder, held, s.isLeft(name))
 	}
-	if held {
+	if held || s.isLeft(name) {
 		return
 	}
+	delete(s.left, name)
 	section := s.store.Enter(name)
-	d, err := section.Acquire(KindCreate, p)
+	d, err := section.Acquire(verdict.KindCreate, p)
 	if err != nil {
 		section.Leave()
 		t.Fatalf("%s is free: %v", name, err)
@@ -111,24 +127,27 @@ func (s *simulation) take(t *rapid.T) {
 func (s *simulation) remove(t *rapid.T) {
 	p, name := s.somebody(t), s.name(t)
 	holder, held := s.held(name)
-	if s.visible(name) != held {
-		t.Fatalf("%s: held by %v: %v, but not seen so", name, holder, held)
+	if s.visible(name) != (held || s.isLeft(name)) {
+		t.Fatalf("%s: held by %v: %v, left %v, but not seen so", name, holder, held, s.isLeft(name))
 	}
-	if !held {
+	if !held && !s.isLeft(name) {
 		return
 	}
 	section := s.store.Enter(name)
 	defer section.Leave()
 	err := section.Admit(func() bootid.Process { return p }, Removing)
 	switch {
-	case p != holder && !errors.Is(err, ErrHeld):
+	case s.isLeft(name) && err != nil:
+		t.Fatalf("%s was left: %v may not remove it: %v", name, p, err)
+	case held && p != holder && !errors.Is(err, ErrHeld):
 		t.Fatalf("%s of %v: %v may remove it: %v", name, holder, p, err)
-	case p == holder && err != nil:
+	case held && p == holder && err != nil:
 		t.Fatalf("%s: its holder %v may not remove it: %v", name, p, err)
-	case p == holder:
+	case err == nil:
 		_ = s.files.Remove(name)
 		section.Release()
 		delete(s.holders, name)
+		delete(s.left, name)
 	}
 }
 
@@ -141,6 +160,7 @@ func (s *simulation) newBoot(t *rapid.T) {
 		s.end(p, bootid.ExitUnknown, false)
 	}
 	s.living = nil
+	clear(s.left)
 	s.boots++
 	s.boot.ID = fmt.Sprintf("%08d-2222-4333-8444-555555555555", s.boots)
 	s.advance(time.Minute)
@@ -158,7 +178,7 @@ func (s *simulation) check(t *rapid.T) {
 	for _, name := range simulatedNames {
 		holder, held := s.held(name)
 		e, ok := listed[name]
-		if held != (ok && e.Verdict == Live) || held && !e.Holder.Same(holder) {
+		if held != (ok && e.Verdict == verdict.Live) || held && !e.Holder.Same(holder) {
 			t.Fatalf("%s: held by %v: %v; listed: %v %+v", name, holder, held, ok, e)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // Options are what a Store is made of.
@@ -26,9 +26,8 @@ type Options struct {
 	System bootid.System
 	// Files is the directory beneath the mount.
 	Files Files
-	// ReleaseOnClose says of a lock name that its lock, if it was made with O_EXCL, ends when
-	// the descriptor it was made with is closed; nil is that of none.
-	ReleaseOnClose func(name string) bool
+	// Attributes are those of the lock of a name; nil is that no lock has any.
+	Attributes func(name string) Attributes
 	// StaleAfter is the age at which an unknown lock becomes stale; 0 is never.
 	StaleAfter time.Duration
 	// Open are the generations of locks that were made with a descriptor which is still open: a
@@ -79,7 +78,7 @@ type Store struct {
 	maxHold    time.Duration
 	maxPerUser int
 	user       uint32 // the user the mount belongs to
-	onClose    func(name string) bool
+	attributes func(name string) Attributes
 	owner      *os.File
 	journal    *journal
 	reclaimed  *reclaimed
@@ -104,6 +103,10 @@ type Store struct {
 	locks map[string]*record
 	// byUser is how many of them each user has made.
 	byUser map[uint32]int
+	// settled are the files that are known to be no locks, by their names, and settledByUser how many
+	// of them each user owns.
+	settled       map[string]settledFile
+	settledByUser map[uint32]int
 	// reopened are those of Options.Open.
 	reopened []*record
 	// recent are the last locks that were reaped, oldest first.
@@ -119,7 +122,7 @@ const maxRecent = 100
 // Reaping is a lock that was reaped, and why.
 type Reaping struct {
 	Lock
-	Judgment
+	verdict.Judgment
 	Time time.Time
 }
 
@@ -155,7 +158,7 @@ func (d *Descriptor) Creator() bootid.Process { return *d.record.Creator }
 // Entry is a lock and what is known of its holder now.
 type Entry struct {
 	Lock
-	Judgment
+	verdict.Judgment
 	// Open says that the descriptor it was made with is open.
 	Open bool
 }
@@ -166,8 +169,8 @@ type Entry struct {
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
-		staleAfter: o.StaleAfter, maxHold: o.MaxHold, onClose: o.ReleaseOnClose,
-		maxPerUser: o.MaxPerUser, user: o.Owner, byUser: make(map[uint32]int),
+		staleAfter: o.StaleAfter, maxHold: o.MaxHold, attributes: o.Attributes,
+		maxPerUser: o.MaxPerUser, user: o.Owner, byUser: make(map[uint32]int), settledByUser: make(map[uint32]int),
 		kinship: newKinship(), lookups: newLookups(),
 	}
 	s.events.observe = o.Observe
@@ -176,8 +179,8 @@ func Open(o Options) (*Store, error) {
 	}
 	s.began, s.making = s.now(), o.Making
 	s.here = &origin{s.boot.ID, s.boot.MachineID, s.sys.Namespace()}
-	if s.onClose == nil {
-		s.onClose = func(string) bool { return false }
+	if s.attributes == nil {
+		s.attributes = noAttributes
 	}
 	s.processes = processes{sys: o.System, now: s.now, ended: s.processEnded, all: make(map[processKey]*watched)}
 	var err error
@@ -214,6 +217,7 @@ func (s *Store) recover(journal *replayed, o Options) {
 	}
 	s.mu.Lock() // a death may be told already
 	s.locks = journal.locks
+	s.recoverSettled(journal.settled)
 	s.unverified.Store(int64(len(s.locks)))
 	done := 0
 	for _, r := range journal.inOrder {
@@ -289,7 +293,7 @@ func (c Section) verify() {
 // names somebody says so in the journal.
 func (c Section) readUnread(file File) {
 	r := c.record()
-	if r != nil && r.Kind() == KindCreate && !r.open && r.Rule() == RuleCreator && (file.Size > 0 || file.Type != Regular) {
+	if r != nil && r.Kind() == verdict.KindCreate && !r.open && r.Rule() == verdict.RuleCreator && (file.Size > 0 || file.Type != Regular) {
 		c.store.identify(r)
 	}
 }
@@ -332,18 +336,18 @@ func (s *Store) Count() int {
 }
 
 // Verdicts is how many locks there are of each verdict.
-func (s *Store) Verdicts() map[Verdict]int {
+func (s *Store) Verdicts() map[verdict.Verdict]int {
 	s.mu.Lock()
 	records := slices.Collect(maps.Values(s.locks))
 	s.mu.Unlock()
-	verdicts := make(map[Verdict]int)
+	verdicts := make(map[verdict.Verdict]int)
 	for _, r := range records {
 		s.mu.Lock()
 		holder := r.holder
 		s.mu.Unlock()
 		// A death is told at once, so the kernel need not be asked for a million.
 		if s.maxHold == 0 && s.processes.seemsToRun(holder) {
-			verdicts[Live]++
+			verdicts[verdict.Live]++
 		} else {
 			verdicts[s.judge(r).Verdict]++
 		}
@@ -449,8 +453,8 @@ func (s *Store) entry(r *record) (Entry, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := r.lock(s.began)
-	if d.Verdict == Live && d.holder.Known() {
-		l.Holder = d.holder // to whom it will pass
+	if d.Verdict == verdict.Live && d.Holder.Known() {
+		l.Holder = d.Holder // to whom it will pass
 	}
 	return Entry{l, d.Judgment, r.open}, !r.gone
 }
@@ -492,12 +496,12 @@ func (s *Store) MoveTree(exchange bool, do func(at func(name string) Section) (o
 
 // moveTree moves the locks beneath a directory along with it; mu is held.
 func (s *Store) moveTree(exchange bool, oldDir, newDir string) {
+	renamed := renamer(exchange, oldDir, newDir)
+	s.moveSettled(renamed)
 	renames := make(map[*record]string)
 	for name, r := range s.locks {
-		if rest, ok := strings.CutPrefix(name, oldDir+"/"); ok {
-			renames[r] = newDir + "/" + rest
-		} else if rest, ok := strings.CutPrefix(name, newDir+"/"); ok && exchange {
-			renames[r] = oldDir + "/" + rest
+		if to, ok := renamed(name); ok {
+			renames[r] = to
 		}
 	}
 	for r := range renames {
@@ -571,7 +575,10 @@ func (s *Store) Compact() error {
 	// Locks are handed out a few at a time, so that mu is never held for long, and with as much rest in between, so that a
 	// processor is not busy for long either.
 	const batch = 128
-	return s.journal.compact(s.generation.Load(), func(yield func(Lock) error) error {
+	s.mu.Lock()
+	settled := maps.Clone(s.settled)
+	s.mu.Unlock()
+	return s.journal.compact(s.generation.Load(), settled, func(yield func(Lock) error) error {
 		var pending []Lock
 		flush := func() error {
 			for i := range pending {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 const name = "s/x.lock"
@@ -111,7 +112,7 @@ func TestDeathIsReapedWithoutALook(t *testing.T) {
 	w.end(p, bootid.ExitSignal, true)
 	for e := range events.Events {
 		if e.Transition == Reaped {
-			if e.Reason != DeadPID || e.Lock.Name != name || w.files.has(name) {
+			if e.Reason != verdict.DeadPID || e.Lock.Name != name || w.files.has(name) {
 				t.Errorf("%+v", e)
 			}
 			break
@@ -123,18 +124,18 @@ func TestVerdictsAfterARestart(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		happen func(*world, bootid.Process)
-		reason Reason // empty: it is held
+		reason verdict.Reason // empty: it is held
 	}{
 		{"the holder lives", func(*world, bootid.Process) {}, ""},
-		{"the holder is dead", func(w *world, p bootid.Process) { w.end(p, bootid.ExitUnknown, false) }, DeadPID},
-		{"its pid is another's", func(w *world, p bootid.Process) { w.end(p, bootid.ExitUnknown, false); w.run(p.PID, 200, 0) }, RecycledPID},
-		{"another boot", func(w *world, _ bootid.Process) { w.boot.ID = bootTwo }, BootIDMismatch},
+		{"the holder is dead", func(w *world, p bootid.Process) { w.end(p, bootid.ExitUnknown, false) }, verdict.DeadPID},
+		{"its pid is another's", func(w *world, p bootid.Process) { w.end(p, bootid.ExitUnknown, false); w.run(p.PID, 200, 0) }, verdict.RecycledPID},
+		{"another boot", func(w *world, _ bootid.Process) { w.boot.ID = bootTwo }, verdict.BootIDMismatch},
 		{"boot id unknown now", func(w *world, _ bootid.Process) { w.boot.ID = "" }, ""},
-		{"boot id unknown now and the holder is dead", func(w *world, p bootid.Process) { w.boot.ID = ""; w.end(p, bootid.ExitUnknown, false) }, DeadPID},
+		{"boot id unknown now and the holder is dead", func(w *world, p bootid.Process) { w.boot.ID = ""; w.end(p, bootid.ExitUnknown, false) }, verdict.DeadPID},
 		{"another machine", func(w *world, _ bootid.Process) { w.boot.MachineID, w.boot.ID = "m2", bootTwo }, ""},
 		{"another machine, and old", func(w *world, _ bootid.Process) {
 			w.boot.MachineID, w.clock = "m2", w.clock.Add(2*time.Hour)
-		}, TooOld},
+		}, verdict.TooOld},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
@@ -241,7 +242,7 @@ func TestDataIsNeverLost(t *testing.T) {
 			w := newWorld(t)
 			p := w.run(10, 100, 0)
 			section := w.store.Enter(name)
-			d, err := section.Acquire(KindCreate, p)
+			d, err := section.Acquire(verdict.KindCreate, p)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -284,35 +285,103 @@ func TestEmptyLockOfTheKilledIsStale(t *testing.T) {
 	}
 }
 
-func TestPayloadOfAnotherUserNamesNobody(t *testing.T) {
-	w := newWorld(t)
-	p := w.run(10, 100, 1000)
-	w.run(20, 100, 1001)
-	w.take(name, p, "20\n")
-	if e, _ := w.entry(name); e.Holder.PID != 10 || e.Verdict != Live {
-		t.Errorf("%+v", e)
-	}
-	w.end(p, bootid.ExitSuccess, true)
-	if w.visible(name) {
-		t.Error("held by a process of another user")
+// TestPayloadThatNamesAnotherIsNoLock: a process that is not of the writer's family, is another user's,
+// has its pid from somebody else, or can hold no lock, is no holder, and the file is a copy.
+func TestPayloadThatNamesAnotherIsNoLock(t *testing.T) {
+	for what, text := range map[string]string{
+		"another": "20\n", "another user's child": "21\n", "no process": "99999\n", "an object": `{"pid":20}`,
+		"a kernel thread": "15\n", "process 1": "1\n", "a later process": "22\n",
+		"another host": `{"pid":23,"hostname":"there"}`, "another boot": `{"pid":23,"bootId":"` + bootTwo + `"}`,
+		"another start time": `{"pid":23,"starttime":99}`, "an earlier time": `{"pid":23,"createdAt":"2023-01-02T00:00:00Z"}`,
+		"its own pid of another host": `{"pid":10,"hostname":"there"}`,
+	} {
+		for _, kind := range []verdict.Kind{verdict.KindCreate, verdict.KindRename, verdict.KindLink} {
+			w := newWorld(t)
+			p := w.run(10, 100, 1000)
+			w.run(20, 100, 1000)
+			w.run(21, 100, 1001)
+			w.run(15, 15, 1000)
+			w.run(1, 1, 1000)
+			w.run(22, 200, 1000)
+			w.run(23, 100, 1000)
+			w.parents = map[int]int{10: 1, 15: 10, 21: 10, 22: 10, 23: 10}
+			for _, manager := range []int{1, 15} {
+				q := w.processes[manager]
+				q.Manager = true
+				w.processes[manager] = q
+			}
+			w.started[22] = w.clock.Add(time.Hour)
+			if kind == verdict.KindCreate {
+				w.take(name, p, text)
+			} else {
+				w.make(name, kind, p, Regular, text)
+			}
+			for _, after := range []func(){func() {}, w.restart, func() { w.end(p, bootid.ExitSignal, true) }, w.restart, func() { w.reboot() }} {
+				after()
+				if e, held := w.entry(name); !w.visible(name) || held {
+					t.Errorf("%s, %s: %+v", what, kind, e)
+				}
+			}
+		}
 	}
 }
 
 func TestNamedProcessHoldsAfterTheCreator(t *testing.T) {
+	for exit, stays := range map[bootid.Exit]bool{bootid.ExitSuccess: true, bootid.ExitFailure: false, bootid.ExitSignal: false, bootid.ExitUnknown: false} {
+		w := newWorld(t)
+		launcher, daemon, other := w.run(10, 100, 0), w.run(20, 100, 0), w.run(30, 100, 0)
+		w.parents[20] = 10
+		w.take(name, launcher, "20\n")
+		w.entry(name) // has it read
+		w.end(launcher, bootid.ExitSuccess, true)
+		delete(w.parents, 20)
+		if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != 20 {
+			t.Errorf("%+v", e)
+		}
+		w.restart()
+		if e, _ := w.entry(name); e.Holder.PID != 20 || e.Verdict != verdict.Live {
+			t.Errorf("after a restart %+v", e)
+		}
+		w.end(daemon, exit, true)
+		for _, after := range []func(){func() {}, w.restart} {
+			after()
+			if e, _ := w.entry(name); w.visible(name) != stays || stays && (e.Verdict != verdict.Unknown || e.Reason != verdict.Left || !w.admitted(name, other)) {
+				t.Errorf("exit %v: %+v", exit, e)
+			}
+		}
+		w.advance(59 * time.Minute)
+		if stays {
+			w.files.files[name].written = w.clock // a heartbeat
+		}
+		w.advance(59 * time.Minute)
+		if w.visible(name) != stays {
+			t.Errorf("exit %v: the heartbeat does not count", exit)
+		}
+		w.advance(2 * time.Minute)
+		if w.visible(name) {
+			t.Errorf("exit %v: it is too old", exit)
+		}
+	}
+}
+
+// TestLauncherEndsBeforeItsTextIsRead: whose child was named is known from the write.
+func TestLauncherEndsBeforeItsTextIsRead(t *testing.T) {
 	w := newWorld(t)
 	launcher, daemon := w.run(10, 100, 0), w.run(20, 100, 0)
-	w.take(name, launcher, "20\n")
+	w.parents[20] = 10
+	section := w.store.Enter(name)
+	d, err := section.Acquire(verdict.KindCreate, launcher)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.files.put(name, "20\n", w.now())
+	section.Leave()
+	w.store.Wrote(d, [][]byte{[]byte("20\n")})
 	w.end(launcher, bootid.ExitSuccess, true)
-	if e, _ := w.entry(name); !w.visible(name) || e.Holder.PID != 20 {
+	delete(w.parents, 20)
+	w.store.Closed(d, false)
+	if e, _ := w.entry(name); e.Holder.PID != daemon.PID || e.Verdict != verdict.Live {
 		t.Errorf("%+v", e)
-	}
-	w.restart()
-	if e, _ := w.entry(name); e.Holder.PID != 20 || e.Verdict != Live {
-		t.Errorf("after a restart %+v", e)
-	}
-	w.end(daemon, bootid.ExitSuccess, true)
-	if w.visible(name) {
-		t.Error("its holder has ended")
 	}
 }
 
@@ -320,7 +389,7 @@ func TestUnidentifiedIsUnknownUntilOld(t *testing.T) {
 	w := newWorld(t)
 	p := w.run(10, 100, 0)
 	w.take(name, bootid.Process{}, "7\n")
-	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != Unknown || !w.admitted(name, p) {
+	if e, _ := w.entry(name); !w.visible(name) || e.Verdict != verdict.Unknown || !w.admitted(name, p) {
 		t.Errorf("%+v", e)
 	}
 	w.advance(2 * time.Hour)
@@ -423,7 +492,7 @@ func TestOneAcquires(t *testing.T) {
 		all.Go(func() {
 			for range 200 {
 				section := w.store.Enter(name)
-				d, err := section.Acquire(KindCreate, p)
+				d, err := section.Acquire(verdict.KindCreate, p)
 				if err == nil {
 					w.files.put(name, "", w.now())
 				}
@@ -457,7 +526,7 @@ func TestLooksWhileTheEndIsTold(t *testing.T) {
 		w := newWorld(t)
 		p := w.run(10, 100, 0)
 		section := w.store.Enter(name)
-		d, err := section.Acquire(KindCreate, p)
+		d, err := section.Acquire(verdict.KindCreate, p)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 const (
@@ -164,7 +165,7 @@ func (s *Store) takeTurn(t *turn) error {
 	}
 	// In the section: who frees the name after this finds the waiter back in its place.
 	r := section.record()
-	told := r != nil && s.maxHold == 0 && s.judge(r).Verdict == Live
+	told := r != nil && s.maxHold == 0 && s.judge(r).Verdict == verdict.Live
 	s.waiting.giveBack(t, !told)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/verdict"
 )
 
 // waitFor has p wait for name and returns what it is told, when it is.
@@ -26,7 +27,7 @@ func (w *world) release() {
 // acquire says whether p can take the name now.
 func (w *world) acquire(p bootid.Process) error {
 	section := w.store.Enter(name)
-	d, err := section.Acquire(KindCreate, p)
+	d, err := section.Acquire(verdict.KindCreate, p)
 	if err == nil {
 		w.files.put(name, "", w.now())
 	}

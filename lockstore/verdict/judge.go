@@ -1,0 +1,231 @@
+package verdict
+
+import (
+	"time"
+
+	"latchfs/bootid"
+	"latchfs/lockstore/payload"
+)
+
+// Party is a process that a lock depends on, the zero Party if it is not known.
+type Party struct {
+	bootid.Process
+	Runs bool
+	// Exit is how it ended, if it does not run and that is known.
+	Exit bootid.Exit
+	// Reuser is the process that has its pid now, if it was not seen to end; else zero.
+	Reuser bootid.Process
+}
+
+// Facts are what is known of a lock that has a record.
+type Facts struct {
+	Kind Kind
+	// Rule is how Holder was found.
+	Rule Rule
+	// Keep says that its pattern has it outlive its holder.
+	Keep bool
+	// Left says that its holder was seen to end with status 0.
+	Left bool
+
+	// Boot is that of this moment, BootID and MachineID those under which the lock was made; empty
+	// is not known.
+	Boot              bootid.Boot
+	BootID, MachineID string
+	// OutOfSight says that it was recorded by a latchfs in a pid namespace whose pids mean nothing
+	// here.
+	OutOfSight bool
+
+	Maker, Holder Party
+	// Ancestors are those of the maker that can come to hold the lock, the nearest first. Only
+	// kinds that are made by commands have them.
+	Ancestors []Party
+	// GroupRuns reports whether a process of the maker's process group or session runs. It is
+	// asked only when it matters.
+	GroupRuns func() bool
+
+	// Open says that the descriptor the lock was made with is open.
+	Open bool
+	// ClosedByEnd says that it was closed while the maker was ending, and ClosedAtEnd that it was
+	// closed so shortly before that end that it may have been closed by it.
+	ClosedByEnd, ClosedAtEnd bool
+
+	// Gone says that its file is not there, Unreadable why it cannot be read.
+	Gone       bool
+	Unreadable error
+	// Claim is what the file says of a process of the maker's family.
+	Claim payload.Claim
+	// Named is the process that Claim is about, or that an unidentified maker's text names.
+	Named Party
+	// Hidden is why a process that the file names cannot be looked at; nil if none is.
+	Hidden error
+	// Found is what the file says by its form alone, for a lock of KindFound.
+	Found FoundFacts
+
+	// Made is when the lock was acquired, Touched when its file was last written or its times set.
+	Made, Touched time.Time
+	Aging
+}
+
+// Aging is how age counts. A limit of 0 is never.
+type Aging struct {
+	Now time.Time
+	// StaleAfter is the age at which an unknown lock becomes stale, MaxHold that at which an
+	// exclusive lock does though its holder lives.
+	StaleAfter, MaxHold time.Duration
+}
+
+// Judge decides on a lock that has a record.
+func Judge(f Facts) Decision {
+	d := judge(&f)
+	if held := f.Now.Sub(f.Made); d.Verdict == Live && f.MaxHold > 0 && held > f.MaxHold && f.Kind != KindPIDFile {
+		d.Judgment = stale(TooOld, d.Rule, "%s, and has held it for %v; the limit is %v", d.Evidence, held.Round(time.Second), f.MaxHold)
+	}
+	return d
+}
+
+func judge(f *Facts) Decision {
+	holder := f.Holder.Process
+	switch {
+	case f.Boot.OnOtherMachine(f.MachineID):
+		return Decision{f.aged(RuleNobody, "", "made on another machine (machine id %s)", f.MachineID), holder}
+	case f.Boot.Differs(f.BootID):
+		return Decision{judgePastBoot(f), holder}
+	case f.OutOfSight:
+		return Decision{f.aged(RuleNobody, "", "recorded by a latchfs in another pid namespace"), holder}
+	case f.Holder.Runs:
+		return Decision{live(f.Rule, "process %v runs", holder), holder}
+	case f.Gone:
+		return Decision{settled(f.Rule, "its file is gone"), holder}
+	case f.Unreadable != nil:
+		return Decision{f.aged(f.Rule, "", "its file cannot be read: %v", f.Unreadable), holder}
+	case f.Maker.Known() && f.Claim.Class == payload.Naming && f.Named.Runs:
+		return Decision{live(RuleNamed, "process %v, named by the payload, runs", f.Named.Process), f.Named.Process}
+	case f.Hidden != nil:
+		return Decision{f.aged(RuleNamed, "", "the process its payload names cannot be looked at: %v", f.Hidden), holder}
+	case f.Kind == KindFound && f.Found.Claim.PID != holder.NSPID:
+		return JudgeFound(f.Found) // it was written anew
+	case f.Kind == KindFound:
+		return Decision{f.ended(f.Holder), holder}
+	case f.Kind == KindPIDFile && f.Claim.Class != payload.Naming:
+		return Decision{settled(f.Rule, "it names nobody any more"), holder}
+	case f.Kind == KindPIDFile:
+		return Decision{f.ended(f.Holder), holder}
+	case f.Maker.Runs:
+		return Decision{live(RuleCreator, "its creator %v runs", f.Maker.Process), f.Maker.Process}
+	case f.Open && f.Maker.Known():
+		return Decision{live(RuleDescriptor, "its creator %v has ended, the descriptor it was made with is open", f.Maker.Process), holder}
+	case !f.Maker.Known():
+		if f.Claim.Class == payload.Data && !f.Open {
+			return Decision{settled(RuleNobody, "it holds data"), holder}
+		}
+		return Decision{f.aged(RuleNobody, "", "its creator could not be identified"), holder}
+	case f.Keep:
+		return Decision{f.aged(f.Rule, Left, "its creator %v has ended, and its pattern keeps it", f.Maker.Process), holder}
+	}
+	return judgeOrphan(f)
+}
+
+// judgeOrphan decides on a lock of this boot whose maker has ended and whose payload names nobody
+// that runs.
+func judgeOrphan(f *Facts) Decision {
+	holder, maker := f.Holder.Process, f.Maker.Process
+	named := f.Rule == RuleNamed || f.Claim.Class == payload.Naming
+	switch {
+	case f.Claim.Class == payload.Data:
+		if f.Kind == KindCreate && f.ClosedByEnd && f.Maker.Exit == bootid.ExitSignal {
+			return Decision{stale(DeadPID, f.Rule, "its creator %v was killed with the data file open", maker), holder}
+		}
+		return Decision{settled(f.Rule, "it holds data and its creator %v has ended", maker), holder}
+	case f.Claim.Weak:
+		if f.Holder.Exit == bootid.ExitSignal {
+			return Decision{f.gone(f.Holder), holder}
+		}
+		return Decision{settled(f.Rule, "it only mentions the number of process %v, which was not killed", holder), holder}
+	case named:
+		return Decision{f.ended(f.Holder), holder}
+	case f.Maker.Exit == bootid.ExitSignal, f.Maker.Exit == bootid.ExitFailure:
+		return Decision{f.gone(f.Maker), holder}
+	case f.Kind.ByCommand():
+		return judgeAncestors(f)
+	case f.Maker.Exit == bootid.ExitUnknown && f.ClosedAtEnd:
+		return Decision{f.gone(f.Maker), holder}
+	}
+	return Decision{settled(f.Rule, "it is empty and its creator %v has ended of itself", maker), holder}
+}
+
+// judgeAncestors finds who stands in for a maker that has ended of itself: the script that ran
+// mkdir(1). One that ended of itself, as a subshell does, passes the lock on in turn; one that was
+// killed does not.
+func judgeAncestors(f *Facts) Decision {
+	maker, last := f.Maker.Process, f.Maker
+	for _, a := range f.Ancestors {
+		if a.Runs {
+			return Decision{live(RuleAncestor, "its creator %v has ended, its ancestor %v runs", maker, a.Process), a.Process}
+		}
+		if a.Exit == bootid.ExitSignal {
+			return Decision{stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, was killed", a.Process, maker), a.Process}
+		}
+		last = a
+	}
+	if last.Exit == bootid.ExitFailure && !f.groupRuns() {
+		return Decision{stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, has failed", last.Process, maker), last.Process}
+	}
+	return Decision{f.aged(RuleNobody, "", "its creator %v has ended, and no ancestor that could hold it runs", maker), f.Holder.Process}
+}
+
+// judgePastBoot decides on a lock of another boot. Data settles when it is closed, so data that was
+// made with O_EXCL and still has a record was open when that boot ended.
+func judgePastBoot(f *Facts) Judgment {
+	switch {
+	case f.Keep:
+		return f.aged(f.Rule, "", "made under boot %s, and its pattern keeps it", f.BootID)
+	case f.Kind != KindCreate && f.Claim.Class == payload.Data && f.Unreadable == nil:
+		return settled(f.Rule, "it holds data and was made under boot %s", f.BootID)
+	}
+	return stale(BootIDMismatch, f.Rule, "made under boot %s, this is %s", f.BootID, f.Boot.ID)
+}
+
+// ended is the verdict on a lock that names its holder, which does not run.
+func (f *Facts) ended(holder Party) Judgment {
+	if holder.Exit == bootid.ExitSuccess || holder.Exit == bootid.ExitUnknown && f.Left || f.Keep {
+		return f.aged(f.Rule, Left, "process %v has ended and left it", holder.Process)
+	}
+	return f.gone(holder)
+}
+
+// gone is the verdict on a lock whose holder has ended otherwise.
+func (f *Facts) gone(holder Party) Judgment {
+	if holder.Reuser.Known() {
+		return stale(RecycledPID, f.Rule, "process %v has ended, %v has its pid", holder.Process, holder.Reuser)
+	}
+	return stale(DeadPID, f.Rule, "process %v %s", holder.Process, howEnded(holder.Exit))
+}
+
+// howEnded says how a process ended.
+func howEnded(exit bootid.Exit) string {
+	switch exit {
+	case bootid.ExitSignal:
+		return "was killed"
+	case bootid.ExitFailure:
+		return "has failed"
+	}
+	return "has ended"
+}
+
+// aged is the verdict on what cannot be proven: unknown, for a reason or none, until it is too old.
+// One that names a running process, or whose maker's group still has processes, does not get too old.
+func (f *Facts) aged(rule Rule, why Reason, format string, args ...any) Judgment {
+	return f.Aging.aged(f.Touched, func() bool { return f.Named.Runs || f.groupRuns() }, rule, why, format, args...)
+}
+
+func (f *Facts) groupRuns() bool { return f.GroupRuns != nil && f.GroupRuns() }
+
+func (a Aging) aged(since time.Time, needed func() bool, rule Rule, why Reason, format string, args ...any) Judgment {
+	age := a.Now.Sub(since)
+	if a.StaleAfter > 0 && age > a.StaleAfter && !needed() {
+		return stale(TooOld, rule, format+"; %v old, the limit is %v", append(args, age.Round(time.Second), a.StaleAfter)...)
+	}
+	j := live(rule, format, args...)
+	j.Verdict, j.Reason = Unknown, why
+	return j
+}
