@@ -17,6 +17,10 @@
 //   - Death is a readable pidfd and nothing else where pidfds exist (Linux 5.3).
 //     kill(pid, 0) finds zombies alive, and state Z is also shown by a
 //     process whose first thread has exited while the others run on.
+//   - How a process ended is asked of the zombie first, then of the pidfd (Linux 6.15), then of the kernel's process
+//     events, which take CAP_NET_ADMIN in the first namespaces of the machine. The kernel sends those while a process is
+//     watched, for all processes, and a filter in the kernel drops all but exits. Where events are lost
+//     the exits of that time are unknown.
 //   - The cache from thread id to process holds an open /proc/TID/comm for each
 //     entry. The kernel binds that descriptor to the thread and not to its
 //     number (struct pid, fs/proc/inode.c): reading it fails with ESRCH once that

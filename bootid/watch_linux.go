@@ -3,11 +3,11 @@ package bootid
 import (
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +27,7 @@ type watcher struct {
 	wake    int // eventfd that ends the goroutine
 	next    uint64
 	pidfds  Pidfds
+	exits   exitSource
 	watches map[uint64]*processWatch // by token, which epoll events carry; never used again
 }
 
@@ -37,6 +38,7 @@ type processWatch struct {
 	process Process
 	ended   func()
 	told    atomic.Bool // ended has been called, or Stop
+	exits   *exitEvents // nil without a connector
 
 	closing func() // called before the pidfd is closed; may be nil
 
@@ -46,8 +48,11 @@ type processWatch struct {
 
 var _ Watch = (*processWatch)(nil)
 
-// wakeToken marks the eventfd in the epoll set; watches count up from 1.
-const wakeToken = 0
+// Tokens of what else is in the epoll set; watches count up from 1.
+const (
+	wakeToken      = 0 // the eventfd
+	connectorToken = math.MaxUint64
+)
 
 // Watch implements [System]. It keeps one pidfd until Stop.
 func (h *Host) Watch(p Process, ended func()) (Watch, error) {
@@ -103,14 +108,21 @@ func (w *watcher) watch(p Process, ended func()) (Watch, error) {
 	case err != nil:
 		return nil, fmt.Errorf("pidfd of %v: %w", p, err)
 	}
+	w.exits.find()
+	exits := w.exits.watch(p)
 	// The number may have been used again before the pidfd was opened; from here on it
 	// cannot be mistaken.
-	if !inherited && hasEnded(p) {
+	switch {
+	case !inherited && hasEnded(p):
 		err = ErrNoProcess
-	} else {
+	case inherited && readable(pidfd):
+		w.exits.forget(exits) // the events are those of another with that pid
+		fallthrough
+	default:
 		err = w.start()
 	}
 	if err != nil {
+		w.exits.forget(exits)
 		closeIfOpen(pidfd)
 		return nil, err
 	}
@@ -118,17 +130,19 @@ func (w *watcher) watch(p Process, ended func()) (Watch, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
+		w.exits.forget(exits)
 		closeIfOpen(pidfd)
 		return nil, errors.New("watch after close")
 	}
 	w.next++
-	watch := &processWatch{watcher: w, token: w.next, process: p, ended: ended, pidfd: pidfd}
+	watch := &processWatch{watcher: w, token: w.next, process: p, ended: ended, exits: exits, pidfd: pidfd}
 	w.watches[watch.token] = watch
 	if pidfd >= 0 {
 		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
 		setToken(&event, watch.token)
 		if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, pidfd, &event); err != nil {
 			delete(w.watches, watch.token)
+			w.exits.forget(exits)
 			unix.Close(pidfd)
 			return nil, fmt.Errorf("watch %v: %w", p, err)
 		}
@@ -158,14 +172,26 @@ func (p *processWatch) Ended() bool {
 	if p.pidfd < 0 {
 		return hasEnded(p.process)
 	}
-	fds := [1]unix.PollFd{{Fd: int32(p.pidfd), Events: unix.POLLIN}}
+	return readable(p.pidfd)
+}
+
+func readable(pidfd int) bool {
+	fds := [1]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds[:], 0)
 	return err == nil && n == 1
 }
 
 // Exit implements [Watch]. Once the parent has reaped the process the pidfd
-// knows (Linux 6.15); before that, stat of the zombie does (3.5).
+// knows (Linux 6.15), or the kernel's events told; before that, stat of the zombie does (3.5).
 func (p *processWatch) Exit() Exit {
+	exit := p.exitNow()
+	if exit == ExitUnknown && p.exits != nil && p.Ended() {
+		exit = p.watcher.exits.connector.exitOf(p.exits)
+	}
+	return exit
+}
+
+func (p *processWatch) exitNow() Exit {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	// The zombie first: if it is reaped in between, the pidfd answers.
@@ -203,6 +229,7 @@ func (p *processWatch) Stop() {
 	p.watcher.mu.Lock()
 	delete(p.watcher.watches, p.token)
 	p.watcher.mu.Unlock()
+	p.watcher.exits.forget(p.exits)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closing != nil {
@@ -215,6 +242,7 @@ func (p *processWatch) Stop() {
 
 func (p *processWatch) tell() {
 	if p.told.CompareAndSwap(false, true) {
+		p.watcher.exits.ended(p.exits)
 		p.ended()
 	}
 }
@@ -235,6 +263,13 @@ func (w *watcher) start() error {
 		event := unix.EpollEvent{Events: unix.EPOLLIN}
 		setToken(&event, wakeToken)
 		if err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, wake, &event); err != nil {
+			unix.Close(wake)
+		}
+	}
+	if err == nil && w.exits.connector != nil {
+		event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
+		setToken(&event, connectorToken)
+		if err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, w.exits.connector.fd, &event); err != nil {
 			unix.Close(wake)
 		}
 	}
@@ -263,6 +298,10 @@ func (w *watcher) run(epoll, wake int) {
 			if token == wakeToken {
 				return
 			}
+			if token == connectorToken {
+				time.AfterFunc(drainPause, w.drainExits)
+				continue
+			}
 			w.mu.Lock()
 			watch := w.watches[token]
 			w.mu.Unlock()
@@ -274,6 +313,20 @@ func (w *watcher) run(epoll, wake int) {
 		// runtime notices, which can take 10 ms.
 		runtime.Gosched()
 	}
+}
+
+// drainExits reads the kernel's events, and waits for others.
+func (w *watcher) drainExits() {
+	w.exits.connector.drainAll()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return
+	}
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
+	setToken(&event, connectorToken)
+	// Cannot fail: both are open.
+	_ = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_MOD, w.exits.connector.fd, &event)
 }
 
 // poll stands in for pidfds. It ends when nothing is left to look at.
@@ -316,6 +369,7 @@ func (w *watcher) close() {
 		return
 	}
 	w.closed = true
+	w.exits.close()
 	if w.started {
 		// Cannot fail: the counter is 0 and the descriptor is ours.
 		_, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
@@ -326,15 +380,6 @@ func closeIfOpen(fd int) {
 	if fd >= 0 {
 		unix.Close(fd)
 	}
-}
-
-// pidfdInfo is ioctl(PIDFD_GET_INFO), Linux 6.13; see linux/pidfd.h.
-func pidfdInfo(pidfd int, info *unix.PidfdInfo) error {
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), unix.PIDFD_GET_INFO, uintptr(unsafe.Pointer(info)))
-	if errno != 0 {
-		return errno
-	}
-	return nil
 }
 
 // An epoll event carries 64 bits for its owner, which x/sys splits in two.

@@ -23,12 +23,14 @@ type Status struct {
 	MaxHold      int       `json:"max_hold"`    // seconds; 0 is no limit
 	// DiesWithServer says why the mount does not outlive the server; "" if it does.
 	DiesWithServer string `json:"dies_with_server,omitempty"`
-	Passthrough    bool   `json:"passthrough"`
-	Inodes         int    `json:"inodes"`
-	Handles        int    `json:"handles"`
-	Goroutines     int    `json:"goroutines"`
-	Locks          int    `json:"locks"`
-	Waiting        int    `json:"waiting"` // readers of .latchfs/wait whose turn it is not yet
+	// ExitStatus says how it is known how a holder ended that its parent has reaped: "pidfd", "connector" or "unknown".
+	ExitStatus  string `json:"exit_status"`
+	Passthrough bool   `json:"passthrough"`
+	Inodes      int    `json:"inodes"`
+	Handles     int    `json:"handles"`
+	Goroutines  int    `json:"goroutines"`
+	Locks       int    `json:"locks"`
+	Waiting     int    `json:"waiting"` // readers of .latchfs/wait whose turn it is not yet
 }
 
 // LockInfo is one lock in .latchfs/locks.json, in latchfs ls and latchfs scan.

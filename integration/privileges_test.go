@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
 )
 
 // TestCapabilities: all processes of a mount have the capabilities the README lists, and no other.
@@ -22,6 +24,9 @@ func TestCapabilities(t *testing.T) {
 		unix.CAP_SETFCAP, unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_SYS_PTRACE, unix.CAP_SYS_RESOURCE, unix.CAP_SYS_ADMIN,
 	} {
 		allowed |= 1 << c
+	}
+	if !bootid.PidfdTellsExit() {
+		allowed |= 1 << unix.CAP_NET_ADMIN
 	}
 	m := mountOver(t, t.TempDir())
 	check := func() {

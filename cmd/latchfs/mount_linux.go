@@ -149,6 +149,7 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: flags.LockPatterns,
 			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
+			ExitStatus: orUnknown(m.host.ExitSource()),
 		},
 	}
 	if config.Stored {
@@ -195,14 +196,18 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 	}
 	boot := m.host.Boot()
 	message := "mounted"
+	fields := logrus.Fields{"exit_status": options.Status.ExitStatus}
 	if resumed {
-		message = "resumed"
+		message, fields = "resumed", nil
 	}
-	log.WithFields(logrus.Fields{
+	log.WithFields(fields).WithFields(logrus.Fields{
 		"dir": dir, "state": flags.StateDir, "version": version, "boot_id": orUnknown(boot.ID),
 		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
 		"outlives_server": m.fs.Outlives(),
 	}).Info(message)
+	if !resumed && m.host.ExitSource() == "" {
+		log.Info("the kernel does not tell how a process ended that its parent has reaped: a holder that has ended counts as gone, however it ended. Linux 6.15 tells; before that, root needs CAP_NET_ADMIN")
+	}
 	return m, nil
 }
 

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/bootid"
 )
 
 // needed are the capabilities that serving other users takes (capabilities(7)).
@@ -18,6 +20,12 @@ var needed = []uintptr{
 	unix.CAP_SYS_PTRACE,   // who they are: /proc/PID of all; and the descriptors of a dead server
 	unix.CAP_SYS_RESOURCE, // as many descriptors as files
 	unix.CAP_SYS_ADMIN,    // mount, passthrough, trusted attributes
+}
+
+// keeps says that a process of a mount keeps the capability. To hear how processes ended takes one more
+// where the kernel has no better way to tell.
+func keeps(c uintptr) bool {
+	return slices.Contains(needed, c) || c == unix.CAP_NET_ADMIN && !bootid.PidfdTellsExit()
 }
 
 // dropPrivileges gives up what root has beside, for this process and all it starts. That is done once:
@@ -34,7 +42,7 @@ func dropPrivileges() error {
 		if err != nil { // a kernel that does not know so many
 			break
 		}
-		if has == 0 || slices.Contains(needed, c) {
+		if has == 0 || keeps(c) {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EPERM) {
