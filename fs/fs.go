@@ -33,7 +33,7 @@ type Options struct {
 	Stored *Stored
 	// Keeper is the process that starts another server should this one die, 0 if there is none.
 	Keeper int
-	// LockPatterns are the names of locks.
+	// LockPatterns say which names are locks.
 	LockPatterns Patterns
 	// NoHeartbeat leaves the times of live locks as they are to everybody.
 	NoHeartbeat bool
@@ -111,9 +111,6 @@ type FS struct {
 
 // New makes an FS of an open directory. It serves nothing until Serve.
 func New(o Options) (*FS, error) {
-	if err := o.LockPatterns.Check(); err != nil {
-		return nil, err
-	}
 	f := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		keeper:        o.Keeper,

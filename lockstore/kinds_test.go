@@ -206,9 +206,9 @@ func TestOrdinaryFileThatNamesAnother(t *testing.T) {
 	_ = other
 }
 
-func TestReleaseOnClose(t *testing.T) {
+func TestCloseEndsALock(t *testing.T) {
 	w := newWorld(t)
-	w.store.onClose = func(lock string) bool { return lock == name }
+	w.store.attributes = func(lock string) Attributes { return Attributes{Close: lock == name} }
 	p := w.run(10, 100, 0)
 	w.take(name, p, "10\n")
 	w.take("other.lock", p, "10\n")

@@ -78,7 +78,7 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	}
 	name, kind := r.Name, r.Kind()
 	s.mu.Unlock()
-	if kind == KindCreate && s.onClose(name) {
+	if kind == KindCreate && s.attributesOf(name).Close {
 		s.end(r, Released, func(*record) decision {
 			return decision{stale("", RuleDescriptor, "the descriptor it was made with is closed"), *r.Holder}
 		})

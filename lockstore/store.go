@@ -26,9 +26,8 @@ type Options struct {
 	System bootid.System
 	// Files is the directory beneath the mount.
 	Files Files
-	// ReleaseOnClose says of a lock name that its lock, if it was made with O_EXCL, ends when
-	// the descriptor it was made with is closed; nil is that of none.
-	ReleaseOnClose func(name string) bool
+	// Attributes returns those of the lock at a path; nil is that no lock has any.
+	Attributes func(name string) Attributes
 	// StaleAfter is the age at which an unknown lock becomes stale; 0 is never.
 	StaleAfter time.Duration
 	// Open are the generations of locks that were made with a descriptor which is still open: a
@@ -79,7 +78,7 @@ type Store struct {
 	maxHold    time.Duration
 	maxPerUser int
 	user       uint32 // the user the mount belongs to
-	onClose    func(name string) bool
+	attributes func(name string) Attributes
 	owner      *os.File
 	journal    *journal
 	reclaimed  *reclaimed
@@ -166,7 +165,7 @@ type Entry struct {
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now,
-		staleAfter: o.StaleAfter, maxHold: o.MaxHold, onClose: o.ReleaseOnClose,
+		staleAfter: o.StaleAfter, maxHold: o.MaxHold, attributes: o.Attributes,
 		maxPerUser: o.MaxPerUser, user: o.Owner, byUser: make(map[uint32]int),
 		kinship: newKinship(), lookups: newLookups(),
 	}
@@ -176,9 +175,6 @@ func Open(o Options) (*Store, error) {
 	}
 	s.began, s.making = s.now(), o.Making
 	s.here = &origin{s.boot.ID, s.boot.MachineID, s.sys.Namespace()}
-	if s.onClose == nil {
-		s.onClose = func(string) bool { return false }
-	}
 	s.processes = processes{sys: o.System, now: s.now, ended: s.processEnded, all: make(map[processKey]*watched)}
 	var err error
 	if s.owner, err = ownDir(o.StateDir); err != nil {

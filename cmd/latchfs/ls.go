@@ -60,7 +60,11 @@ func printJSON(out io.Writer, v any) error {
 
 // listLocks asks latchfs for its locks and looks for other files at lock names itself.
 func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
-	files, err := lockFiles(dir, status.LockPatterns)
+	patterns, err := latch.ParsePatterns(status.LockPatterns)
+	if err != nil {
+		return nil, err
+	}
+	files, err := lockFiles(dir, patterns)
 	if err != nil {
 		return nil, err
 	}

@@ -32,7 +32,7 @@ taking a lock in that very moment: let those that lock in DIR rest before --fix.
 	f := cmd.Flags()
 	f.BoolVar(&flags.fix, "fix", false, "remove the stale ones")
 	f.BoolVar(&flags.asJSON, "json", false, "print all that is known of each as JSON")
-	f.StringArrayVar(&flags.patterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
+	lockPatternVar(f, &flags.patterns)
 	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
 	return cmd
 }
@@ -54,10 +54,11 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	if err := notNegative("stale-after", flags.staleAfter); err != nil {
 		return err
 	}
-	if err := latch.Patterns(flags.patterns).Check(); err != nil {
+	patterns, err := latch.ParsePatterns(flags.patterns)
+	if err != nil {
 		return usageError{err}
 	}
-	dir, err := realDir(dir)
+	dir, err = realDir(dir)
 	if err != nil {
 		return err
 	}
@@ -75,11 +76,11 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 		return err
 	}
 	defer closeFiles()
-	names, err := lockFiles(dir, flags.patterns)
+	names, err := lockFiles(dir, patterns)
 	if err != nil {
 		return err
 	}
-	scanner := lockstore.NewScanner(host, files, flags.staleAfter)
+	scanner := lockstore.NewScanner(host, files, flags.staleAfter, attributesBy(patterns))
 	results := []scanned{}
 	var failed []error
 	shown := newProgress(os.Stderr, "lock files judged")
