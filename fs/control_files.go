@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"path"
 	"runtime"
 	"strconv"
 	"text/tabwriter"
@@ -81,7 +82,21 @@ func (c *control) lock(name string) (iter.Seq[[]byte], error) {
 	if !ok {
 		return nil, unix.ENOENT
 	}
-	return marshal(entryInfo(e))
+	info := entryInfo(e)
+	if e.Open && info.HolderEnded {
+		info.OpenedBy = c.fs.openedBy(name)
+	}
+	return marshal(info)
+}
+
+// openedBy are the processes that have the file at name open, but for latchfs's own.
+func (f *FS) openedBy(name string) (infos []ProcessInfo) {
+	for _, p := range f.callers.OpenedBy(path.Join(f.dir, name)) {
+		if p.PID != os.Getpid() && p.PID != f.Anchor() {
+			infos = append(infos, ProcessInfoOf(p))
+		}
+	}
+	return infos
 }
 
 // tableRows is how many rows of the table are lined up with each other.

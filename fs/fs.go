@@ -33,7 +33,7 @@ type Options struct {
 	Stored *Stored
 	// Keeper is the process that starts another server should this one die, 0 if there is none.
 	Keeper int
-	// LockPatterns are the names of locks.
+	// LockPatterns say which names are locks.
 	LockPatterns Patterns
 	// NoHeartbeat leaves the times of live locks as they are to everybody.
 	NoHeartbeat bool
@@ -58,6 +58,7 @@ type Options struct {
 type Callers interface {
 	Identify(tid int) (bootid.Process, error)
 	Groups(tid int) ([]uint32, error)
+	OpenedBy(suffix string) []bootid.Process
 }
 
 // FS is the directory as it is served. It implements fuse.RawFileSystem, a file for each
@@ -67,6 +68,7 @@ type FS struct {
 
 	retries     retries
 	tables      *tables
+	dir         string // where it is mounted
 	keeper      int
 	bound       string // why the mount does not outlive this server; "" if it does
 	storable    bool   // descriptors may be lost with the keeper: inodes have their file handles written down
@@ -111,9 +113,6 @@ type FS struct {
 
 // New makes an FS of an open directory. It serves nothing until Serve.
 func New(o Options) (*FS, error) {
-	if err := o.LockPatterns.Check(); err != nil {
-		return nil, err
-	}
 	f := &FS{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		keeper:        o.Keeper,

@@ -45,9 +45,17 @@ type LockInfo struct {
 	Evidence   string      `json:"evidence"`
 	Open       bool        `json:"open"` // the descriptor it was made with
 	Holder     ProcessInfo `json:"holder"`
-	Creator    ProcessInfo `json:"creator"`
-	BootID     string      `json:"boot_id"`
-	MachineID  string      `json:"machine_id"`
+	// HolderEnded says that the holder has ended: an inherited descriptor holds the lock, or the holder
+	// left it.
+	HolderEnded bool `json:"holder_ended,omitempty"`
+	// OpenedBy are the processes that have the descriptor of a lock whose holder has ended. Only in
+	// .latchfs/lock, and nil if none is seen.
+	OpenedBy []ProcessInfo `json:"opened_by,omitempty"`
+	// Since is from when the age of an unknown lock counts: when it was last written or its time set.
+	Since     *time.Time  `json:"since,omitempty"`
+	Creator   ProcessInfo `json:"creator"`
+	BootID    string      `json:"boot_id"`
+	MachineID string      `json:"machine_id"`
 	// Payload is what the file holds: empty, naming or data. Only of files without a record.
 	Payload string `json:"payload,omitempty"`
 	// ReclaimedAt is when a stale lock was removed; nil for one that is there.
@@ -74,11 +82,13 @@ type EventInfo struct {
 
 // KernelLock is a lock on the content of a file, as proc_locks(5) shows it.
 type KernelLock struct {
-	Type    string `json:"type"`   // FLOCK, POSIX or OFDLCK
-	Access  string `json:"access"` // READ or WRITE
-	PID     int    `json:"pid"`    // -1 for an open file description (OFDLCK)
-	Command string `json:"command,omitempty"`
-	Waiting bool   `json:"waiting,omitempty"`
+	// OpenedBy are the processes that have its descriptor, if the process that took it has not.
+	OpenedBy []ProcessInfo `json:"opened_by,omitempty"`
+	Type     string        `json:"type"`   // FLOCK, POSIX or OFDLCK
+	Access   string        `json:"access"` // READ or WRITE
+	PID      int           `json:"pid"`    // -1 for an open file description (OFDLCK)
+	Command  string        `json:"command,omitempty"`
+	Waiting  bool          `json:"waiting,omitempty"`
 }
 
 // ReclaimedInfo is one file in .latchfs/reclaimed.
@@ -118,6 +128,10 @@ func ProcessInfoOf(p bootid.Process) ProcessInfo {
 func entryInfo(e lockstore.Entry) LockInfo {
 	info := LockInfoOf(e.Lock, e.Judgment)
 	info.Open = e.Open
+	info.HolderEnded = e.Verdict == verdict.Live && e.Judgment.Rule == verdict.RuleDescriptor || e.Reason == verdict.Left
+	if !e.Since.IsZero() {
+		info.Since = &e.Since
+	}
 	return info
 }
 

@@ -16,14 +16,14 @@ import (
 )
 
 // testFS is an FS of a directory that is served by nobody.
-func testFS(t *testing.T, patterns ...string) (*FS, string) {
+func testFS(t *testing.T) (*FS, string) {
 	t.Helper()
 	dir := t.TempDir()
 	backing, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := New(Options{Backing: backing, LockPatterns: patterns})
+	f, err := New(Options{Backing: backing})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,16 +137,6 @@ func TestNoLinkLeadsOut(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(outside, "x.lock")); err != nil {
 		t.Error("removed through a link")
-	}
-}
-
-func TestLockPatterns(t *testing.T) {
-	f, _ := testFS(t, "*.lock", "Singleton*", "*.pi?", `*\*`)
-	for name, want := range map[string]bool{"x.lock": true, ".lock": true, "x.lock.bak": false, "lock": false, "SingletonLock": true, "x.LOCK": false,
-		"x.pid": true, "x.pi?": true, "x.pi": false, "x*": true, `x\*`: true, "x": false} {
-		if f.isLockName(name) != want {
-			t.Errorf("%s: %v", name, !want)
-		}
 	}
 }
 

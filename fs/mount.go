@@ -101,7 +101,7 @@ func helper() (string, error) { return exec.LookPath("fusermount3") }
 
 // Serve mounts f over o.Dir and serves it until it is unmounted.
 func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
-	f.locks = locks
+	f.locks, f.dir = locks, o.Dir
 	options := &fuse.MountOptions{
 		AllowOther: o.AllowOther,
 		FsName:     o.Dir,

@@ -1,42 +1,131 @@
 package fs
 
 import (
+	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
+
+	"latchfs/lockstore"
 )
 
-// Patterns are names of locks: each is matched against the last component of a path, as by
-// path.Match.
-type Patterns []string
+// DefaultPattern stands if no pattern says which names are locks.
+const DefaultPattern = "*.lock"
 
-// Check returns what is wrong with them.
-func (p Patterns) Check() error {
-	for _, pattern := range p {
-		if strings.Contains(pattern, "/") {
-			return fmt.Errorf("lock pattern %q: it is matched against names, which have no slash", pattern)
-		}
-		if _, err := path.Match(pattern, "x"); err != nil || pattern == "" {
-			return fmt.Errorf("lock pattern %q: %w", pattern, path.ErrBadPattern)
-		}
-	}
-	return nil
+// Patterns say which names are locks, and which attributes these locks have. A name is the last
+// component of a path. The zero value matches no name.
+type Patterns struct {
+	given         []string
+	locks, except []pattern
 }
 
-// Match says that name, the last component of a path, matches one of them.
-func (p Patterns) Match(name string) bool {
-	for _, pattern := range p {
-		// As path.Match, but faster, and asked several times for each request.
-		if ending, any := strings.CutPrefix(pattern, "*"); any && !strings.ContainsAny(ending, `*?[\`) {
-			if strings.HasSuffix(name, ending) {
-				return true
-			}
-			continue
+// pattern matches names as path.Match does.
+type pattern struct {
+	text       string
+	attributes lockstore.Attributes
+	// ending is what follows the *, if text is a * and characters that stand for themselves.
+	ending   string
+	byEnding bool
+}
+
+// ParsePatterns reads patterns of two forms, in any order. PATTERN[,opaque][,keep][,close] says that
+// names are locks; !PATTERN says that names are no locks although another pattern matches them. If
+// there is none of the first form, DefaultPattern stands too.
+func ParsePatterns(given []string) (Patterns, error) {
+	p, all := Patterns{given: given}, given
+	if !slices.ContainsFunc(given, func(text string) bool { return !strings.HasPrefix(text, "!") }) {
+		all = append(slices.Clone(given), DefaultPattern)
+	}
+	for _, text := range all {
+		into, parse := &p.locks, parsePattern
+		if strings.HasPrefix(text, "!") {
+			into, parse = &p.except, parseException
 		}
-		// They were checked.
-		if match, _ := path.Match(pattern, name); match {
+		parsed, err := parse(text)
+		if err != nil {
+			return Patterns{}, fmt.Errorf("lock pattern %q: %w", text, err)
+		}
+		*into = append(*into, parsed)
+	}
+	return p, nil
+}
+
+// parsePattern reads PATTERN[,opaque][,keep][,close].
+func parsePattern(text string) (pattern, error) {
+	words := strings.Split(text, ",")
+	var a lockstore.Attributes
+	for _, word := range words[1:] {
+		switch word {
+		case "opaque":
+			a.Opaque = true
+		case "keep":
+			a.Keep = true
+		case "close":
+			a.Close = true
+		default:
+			return pattern{}, fmt.Errorf("unknown attribute %q; allowed are opaque, keep and close, and a pattern cannot contain a comma", word)
+		}
+	}
+	return newPattern(words[0], a)
+}
+
+// parseException reads !PATTERN.
+func parseException(text string) (pattern, error) {
+	if strings.Contains(text, ",") {
+		return pattern{}, errors.New("!PATTERN takes no attributes, and a pattern cannot contain a comma")
+	}
+	return newPattern(text[len("!"):], lockstore.Attributes{})
+}
+
+func newPattern(text string, a lockstore.Attributes) (pattern, error) {
+	if strings.Contains(text, "/") {
+		return pattern{}, errors.New("it is matched against names, which have no slash")
+	}
+	if _, err := path.Match(text, "x"); err != nil || text == "" {
+		return pattern{}, fmt.Errorf(`%w; allowed are names with *, ? and [a-z], and \ before a character that stands for itself`, path.ErrBadPattern)
+	}
+	ending, any := strings.CutPrefix(text, "*")
+	return pattern{text: text, attributes: a, ending: ending, byEnding: any && !strings.ContainsAny(ending, `*?[\`)}, nil
+}
+
+// Match reports whether name is that of a lock.
+func (p Patterns) Match(name string) bool {
+	return anyMatches(p.locks, name) && !anyMatches(p.except, name)
+}
+
+// Attributes returns those of the lock at name: the attributes of all patterns that match it, added
+// up. If name is not that of a lock, there are none.
+func (p Patterns) Attributes(name string) (sum lockstore.Attributes) {
+	if anyMatches(p.except, name) {
+		return sum
+	}
+	for i := range p.locks {
+		if p.locks[i].match(name) {
+			sum = sum.Add(p.locks[i].attributes)
+		}
+	}
+	return sum
+}
+
+// Strings returns the patterns as they were given.
+func (p Patterns) Strings() []string { return p.given }
+
+func anyMatches(patterns []pattern, name string) bool {
+	for i := range patterns {
+		if patterns[i].match(name) {
 			return true
 		}
 	}
 	return false
+}
+
+func (p *pattern) match(name string) bool {
+	// As path.Match, but faster, and asked several times for each request.
+	if p.byEnding {
+		return strings.HasSuffix(name, p.ending)
+	}
+	// It was checked.
+	match, _ := path.Match(p.text, name)
+	return match
 }

@@ -298,9 +298,9 @@ func TestKilledGitLeavesNoLock(t *testing.T) {
 	}
 }
 
-// TestReleaseOnClose: a lock that a living process forgot is not stuck.
-func TestReleaseOnClose(t *testing.T) {
-	m := mountOver(t, t.TempDir(), "--release-on-close", "*.session.lock")
+// TestCloseEndsALock: a lock that a living process forgot is not stuck.
+func TestCloseEndsALock(t *testing.T) {
+	m := mountOver(t, t.TempDir(), "--lock-pattern", "*.lock", "--lock-pattern", "*.session.lock,close")
 	s := m.startScript(`mkfifo go; set -C; exec 3> a.session.lock 4> b.lock; echo $$ >&3; echo $$ >&4; echo $$; read x < go; exec 3>&- 4>&-; while :; do sleep 1; done`)
 	m.mustFail("cannot overwrite existing file", "set -C; : > a.session.lock")
 	m.mustDo("echo > go")

@@ -59,6 +59,8 @@ func TestMountHelper(t *testing.T) {
 		refused mount -t fuse.latchfs -o ro "$DIR" "$DIR"
 		refused mount -t fuse.latchfs -o "$MOUNT_OPTIONS,stale_after" "$DIR" "$DIR"
 		refused mount -t fuse.latchfs -o "$MOUNT_OPTIONS,colour=red" "$DIR" "$DIR"
+		refused mount -t fuse.latchfs -o "$MOUNT_OPTIONS,lock_pattern=\"*.lock,opaqe\"" "$DIR" "$DIR"
+		mount -t fuse.latchfs -o "$MOUNT_OPTIONS,lock_pattern=[" "$DIR" "$DIR" 2>/dev/null || say "status $?"
 		refused mount -t fuse.latchfs /usr "$DIR"
 		refused mount -t fuse.latchfs -o "$MOUNT_OPTIONS,stale_after=soon" "$DIR" "$DIR"
 		refused mount -t fuse.latchfs "$DIR/none" "$DIR/none"
@@ -84,6 +86,7 @@ func TestMountHelper(t *testing.T) {
 		"latchfs: there is no read-only latchfs, since to lock is to make a file; mount what is beneath read-only, and latchfs over it is too",
 		"latchfs: option stale_after wants a value (stale_after=VALUE)",
 		"latchfs: unknown option colour=red; those there are are the flags of latchfs mount --help",
+		`latchfs: lock pattern "*.lock,opaqe": unknown attribute "opaqe"; allowed are opaque, keep and close`, "status 1",
 		"latchfs: latchfs is mounted over a directory, not elsewhere: give " + dir + " as the source too, not /usr",
 		`latchfs: invalid argument "soon" for "--stale-after" flag`,
 		"latchfs: stat " + dir + "/none: no such file or directory",
@@ -100,6 +103,47 @@ func TestMountHelper(t *testing.T) {
 	if at < len(want) {
 		t.Errorf("no line %q in its place in\n%s", want[at], strings.Join(got, "\n"))
 	}
+}
+
+// TestPatternAttributes: close frees a lock at its close, and an exception leaves its names alone, whichever way the
+// mount was made.
+func TestPatternAttributes(t *testing.T) {
+	script := `
+		soon() { for _ in $(seq 500); do if "$@"; then return; fi; sleep 0.01; done; echo "it is not so: $*"; exit 1; }
+		cd "$DIR"
+		sh -c 'set -C; exec 3>a.session.lock 4>b.lock 5>c.data.lock; echo $$ >&3; echo $$ >&4; echo $$ >&5; exec 3>&- 4>&- 5>&-; : >ready; exec sleep 1000' &
+		trap "kill -9 $! 2>/dev/null || true" EXIT
+		soon test -e ready
+		soon test ! -e a.session.lock
+		locks=$("$LATCHFS" ls . | awk 'NR > 1 { print $1, $5 }')
+		kill -9 $!
+		soon test ! -e b.lock
+		echo "$locks, $(ls)"`
+	const want = "b.lock live, c.data.lock\nready"
+	t.Run("flags", func(t *testing.T) {
+		m := mountOver(t, t.TempDir(), "--lock-pattern", "!*.data.lock", "--lock-pattern", "*.lock", "--lock-pattern", "*.session.lock,opaque,close")
+		cmd := exec.Command("sh", "-eu", "-c", script)
+		cmd.Env = append(os.Environ(), "LATCHFS="+latchfs, "DIR="+m.dir)
+		if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	t.Run("mount(8)", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "sessions")
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		got := inNamespace(t, `
+			mount -t fuse.latchfs -o "$MOUNT_OPTIONS,lock_pattern=!*.data.lock,lock_pattern=*.lock,lock_pattern=\"*.session.lock,opaque,close\"" "$DIR" "$DIR"
+			failed=
+			(`+script+`) || failed=yes
+			umount -l "$DIR"
+			while pgrep -f "latchfs.*$DIR" >/dev/null; do sleep 0.01; done
+			test -z "$failed"`, "DIR="+dir)
+		if said := strings.Join(got, "\n"); !strings.HasSuffix(said, want) {
+			t.Errorf("%s", said)
+		}
+	})
 }
 
 // TestMountOfAUser: who is not root mounts through fusermount3, and unmounts with fusermount3 -u.

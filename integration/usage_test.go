@@ -62,6 +62,8 @@ func TestBadUse(t *testing.T) {
 		{"bad duration", nil, []string{"mount", "--stale-after", "soon", dir}, 2, "soon"},
 		{"negative duration", nil, []string{"mount", "--stale-after", "-1s", dir}, 2, "negative"},
 		{"bad pattern", nil, []string{"mount", "--state-dir", state, "--lock-pattern", "[", dir}, 2, "pattern"},
+		{"bad attribute", nil, []string{"mount", "--daemon", "--state-dir", state, "--lock-pattern", "*.lock,opaqe", dir}, 2, `lock pattern "*.lock,opaqe": unknown attribute "opaqe"; allowed are opaque, keep and close`},
+		{"bad exception", nil, []string{"scan", "--lock-pattern", "!*.lock,keep", dir}, 2, `lock pattern "!*.lock,keep": !PATTERN takes no attributes`},
 		{"missing", nil, []string{"mount", dir + "/missing"}, 3, "no such directory"},
 		{"missing parent", nil, []string{"mount", dir + "/missing/sub"}, 3, "no such directory"},
 		{"not a directory", nil, []string{"mount", file}, 3, "not a directory"},

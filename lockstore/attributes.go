@@ -1,14 +1,26 @@
 package lockstore
 
-// Attributes are what a lock pattern says of the locks it matches.
+// Attributes change the rules for a lock. They depend on its name alone and are those of the lock
+// patterns that match it.
 type Attributes struct {
-	// Opaque: the bytes of the lock say nothing of a process; its maker holds it, whatever they are.
+	// Opaque says that the bytes of the lock say nothing: its maker holds it, whatever they are.
 	Opaque bool
-	// Keep: the lock outlives its process. Only removal, release or age ends it.
+	// Keep says that the lock outlives its process: only its removal, its release or its age ends it.
 	Keep bool
-	// Close: the lock, if it was made with O_EXCL, ends when the descriptor it was made with is
-	// closed.
+	// Close says that the lock, if it was made with O_EXCL, ends when the descriptor it was made with
+	// is closed.
 	Close bool
 }
 
-func noAttributes(string) Attributes { return Attributes{} }
+// Add returns the attributes that a or b has.
+func (a Attributes) Add(b Attributes) Attributes {
+	return Attributes{Opaque: a.Opaque || b.Opaque, Keep: a.Keep || b.Keep, Close: a.Close || b.Close}
+}
+
+// attributesOf returns the attributes of the lock at name.
+func (s *Store) attributesOf(name string) Attributes {
+	if s.attributes == nil {
+		return Attributes{}
+	}
+	return s.attributes(name)
+}

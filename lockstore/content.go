@@ -51,7 +51,7 @@ func (s *Store) inspect(name string, family *family) (content, error) {
 func (s *Store) read(name string, file File, family *family) (content, error) {
 	c := content{File: file, written: file.Written, owner: file.UID}
 	digest := sha256.New()
-	if s.attributes(name).Opaque {
+	if s.attributesOf(name).Opaque {
 		return c, nil // of class Empty
 	}
 	if file.Type != Directory {

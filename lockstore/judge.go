@@ -53,10 +53,10 @@ func (s *Store) judge(r *record) verdict.Decision {
 // facts gathers what is known of a lock.
 func (s *Store) facts(l *state) verdict.Facts {
 	f := verdict.Facts{
-		Kind: l.Kind, Rule: l.Rule, Keep: s.attributes(l.Name).Keep, Left: l.Left,
+		Kind: l.Kind, Rule: l.Rule, Keep: s.attributesOf(l.Name).Keep, Left: l.Left,
 		Boot: s.boot, BootID: l.BootID, MachineID: l.MachineID, OutOfSight: s.outOfSight(l.Namespace),
 		Maker: s.party(l, l.creator, l.Creator), Holder: s.party(l, l.holder, l.Holder),
-		GroupRuns: func() bool { return l.Creator.Known() && s.isOfThisBoot(l) && s.sys.GroupRuns(l.Creator) },
+		GroupRuns: func() bool { return l.Creator.Group != 0 && s.isOfThisBoot(l) && s.sys.GroupRuns(l.Creator) },
 		Open:      l.open, ClosedByEnd: l.closedByEnd,
 		Made: l.Made, Touched: l.Made, Aging: s.aging(),
 	}
@@ -82,7 +82,7 @@ func (s *Store) facts(l *state) verdict.Facts {
 			f.Named = s.named(l, c)
 		}
 		if l.Kind == verdict.KindFound {
-			f.Found = s.foundFacts(c)
+			f.Found = s.foundFacts(l.Name, c)
 		}
 	}
 	return f
@@ -138,9 +138,9 @@ func (s *Store) named(l *state, c content) verdict.Party {
 }
 
 // foundFacts gathers what is known of a file without a record.
-func (s *Store) foundFacts(c content) verdict.FoundFacts {
+func (s *Store) foundFacts(name string, c content) verdict.FoundFacts {
 	f := verdict.FoundFacts{
-		Claim: c.form, Shared: !s.files.Local(), Hostname: s.sys.Hostname(), OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
+		Claim: c.form, Keep: s.attributesOf(name).Keep, Shared: !s.files.Local(), Hostname: s.sys.Hostname(), OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
 		Owner: c.owner, Written: c.written, Changed: c.Changed, Aging: s.aging(),
 		Elsewhere: func() bool { return s.sys.InOtherNamespace(c.form.PID, c.written) },
 	}

@@ -224,7 +224,7 @@ func TestOrdinaryFileThatNamesAnother(t *testing.T) {
 	_ = other
 }
 
-func TestReleaseOnClose(t *testing.T) {
+func TestCloseEndsALock(t *testing.T) {
 	w := newWorld(t)
 	w.store.attributes = func(lock string) Attributes { return Attributes{Close: lock == name} }
 	p := w.run(10, 100, 0)

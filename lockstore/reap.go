@@ -79,7 +79,7 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	}
 	name, kind := r.Name, r.Kind()
 	s.mu.Unlock()
-	if kind == verdict.KindCreate && s.attributes(name).Close {
+	if kind == verdict.KindCreate && s.attributesOf(name).Close {
 		s.end(r, Released, func(*record) verdict.Decision {
 			return verdict.Released(verdict.RuleDescriptor, *r.Holder, "the descriptor it was made with is closed")
 		})
@@ -138,7 +138,7 @@ func (s *Store) identify(r *record) {
 		s.pass(r, c.named, verdict.RuleNamed)
 	case l.Kind == verdict.KindFound || l.open || l.closedByEnd || c.hidden != nil:
 		// Judged as a whole, when that is over.
-	case c.claim.Class == payload.Data, c.claim.Class == payload.Empty && l.Kind == verdict.KindRename && !s.attributes(l.Name).Opaque:
+	case c.claim.Class == payload.Data, c.claim.Class == payload.Empty && l.Kind == verdict.KindRename && !s.attributesOf(l.Name).Opaque:
 		s.settleFile(r)
 	}
 }

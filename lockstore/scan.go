@@ -12,11 +12,10 @@ import (
 type Scanner struct{ store Store }
 
 // NewScanner returns one for a directory. An empty lock file that is older than staleAfter
-// and that nobody has open is stale; a staleAfter of 0 is never.
-func NewScanner(sys bootid.System, files Files, staleAfter time.Duration) *Scanner {
+// and that nobody has open is stale; a staleAfter of 0 is never. Attributes is as in Options.
+func NewScanner(sys bootid.System, files Files, staleAfter time.Duration, attributes func(name string) Attributes) *Scanner {
 	return &Scanner{Store{
-		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, now: time.Now, lookups: newLookups(),
-		attributes: noAttributes,
+		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, attributes: attributes, now: time.Now, lookups: newLookups(),
 	}}
 }
 
@@ -35,7 +34,7 @@ func (s *Scanner) Judge(name string) (Scanned, error) {
 	if err != nil {
 		return Scanned{}, err
 	}
-	facts := s.store.foundFacts(c)
+	facts := s.store.foundFacts(name, c)
 	d := verdict.JudgeFound(facts)
 	if c.form.Class == payload.Empty && s.store.files.Local() {
 		d = verdict.JudgeEmpty(facts)

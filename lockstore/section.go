@@ -154,7 +154,7 @@ func (c Section) lookFound(file File, seen *Sighting) bool {
 		seen.noLock.Store(file.Changed.UnixNano())
 		return true
 	}
-	d := verdict.JudgeFound(s.foundFacts(found))
+	d := verdict.JudgeFound(s.foundFacts(c.name, found))
 	l := Lock{Name: c.name, Kind: verdict.KindFound, Made: found.written, Holder: d.Holder, Rule: verdict.RuleNamed}
 	switch d.Verdict {
 	case verdict.Settled:

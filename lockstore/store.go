@@ -26,7 +26,7 @@ type Options struct {
 	System bootid.System
 	// Files is the directory beneath the mount.
 	Files Files
-	// Attributes are those of the lock of a name; nil is that no lock has any.
+	// Attributes returns those of the lock at a path; nil is that no lock has any.
 	Attributes func(name string) Attributes
 	// StaleAfter is the age at which an unknown lock becomes stale; 0 is never.
 	StaleAfter time.Duration
@@ -179,9 +179,6 @@ func Open(o Options) (*Store, error) {
 	}
 	s.began, s.making = s.now(), o.Making
 	s.here = &origin{s.boot.ID, s.boot.MachineID, s.sys.Namespace()}
-	if s.attributes == nil {
-		s.attributes = noAttributes
-	}
 	s.processes = processes{sys: o.System, now: s.now, ended: s.processEnded, all: make(map[processKey]*watched)}
 	var err error
 	if s.owner, err = ownDir(o.StateDir); err != nil {

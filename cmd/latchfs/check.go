@@ -10,6 +10,7 @@ import (
 
 	latch "latchfs/fs"
 	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 // checked is a journal in latchfs check --json.
@@ -24,7 +25,7 @@ type checked struct {
 func checkedOf(r lockstore.JournalReport) checked {
 	c := checked{r.Path, r.Size, r.Sound, r.Generation, []latch.LockInfo{}}
 	for _, l := range r.Locks {
-		info := latch.LockInfoOf(l, lockstore.Judgment{Rule: l.Rule})
+		info := latch.LockInfoOf(l, verdict.Judgment{Rule: l.Rule})
 		info.Verdict = ""
 		c.Locks = append(c.Locks, info)
 	}

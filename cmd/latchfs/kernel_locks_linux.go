@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"latchfs/bootid"
 	latch "latchfs/fs"
 )
 
@@ -68,8 +70,9 @@ func (k kernelLocks) within(dir fs.FileInfo) bool {
 	return false
 }
 
-// on returns the locks on a file, with the commands of those that hold them.
-func (k kernelLocks) on(info fs.FileInfo) []latch.KernelLock {
+// on returns the locks on the file at path, with the commands of those that hold them. A flock(2) lock is one
+// of an open file, which others may have inherited from the process that took it.
+func (k kernelLocks) on(path string, info fs.FileInfo) []latch.KernelLock {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || len(k) == 0 {
 		return nil
@@ -79,6 +82,29 @@ func (k kernelLocks) on(info fs.FileInfo) []latch.KernelLock {
 		if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", locks[i].PID)); err == nil {
 			locks[i].Command = strings.TrimSuffix(string(comm), "\n")
 		}
+		if locks[i].Type != "POSIX" && !locks[i].Waiting {
+			locks[i].OpenedBy = inheritors(path, locks[i].PID)
+		}
 	}
 	return locks
+}
+
+// inheritors returns the processes that have the file at path open, if the process pid is none of them.
+func inheritors(path string, pid int) (infos []latch.ProcessInfo) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil
+	}
+	host := bootid.NewHost()
+	defer host.Close()
+	for _, p := range host.OpenedBy(path) {
+		if p.PID == pid {
+			return nil
+		}
+		// latchfs's own have the file beneath open, which has the same path.
+		if p.PID != os.Getpid() && !strings.HasPrefix(p.Command, "latchfs") {
+			infos = append(infos, latch.ProcessInfoOf(p))
+		}
+	}
+	return infos
 }

@@ -15,4 +15,4 @@ func readKernelLocks() kernelLocks { return kernelLocks{} }
 
 func (kernelLocks) within(fs.FileInfo) bool { return false }
 
-func (kernelLocks) on(fs.FileInfo) []latch.KernelLock { return nil }
+func (kernelLocks) on(string, fs.FileInfo) []latch.KernelLock { return nil }

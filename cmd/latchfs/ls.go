@@ -18,7 +18,8 @@ import (
 	"github.com/spf13/cobra"
 
 	latch "latchfs/fs"
-	"latchfs/lockstore"
+	"latchfs/lockstore/payload"
+	"latchfs/lockstore/verdict"
 )
 
 func lsCommand() *cobra.Command {
@@ -60,7 +61,11 @@ func printJSON(out io.Writer, v any) error {
 
 // listLocks asks latchfs for its locks and looks for other files at lock names itself.
 func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
-	files, err := lockFiles(dir, status.LockPatterns)
+	patterns, err := latch.ParsePatterns(status.LockPatterns)
+	if err != nil {
+		return nil, err
+	}
+	files, err := lockFiles(dir, patterns)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +101,7 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 			i = len(locks)
 			locks = append(locks, unmanaged(path, name, info))
 		}
-		locks[i].LockedBy = flocks.on(info)
+		locks[i].LockedBy = flocks.on(path, info)
 	}
 	return locks, nil
 }
@@ -124,15 +129,15 @@ func lockFiles(dir string, patterns latch.Patterns) (names []string, err error) 
 
 // unmanaged describes a file at a lock name that is no lock.
 func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
-	class := lockstore.Data
+	class := payload.Data
 	switch {
 	case info.Mode().IsRegular() && info.Size() <= 4096:
 		if text, err := os.ReadFile(path); err == nil {
-			class = lockstore.ParsePayload(text).Class
+			class = payload.Found(text).Class
 		}
 	case info.IsDir():
 		if entries, err := os.ReadDir(path); err == nil && len(entries) == 0 {
-			class = lockstore.Empty
+			class = payload.Empty
 		}
 	}
 	return latch.LockInfo{
@@ -168,6 +173,12 @@ func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time, look style
 			if k.Waiting {
 				word += ", waits"
 			}
+			for _, p := range k.OpenedBy {
+				fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", p.PID, latch.Printable(p.Command), look.in(colourNone, word+", inherited"))
+			}
+			if len(k.OpenedBy) > 0 {
+				continue
+			}
 			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, latch.Printable(k.Command), look.in(colourNone, word))
 		}
 	}
@@ -197,21 +208,24 @@ func cellsOf(l latch.LockInfo, now time.Time, users userNames) [6]string {
 	pid, command, name := "-", "-", "-"
 	if l.Holder.PID != 0 {
 		pid, command, name = strconv.Itoa(l.Holder.PID), l.Holder.Command, users.of(l.Holder.UID)
+		if l.HolderEnded {
+			pid = "ended"
+		}
 	}
-	verdict := l.Verdict
+	what := l.Verdict
 	if detail := l.Reason + l.Payload; detail != "" {
-		verdict += " (" + detail + ")"
+		what += " (" + detail + ")"
 	}
-	return [...]string{latch.Printable(l.Name), pid, latch.Printable(command), name, verdict, age(now.Sub(l.Made))}
+	return [...]string{latch.Printable(l.Name), pid, latch.Printable(command), name, what, age(now.Sub(l.Made))}
 }
 
-func verdictColour(verdict string) string {
-	switch verdict {
-	case lockstore.Live.String():
+func verdictColour(of string) string {
+	switch of {
+	case verdict.Live.String():
 		return colourGreen
-	case lockstore.Stale.String():
+	case verdict.Stale.String():
 		return colourRed
-	case lockstore.Unknown.String():
+	case verdict.Unknown.String():
 		return colourYellow
 	}
 	return colourNone

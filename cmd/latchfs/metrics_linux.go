@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 // metrics count what happens to locks. They begin anew with each server.
@@ -58,7 +59,7 @@ func newMetrics(version string) *metrics {
 		Name: "latchfs_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version},
 	})
 	build.Set(1)
-	for _, reason := range lockstore.Reasons {
+	for _, reason := range verdict.Reasons(verdict.Stale) {
 		m.reaps.WithLabelValues(string(reason))
 	}
 	m.registry.MustRegister(m.acquisitions, m.contentions, m.refusals, m.releases, m.settled, m.reaps, m.holds, m.waits, build,
@@ -116,7 +117,7 @@ func (c current) Describe(to chan<- *prometheus.Desc) {
 
 func (c current) Collect(to chan<- prometheus.Metric) {
 	verdicts := c.of.store.Verdicts()
-	for _, v := range []lockstore.Verdict{lockstore.Live, lockstore.Unknown, lockstore.Stale} {
+	for _, v := range []verdict.Verdict{verdict.Live, verdict.Unknown, verdict.Stale} {
 		to <- prometheus.MustNewConstMetric(c.locks, prometheus.GaugeValue, float64(verdicts[v]), v.String())
 	}
 	for kind, n := range c.of.fs.Requests() {

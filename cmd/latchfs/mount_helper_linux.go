@@ -13,7 +13,8 @@ import (
 //
 //	mount.fuse.latchfs SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
 //
-// which is latchfs mount --daemon DIR. Each option is a flag of that, with _ for - if one likes.
+// which is latchfs mount --daemon DIR. Each option is a flag of that, with _ for - if one likes. Commas separate options,
+// but not within double quotes, which mount(8) passes on: lock_pattern="*.lock,keep".
 const mountHelper = "mount.fuse.latchfs"
 
 // notFlags are options of mount(8) that say nothing to latchfs, or what is so anyhow.
@@ -37,7 +38,11 @@ func helperArgs(args []string) ([]string, error) {
 				return nil, usageError{fmt.Errorf("%s wants something", arg)}
 			}
 			if arg == "-o" {
-				options = append(options, strings.Split(args[i], ",")...)
+				some, err := splitOptions(args[i])
+				if err != nil {
+					return nil, err
+				}
+				options = append(options, some...)
 			}
 		case strings.HasPrefix(arg, "-") && strings.Trim(arg[1:], "sfnvr") == "":
 			sloppy = sloppy || strings.Contains(arg, "s")
@@ -69,6 +74,27 @@ func helperArgs(args []string) ([]string, error) {
 		return nil, nil
 	}
 	return append(translated, "--", places[1]), nil
+}
+
+// splitOptions splits text at the commas outside of double quotes, and removes the quotes.
+func splitOptions(text string) (options []string, err error) {
+	var option strings.Builder
+	quoted := false
+	for _, c := range []byte(text) {
+		switch {
+		case c == '"':
+			quoted = !quoted
+		case c == ',' && !quoted:
+			options = append(options, option.String())
+			option.Reset()
+		default:
+			option.WriteByte(c)
+		}
+	}
+	if quoted {
+		return nil, usageError{fmt.Errorf("-o %s: a double quote has no end", text)}
+	}
+	return append(options, option.String()), nil
 }
 
 // sameDir is the check of SOURCE, which is what is mounted over, or a word.
@@ -108,5 +134,5 @@ func optionFlag(option string, sloppy bool) ([]string, error) {
 	case sloppy:
 		return nil, nil
 	}
-	return nil, usageError{fmt.Errorf("unknown option %s; those there are are the flags of latchfs mount --help", option)}
+	return nil, usageError{fmt.Errorf("unknown option %s; those there are are the flags of latchfs mount --help, and a value with commas is in double quotes", option)}
 }

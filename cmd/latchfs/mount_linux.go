@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,7 +23,6 @@ import (
 type mountFlags struct {
 	StateDir      string
 	LockPatterns  []string
-	OnClose       []string
 	StaleAfter    time.Duration
 	MaxHold       time.Duration
 	MaxPerUser    int
@@ -49,6 +47,9 @@ func mountCommand() *cobra.Command {
 latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.check(); err != nil {
+				return err
+			}
 			if flags.daemon && !isDaemon() {
 				return startDaemon(args[0], cmd.Flags())
 			}
@@ -60,11 +61,10 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&flags.StateDir, "state-dir", "", "directory for the journal (default: one for each DIR in /var/lib/latchfs, or in $XDG_STATE_HOME/latchfs)")
-	f.StringArrayVar(&flags.LockPatterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
+	lockPatternVar(f, &flags.LockPatterns)
 	f.DurationVar(&flags.StaleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
 	f.DurationVar(&flags.MaxHold, "max-hold", 0, "age at which a lock is stale though its holder lives; 0 is never")
 	f.IntVar(&flags.MaxPerUser, "max-locks-per-user", 10_000, "how many locks another user than root and yours may have at a time (EDQUOT); 0 is no limit")
-	f.StringArrayVar(&flags.OnClose, "release-on-close", nil, "names whose locks end when the descriptor they were made with is closed; repeatable")
 	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
 	f.BoolVar(&flags.NoPassthrough, "no-passthrough", false, "have reads and writes of ordinary files go through latchfs, even where the kernel can spare that")
 	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
@@ -79,22 +79,25 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	return cmd
 }
 
+// check returns what is wrong with the flags.
+func (f mountFlags) check() error {
+	if err := notNegative("stale-after", f.StaleAfter); err != nil {
+		return err
+	}
+	if err := notNegative("max-hold", f.MaxHold); err != nil {
+		return err
+	}
+	if err := notNegative("max-locks-per-user", f.MaxPerUser); err != nil {
+		return err
+	}
+	if _, err := latch.ParsePatterns(f.LockPatterns); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
 // runMount is the keeper of a mount, from beginning to end.
 func runMount(dir string, flags mountFlags, out io.Writer) error {
-	if err := notNegative("stale-after", flags.StaleAfter); err != nil {
-		return err
-	}
-	if err := notNegative("max-hold", flags.MaxHold); err != nil {
-		return err
-	}
-	if err := notNegative("max-locks-per-user", flags.MaxPerUser); err != nil {
-		return err
-	}
-	for _, patterns := range []latch.Patterns{flags.LockPatterns, flags.OnClose} {
-		if err := patterns.Check(); err != nil {
-			return usageError{err}
-		}
-	}
 	dir, err := realDir(dir)
 	if err != nil {
 		return err
@@ -139,15 +142,19 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 			m.close()
 		}
 	}()
+	patterns, err := latch.ParsePatterns(flags.LockPatterns)
+	if err != nil {
+		return nil, err
+	}
 	unix.Umask(0)
 	raiseFileLimit()
 	options := latch.Options{
 		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
-		LockPatterns: flags.LockPatterns, NoHeartbeat: flags.NoHeartbeat, NoPassthrough: flags.NoPassthrough, Callers: m.host,
+		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, NoPassthrough: flags.NoPassthrough, Callers: m.host,
 		Log: log, Metrics: m.metrics.text, Herald: func() (latch.Herald, error) { return startHerald(dir) }, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
-			Started: time.Now(), LockPatterns: flags.LockPatterns,
+			Started: time.Now(), LockPatterns: patterns.Strings(),
 			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
 			ExitStatus: orUnknown(m.host.ExitSource()),
 		},
@@ -176,7 +183,7 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 		return nil, err
 	}
 	m.host.KeepPidfds(m.fs)
-	if m.store, err = openStore(m, flags, ahead); err != nil {
+	if m.store, err = openStore(m, flags, attributesBy(patterns), ahead); err != nil {
 		return nil, err
 	}
 	m.metrics.follow(m, time.Since(recovering))
@@ -306,8 +313,7 @@ func checkStateDir(dir, stateDir string) error {
 
 // openStore takes the state directory. One that is just being given up by a latchfs that
 // was unmounted is waited for.
-func openStore(m *mounted, flags mountFlags, ahead *lockstore.Ahead) (*lockstore.Store, error) {
-	onClose := latch.Patterns(flags.OnClose)
+func openStore(m *mounted, flags mountFlags, attributes func(name string) lockstore.Attributes, ahead *lockstore.Ahead) (*lockstore.Store, error) {
 	deadline := time.Now().Add(2 * time.Second)
 	for {
 		shown := newProgress(os.Stderr, "locks recovered")
@@ -317,7 +323,7 @@ func openStore(m *mounted, flags mountFlags, ahead *lockstore.Ahead) (*lockstore
 			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
 			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
-			ReleaseOnClose: func(name string) bool { return onClose.Match(path.Base(name)) },
+			Attributes: attributes,
 		})
 		shown.end()
 		switch {

@@ -15,6 +15,7 @@ import (
 	"latchfs/bootid"
 	latch "latchfs/fs"
 	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 func scanCommand() *cobra.Command {
@@ -32,7 +33,7 @@ taking a lock in that very moment: let those that lock in DIR rest before --fix.
 	f := cmd.Flags()
 	f.BoolVar(&flags.fix, "fix", false, "remove the stale ones")
 	f.BoolVar(&flags.asJSON, "json", false, "print all that is known of each as JSON")
-	f.StringArrayVar(&flags.patterns, "lock-pattern", []string{"*.lock"}, "names that are locks, as path.Match; repeatable")
+	lockPatternVar(f, &flags.patterns)
 	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
 	return cmd
 }
@@ -54,10 +55,11 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	if err := notNegative("stale-after", flags.staleAfter); err != nil {
 		return err
 	}
-	if err := latch.Patterns(flags.patterns).Check(); err != nil {
+	patterns, err := latch.ParsePatterns(flags.patterns)
+	if err != nil {
 		return usageError{err}
 	}
-	dir, err := realDir(dir)
+	dir, err = realDir(dir)
 	if err != nil {
 		return err
 	}
@@ -75,11 +77,11 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 		return err
 	}
 	defer closeFiles()
-	names, err := lockFiles(dir, flags.patterns)
+	names, err := lockFiles(dir, patterns)
 	if err != nil {
 		return err
 	}
-	scanner := lockstore.NewScanner(host, files, flags.staleAfter)
+	scanner := lockstore.NewScanner(host, files, flags.staleAfter, attributesBy(patterns))
 	results := []scanned{}
 	var failed []error
 	shown := newProgress(os.Stderr, "lock files judged")
@@ -90,7 +92,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 			continue
 		}
 		result := scanned{LockInfo: scanInfo(name, found)}
-		if err == nil && flags.fix && found.Verdict == lockstore.Stale {
+		if err == nil && flags.fix && found.Verdict == verdict.Stale {
 			result.Removed, err = scanner.Remove(name)
 		}
 		if err != nil {
@@ -110,11 +112,11 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 
 func scanInfo(name string, found lockstore.Scanned) latch.LockInfo {
 	info := latch.LockInfo{
-		Name: name, Kind: string(lockstore.KindFound), Made: found.File.Written,
+		Name: name, Kind: string(verdict.KindFound), Made: found.File.Written,
 		Verdict: found.Verdict.String(), Reason: string(found.Reason), Rule: string(found.Rule), Evidence: found.Evidence,
 		Holder: latch.ProcessInfoOf(found.Holder), Payload: found.Class.String(),
 	}
-	if found.Verdict == lockstore.Settled {
+	if found.Verdict == verdict.Settled {
 		info.Verdict = "unmanaged"
 	}
 	return info
@@ -124,18 +126,18 @@ func printScanned(out io.Writer, results []scanned) error {
 	table := newTable(out)
 	fmt.Fprintln(table, "LOCK\tVERDICT\tAGE\tEVIDENCE")
 	for _, r := range results {
-		verdict := r.Verdict
+		what := r.Verdict
 		if r.Reason != "" {
-			verdict += " (" + r.Reason + ")"
+			what += " (" + r.Reason + ")"
 		}
 		if r.Removed {
-			verdict += ", removed"
+			what += ", removed"
 		}
 		evidence := r.Evidence
 		if r.Error != "" {
 			evidence = r.Error
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", latch.Printable(r.Name), verdict, age(time.Since(r.Made)), latch.Printable(evidence))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", latch.Printable(r.Name), what, age(time.Since(r.Made)), latch.Printable(evidence))
 	}
 	return table.Flush()
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	latch "latchfs/fs"
-	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 func whyCommand() *cobra.Command {
@@ -69,7 +69,7 @@ func lookInto(file string) (whyCase, error) {
 		} else if err := readControl(root, filepath.Join("lock", name), &lock); err != nil {
 			return c, err
 		}
-		lock.LockedBy = readKernelLocks().on(info)
+		lock.LockedBy = readKernelLocks().on(file, info)
 		c.Lock = &lock
 	}
 	for l, err := range readLocks(root) {
@@ -87,23 +87,12 @@ func lookInto(file string) (whyCase, error) {
 }
 
 // ruleWords are why a process counts as the holder.
-var ruleWords = map[string]string{
-	string(lockstore.RuleNamed):      "the lock file names that process",
-	string(lockstore.RuleCreator):    "that process made the lock file",
-	string(lockstore.RuleDescriptor): "the process that made it has ended, and another has inherited its open file",
-	string(lockstore.RuleAncestor):   "that process ran the command which made the lock",
-	string(lockstore.RuleNobody):     "nobody could be identified",
-}
-
-// reasonWords are what the reasons of stale locks mean.
-var reasonWords = map[string]string{
-	string(lockstore.BootIDMismatch):   "it was made before the machine was last started",
-	string(lockstore.DeadPID):          "its holder has ended",
-	string(lockstore.RecycledPID):      "its holder has ended, and another process has got the same number",
-	string(lockstore.BeforeBoot):       "it was last changed before the machine was last started",
-	string(lockstore.MissingPID):       "it names no process, and is too old",
-	string(lockstore.InvalidCreatedAt): "it names no process, the time it gives is none, and it is too old",
-	string(lockstore.TooOld):           "nothing can be proven of its holder, and it is too old",
+var ruleWords = map[verdict.Rule]string{
+	verdict.RuleNamed:      "the lock file names that process",
+	verdict.RuleCreator:    "that process made the lock file",
+	verdict.RuleDescriptor: "the process that made it has ended, and its open file has not been closed everywhere",
+	verdict.RuleAncestor:   "that process ran the command which made the lock",
+	verdict.RuleNobody:     "nobody could be identified",
 }
 
 // explain says it in a paragraph.
@@ -117,17 +106,27 @@ func (c whyCase) explain(now time.Time) string {
 	case l.Verdict == "unmanaged":
 		say("%s is no lock to latchfs but an ordinary file (%s), last changed %s ago.", file, l.Payload, age(now.Sub(l.Made)))
 		say("latchfs neither protects nor removes it. A program that takes its existence for a lock has to remove it, or you (rm).")
-	case l.Verdict == lockstore.Live.String():
+	case l.Verdict == verdict.Live.String() && l.HolderEnded:
+		say("%s is held by a descriptor, for %s (since %s). Process %s, which made it, has ended.", file, age(now.Sub(l.Made)),
+			l.Made.Local().Format(time.DateTime), processWords(l.Holder))
+		say("That is proven: %s; %s.", latch.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
+		say("%s", descriptorWords(l.OpenedBy))
+		say("To take the lock away all the same: latchfs release --force %s.", file)
+	case l.Verdict == verdict.Live.String():
 		say("%s is held by process %s, for %s (since %s).", file, processWords(l.Holder), age(now.Sub(l.Made)), l.Made.Local().Format(time.DateTime))
-		say("That is proven: %s; %s.", latch.Printable(l.Evidence), ruleWords[l.Rule])
+		say("That is proven: %s; %s.", latch.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
 		say("It is free the moment that process removes it or ends. If it hangs, end it (kill %d): the lock goes with it.", l.Holder.PID)
 		say("To take the lock away while it goes on, not knowing: latchfs release --force %s.", file)
-	case l.Verdict == lockstore.Stale.String():
-		say("%s is stale: %s (%s; %s).", file, reasonWords[l.Reason], l.Reason, latch.Printable(l.Evidence))
+	case l.Verdict == verdict.Stale.String():
+		say("%s is stale: %s (%s; %s).", file, verdict.Reason(l.Reason).Means(), l.Reason, latch.Printable(l.Evidence))
 		say("latchfs removes such a file at once, unless somebody has it open who may have locked it with flock(2): then it goes with the last of them.")
+	case l.Reason == string(verdict.Left):
+		say("%s was left by process %s: it ended with status 0 and did not remove the lock (%s; %s).", file, processWords(l.Holder), l.Reason, latch.Printable(l.Evidence))
+		say("Commands that take a lock for somebody else do that on purpose. Whoever knows that it is not needed may remove it (rm).")
+		say("It counts as stale %s, unless it is written or touched again.", c.staleIn(now))
 	default:
 		say("%s is there, and nothing can be proven of its holder: %s.", file, latch.Printable(l.Evidence))
-		say("It was made %s ago, and counts as stale %s.", age(now.Sub(l.Made)), c.staleIn(now))
+		say("It was made %s ago, and counts as stale %s, unless a process that may need it runs then.", age(now.Sub(l.Made)), c.staleIn(now))
 		say("If you know that its holder is gone: latchfs release %s.", file)
 	}
 	if l != nil {
@@ -136,12 +135,17 @@ func (c whyCase) explain(now time.Time) string {
 			if k.Waiting {
 				verb = "waits for"
 			}
+			if len(k.OpenedBy) > 0 {
+				say("A %s lock on its content (%s) was taken by process %d, which does not have the file open any more. %s",
+					strings.ToLower(k.Access), k.Type, k.PID, descriptorWords(k.OpenedBy))
+				continue
+			}
 			say("Process %d (%s) %s a %s lock on its content (%s).", k.PID, latch.Printable(k.Command), verb, strings.ToLower(k.Access), k.Type)
 		}
 	}
 	if c.Last != nil {
 		say("A lock of that name, of process %s, was removed %s ago: %s (%s).", processWords(c.Last.Holder), age(now.Sub(*c.Last.ReclaimedAt)),
-			reasonWords[c.Last.Reason], c.Last.Reason)
+			verdict.Reason(c.Last.Reason).Means(), c.Last.Reason)
 	}
 	return strings.Join(sentences, "\n") + "\n"
 }
@@ -149,13 +153,29 @@ func (c whyCase) explain(now time.Time) string {
 // staleIn is when an unknown lock will be stale by its age.
 func (c whyCase) staleIn(now time.Time) string {
 	limit := time.Duration(c.Status.StaleAfter) * time.Second
-	switch left := limit - now.Sub(c.Lock.Made); {
+	since := c.Lock.Made
+	if c.Lock.Since != nil {
+		since = *c.Lock.Since
+	}
+	switch left := limit - now.Sub(since); {
 	case limit == 0:
 		return "never (--stale-after 0)"
 	case left > 0:
 		return "in " + age(left)
 	}
 	return "now"
+}
+
+// descriptorWords are about the processes that have a descriptor on which a lock depends.
+func descriptorWords(openedBy []latch.ProcessInfo) string {
+	if len(openedBy) == 0 {
+		return "No process that can be seen has the descriptor: it may be on its way from one to another in a socket, or in a container. The lock is free when it is closed."
+	}
+	names := make([]string, len(openedBy))
+	for i, p := range openedBy {
+		names[i] = processWords(p)
+	}
+	return fmt.Sprintf("Process %s has the descriptor. The lock is free when it is closed, or that process ends.", strings.Join(names, " and process "))
 }
 
 func processWords(p latch.ProcessInfo) string {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	latch "latchfs/fs"
-	"latchfs/lockstore"
+	"latchfs/lockstore/verdict"
 )
 
 // TestWhy compares what is said of each verdict and reason with testdata/why; with UPDATE=1 it writes that.
@@ -15,36 +15,46 @@ func TestWhy(t *testing.T) {
 	time.Local = time.UTC
 	now := time.Date(2026, 11, 25, 3, 0, 0, 0, time.UTC)
 	holder := latch.ProcessInfo{PID: 4711, UID: 4294967290, Command: "openclaw"}
-	lock := func(verdict lockstore.Verdict, reason lockstore.Reason, rule lockstore.Rule, evidence string) *latch.LockInfo {
-		l := &latch.LockInfo{Name: "s.lock", Verdict: verdict.String(), Reason: string(reason), Rule: string(rule), Evidence: evidence, Made: now.Add(-95 * time.Second)}
-		if rule != lockstore.RuleNobody {
+	lock := func(v verdict.Verdict, reason verdict.Reason, rule verdict.Rule, evidence string) *latch.LockInfo {
+		l := &latch.LockInfo{Name: "s.lock", Verdict: v.String(), Reason: string(reason), Rule: string(rule), Evidence: evidence, Made: now.Add(-95 * time.Second)}
+		if rule != verdict.RuleNobody {
 			l.Holder = holder
 		}
 		return l
 	}
-	reclaimed := func(reason lockstore.Reason) *latch.LockInfo {
-		l := lock(lockstore.Stale, reason, lockstore.RuleNamed, "process 4711(openclaw)@88 has ended")
+	reclaimed := func(reason verdict.Reason) *latch.LockInfo {
+		l := lock(verdict.Stale, reason, verdict.RuleNamed, "process 4711(openclaw)@88 has ended")
 		at := now.Add(-5 * time.Second)
 		l.ReclaimedAt = &at
 		return l
 	}
+	inherited := func(openedBy ...latch.ProcessInfo) *latch.LockInfo {
+		l := lock(verdict.Live, "", verdict.RuleDescriptor, "its creator 4711(openclaw)@88 has ended, the descriptor it was made with is open")
+		l.HolderEnded, l.OpenedBy = true, openedBy
+		return l
+	}
+	left := lock(verdict.Unknown, verdict.Left, verdict.RuleNamed, "process 4711(openclaw)@88 has ended and left it")
+	touched := now.Add(-10 * time.Minute)
+	left.HolderEnded, left.Since = true, &touched
 	runs := "process 4711(openclaw)@88 runs"
 	cases := map[string]whyCase{
 		"free":            {},
-		"live-named":      {Lock: lock(lockstore.Live, "", lockstore.RuleNamed, runs)},
-		"live-creator":    {Lock: lock(lockstore.Live, "", lockstore.RuleCreator, runs)},
-		"live-descriptor": {Lock: lock(lockstore.Live, "", lockstore.RuleDescriptor, "its creator 12(sh)@80 has ended, the descriptor it was made with is open")},
-		"live-ancestor":   {Lock: lock(lockstore.Live, "", lockstore.RuleAncestor, "its creator 12(mkdir)@80 has ended, its ancestor 4711(openclaw)@88 runs")},
-		"unknown":         {Lock: lock(lockstore.Unknown, "", lockstore.RuleNobody, "its creator could not be identified")},
+		"live-named":      {Lock: lock(verdict.Live, "", verdict.RuleNamed, runs)},
+		"live-creator":    {Lock: lock(verdict.Live, "", verdict.RuleCreator, runs)},
+		"live-descriptor": {Lock: inherited(latch.ProcessInfo{PID: 12, UID: 4294967290, Command: "sleep"}, latch.ProcessInfo{PID: 13, UID: 4294967290, Command: "cat"})},
+		"live-in-flight":  {Lock: inherited()},
+		"left":            {Lock: left},
+		"live-ancestor":   {Lock: lock(verdict.Live, "", verdict.RuleAncestor, "its creator 12(mkdir)@80 has ended, its ancestor 4711(openclaw)@88 runs")},
+		"unknown":         {Lock: lock(verdict.Unknown, "", verdict.RuleNobody, "its creator could not be identified")},
 		"unmanaged":       {Lock: &latch.LockInfo{Verdict: "unmanaged", Payload: "empty", Made: now.Add(-48 * time.Hour)}},
 		"flock": {Lock: &latch.LockInfo{Verdict: "unmanaged", Payload: "empty", Made: now.Add(-time.Minute), LockedBy: []latch.KernelLock{
 			{Type: "FLOCK", Access: "WRITE", PID: 12, Command: "cargo"}, {Type: "FLOCK", Access: "WRITE", PID: 13, Command: "cargo", Waiting: true}}}},
-		"odd-name": {File: "a\x1b[2J.lock", Lock: lock(lockstore.Live, "", lockstore.RuleCreator, runs)},
+		"flock-inherited": {Lock: &latch.LockInfo{Verdict: "unmanaged", Payload: "empty", Made: now.Add(-time.Minute), LockedBy: []latch.KernelLock{
+			{Type: "FLOCK", Access: "WRITE", PID: 12, OpenedBy: []latch.ProcessInfo{{PID: 13, UID: 4294967290, Command: "sleep"}}}}}},
+		"odd-name": {File: "a\x1b[2J.lock", Lock: lock(verdict.Live, "", verdict.RuleCreator, runs)},
 	}
-	for _, reason := range []lockstore.Reason{
-		lockstore.BootIDMismatch, lockstore.DeadPID, lockstore.RecycledPID, lockstore.BeforeBoot, lockstore.MissingPID, lockstore.InvalidCreatedAt, lockstore.TooOld,
-	} {
-		cases["stale-"+string(reason)] = whyCase{Lock: lock(lockstore.Stale, reason, lockstore.RuleNamed, "process 4711(openclaw)@88 has ended")}
+	for _, reason := range verdict.Reasons(verdict.Stale) {
+		cases["stale-"+string(reason)] = whyCase{Lock: lock(verdict.Stale, reason, verdict.RuleNamed, "process 4711(openclaw)@88 has ended")}
 		cases["free-"+string(reason)] = whyCase{Last: reclaimed(reason)}
 	}
 	for name, c := range cases {

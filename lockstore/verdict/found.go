@@ -22,6 +22,8 @@ const (
 type FoundFacts struct {
 	// Claim is what it says by its form alone.
 	Claim payload.Claim
+	// Keep says that its pattern has it outlive its holder.
+	Keep bool
 	// Shared says that other machines can write to the directory.
 	Shared bool
 	// Hostname is that of this machine; OtherHost says that Claim names another one.
@@ -46,6 +48,14 @@ type FoundFacts struct {
 
 // JudgeFound decides on a file that has no record. Settled means that it is no lock.
 func JudgeFound(f FoundFacts) Decision {
+	d := judgeFound(f)
+	if f.Keep && d.Verdict == Stale && d.Reason.isProof() {
+		return f.undecided("%s, and its pattern keeps it", d.Evidence)
+	}
+	return d
+}
+
+func judgeFound(f FoundFacts) Decision {
 	c, p := f.Claim, f.Process
 	started := func() bool { return f.Started.After(f.Written.Add(StartTolerance)) }
 	var j Judgment

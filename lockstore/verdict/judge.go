@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"fmt"
 	"time"
 
 	"latchfs/bootid"
@@ -225,7 +226,5 @@ func (a Aging) aged(since time.Time, needed func() bool, rule Rule, why Reason, 
 	if a.StaleAfter > 0 && age > a.StaleAfter && !needed() {
 		return stale(TooOld, rule, format+"; %v old, the limit is %v", append(args, age.Round(time.Second), a.StaleAfter)...)
 	}
-	j := live(rule, format, args...)
-	j.Verdict, j.Reason = Unknown, why
-	return j
+	return Judgment{Verdict: Unknown, Reason: why, Rule: rule, Evidence: fmt.Sprintf(format, args...), Since: since}
 }

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"fmt"
+	"time"
 
 	"latchfs/bootid"
 )
@@ -77,6 +78,11 @@ func (r Reason) Means() string {
 	return ""
 }
 
+// isProof reports whether a lock is stale for that reason whatever its age.
+func (r Reason) isProof() bool {
+	return r == BootIDMismatch || r == DeadPID || r == RecycledPID || r == BeforeBoot
+}
+
 // Rule is how the holder of a lock was found.
 type Rule string
 
@@ -121,6 +127,8 @@ type Judgment struct {
 	Reason   Reason // why it is stale, or unknown
 	Rule     Rule
 	Evidence string // one sentence for people
+	// Since is from when the age counts of one that is unknown.
+	Since time.Time
 }
 
 // Decision is a judgment and the holder it was made for, the zero Process if there is none.
@@ -135,15 +143,15 @@ func Released(rule Rule, holder bootid.Process, evidence string) Decision {
 }
 
 func stale(reason Reason, rule Rule, format string, args ...any) Judgment {
-	return Judgment{Stale, reason, rule, fmt.Sprintf(format, args...)}
+	return Judgment{Verdict: Stale, Reason: reason, Rule: rule, Evidence: fmt.Sprintf(format, args...)}
 }
 
 func live(rule Rule, format string, args ...any) Judgment {
-	return Judgment{Live, "", rule, fmt.Sprintf(format, args...)}
+	return Judgment{Verdict: Live, Rule: rule, Evidence: fmt.Sprintf(format, args...)}
 }
 
 func settled(rule Rule, format string, args ...any) Judgment {
-	return Judgment{Settled, "", rule, fmt.Sprintf(format, args...)}
+	return Judgment{Verdict: Settled, Rule: rule, Evidence: fmt.Sprintf(format, args...)}
 }
 
 // MayHold reports whether a process can be the holder of a lock whose payload names it. Writer is
