@@ -1,6 +1,7 @@
 package bootid
 
 import (
+	"errors"
 	"os"
 	"strconv"
 	"strings"
@@ -31,33 +32,29 @@ func (h *Host) Children(p Process) []Process {
 	return children
 }
 
-// maxLooks is how often GroupRuns looks at all processes: one that ends while it looks may have
-// started another behind its back.
-const maxLooks = 3
-
-// GroupRuns implements [System].
+// GroupRuns implements [System]. A process that ends while it looks may have started another behind its
+// back, so then it looks once more.
 func (h *Host) GroupRuns(p Process) bool {
 	if _, err := readStat(1); h.blind || err != nil || p.Group <= 0 {
 		return true // processes may be hidden
 	}
-	for range maxLooks {
-		runs, certain := h.groupRuns(p)
-		if runs || certain {
-			return runs
-		}
+	runs, missed := h.groupRuns(p)
+	if missed && !runs {
+		runs, _ = h.groupRuns(p)
 	}
-	return true
+	return runs
 }
 
-// groupRuns looks at all processes once. It is not certain that none runs if one could not be read.
-func (h *Host) groupRuns(p Process) (runs, certain bool) {
-	group, session, certain := false, false, true
+// groupRuns looks at all processes once. It has missed something if one ended before it was read.
+func (h *Host) groupRuns(p Process) (runs, missed bool) {
+	group, session, hidden := false, false, false
 	groupGone, sessionGone := false, p.Session == 0
 	err := h.eachProcess(func(pid int) bool {
 		stat, err := readStat(pid)
 		if err != nil {
-			certain = false
-			return true
+			missed = true
+			hidden = !errors.Is(err, ErrNoProcess)
+			return !hidden
 		}
 		// The kernel gives no process the number of a group or session that exists.
 		if stat.startTime > p.StartTime {
@@ -70,7 +67,7 @@ func (h *Host) groupRuns(p Process) (runs, certain bool) {
 		}
 		return true
 	})
-	return group && !groupGone || session && !sessionGone, certain && err == nil
+	return hidden || err != nil || group && !groupGone || session && !sessionGone, missed
 }
 
 // SameHost implements [System].
