@@ -175,7 +175,7 @@ func descriptorWords(openedBy []latch.ProcessInfo) string {
 	for i, p := range openedBy {
 		names[i] = processWords(p)
 	}
-	return fmt.Sprintf("Process %s has the descriptor. The lock is free when it is closed, or that process ends.", strings.Join(names, " and process "))
+	return fmt.Sprintf("The descriptor is open in process %s. The lock is free when it is closed there.", strings.Join(names, " and process "))
 }
 
 func processWords(p latch.ProcessInfo) string {
