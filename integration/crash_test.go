@@ -65,8 +65,14 @@ func (c *crashing) write(path, text string) {
 
 func (c *crashing) holds(path, text string) {
 	c.t.Helper()
+	holds(c.t, path, text)
+}
+
+// holds checks what is in a file.
+func holds(t *testing.T, path, text string) {
+	t.Helper()
 	if got, err := os.ReadFile(path); err != nil || string(got) != text {
-		c.t.Errorf("%s: %q, %v; not %q", filepath.Base(path), got, err, text)
+		t.Errorf("%s: %q, %v; not %q", filepath.Base(path), got, err, text)
 	}
 }
 

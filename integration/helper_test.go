@@ -131,6 +131,9 @@ func locker() {
 			err = unix.Rename(words[1], words[2])
 		case "exit":
 			return
+		case "fail": // fail STATUS: end with it
+			status, _ := strconv.Atoi(words[1])
+			os.Exit(status)
 		}
 		if err != nil {
 			fmt.Println(unix.ErrnoName(err.(unix.Errno)))
@@ -300,6 +303,18 @@ func (p *process) kill() {
 		p.ended = true
 		_ = p.cmd.Process.Kill()
 		_ = p.cmd.Wait()
+	}
+}
+
+// fail has it end with a status other than 0.
+func (p *process) fail(status int) {
+	p.t.Helper()
+	p.ended = true
+	if _, err := fmt.Fprintln(p.in, "fail", status); err != nil {
+		p.t.Fatal(err)
+	}
+	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != status {
+		p.t.Fatal(p.cmd.ProcessState)
 	}
 }
 

@@ -1,0 +1,237 @@
+//go:build linux
+
+package integration
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// restarts are what a verdict must outlive. Each of them keeps the state directory.
+var restarts = []struct {
+	name string
+	do   func(m *mount)
+}{
+	{"without a restart", func(*mount) {}},
+	{"server killed", func(m *mount) {
+		m.killServer()
+		m.eventuallyServed()
+	}},
+	{"new mount", func(m *mount) {
+		m.unmount()
+		m.start()
+	}},
+	{"keeper and server killed", func(m *mount) {
+		for _, pid := range m.served() {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		m.kill()
+		m.start()
+	}},
+}
+
+// verdicts are those of all files at lock names that are there, by name.
+func (m *mount) verdicts() map[string]lock {
+	m.t.Helper()
+	verdicts := make(map[string]lock)
+	for _, l := range m.listed() {
+		if l.ReclaimedAt == nil {
+			verdicts[l.Name] = l
+		}
+	}
+	return verdicts
+}
+
+// datum is data that somebody leaves at the name x.lock.
+type datum struct {
+	name string
+	// leave makes x.lock in dir and returns its text. In the mount m.killServer kills the server;
+	// in the control run m is nil.
+	leave func(t *testing.T, m *mount, dir string) (text string)
+	file  string // where the text is, x.lock if it is ""
+}
+
+// ways of making x.lock with a text, as scripts. Each ends at once.
+var ways = map[string]string{
+	"renamed":          `printf %%s '%s' >t; setsid -f -w mv t x.lock`,
+	"made exclusively": `set -C; printf %%s '%s' >x.lock`,
+	"copied":           `printf %%s '%s' >t; setsid -f -w cp t x.lock; rm t`,
+	"linked":           `printf %%s '%s' >t; setsid -f -w ln t x.lock; rm t`,
+	"written":          `printf %%s '%s' >x.lock`,
+}
+
+// leftBy leaves a text by a script, which prints the text.
+func leftBy(script string) func(*testing.T, *mount, string) string {
+	return func(t *testing.T, _ *mount, dir string) string { return inShell(t, dir, script) }
+}
+
+// background starts a process that is no relative of any other, and ends it with the test.
+func background(t *testing.T, words ...string) (pid int) {
+	t.Helper()
+	cmd := exec.Command(words[0], words[1:]...)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return cmd.Process.Pid
+}
+
+// data are the data and the copies that must stay. Of the numbers, 3, 7, 15, 18 and 42 are kernel
+// threads on most machines.
+func data(t *testing.T) (all []datum) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	running := strconv.Itoa(background(t, "sleep", "1000"))
+	user := background(t, append(asUser(t, bystanderUID), "sleep", "1000")...)
+	for _, text := range []string{
+		`{"version":1,"createdAt":"2026-11-28T03:00:00Z","hash":"a"}`, `99999`, `{"pid":99999,"kp":1.5}`, `{"pid":0,"model":"x"}`,
+		`7`, `node-18`, `v2-3`, `host:42`, `15`, host + ":15", running, `{"pid":` + running + `}`,
+		`{"pid":` + running + `,"starttime":17}`, `{"pid":` + running + `,"hostname":"another-machine.example.org"}`,
+		`{"pid":` + running + `,"bootId":"11111111-2222-4333-8444-555555555555"}`,
+	} {
+		for way, script := range ways {
+			all = append(all, datum{name: way + " " + text, leave: func(t *testing.T, _ *mount, dir string) string {
+				inShell(t, dir, fmt.Sprintf(script, text))
+				return text
+			}})
+		}
+	}
+	// A copy that names the copier itself, but for something that contradicts it.
+	for _, contradiction := range []string{`"starttime":17`, `"hostname":"another-machine.example.org"`, `"bootId":"11111111-2222-4333-8444-555555555555"`} {
+		all = append(all, datum{name: "a copy whose pid is the copier's, with " + contradiction,
+			leave: leftBy(`printf '{"pid":%d,` + contradiction + `}' $$ >t; cp t x.lock; cat t`)})
+	}
+	// A daemon renames what it got from another machine, and goes on.
+	for _, text := range []string{`{"pid":4123,"hostname":"another-machine.example.org"}`, `another-machine.example.org:4123`, `4111111`, running} {
+		daemon := newLocker(t)
+		all = append(all, datum{name: "a daemon synchronizes " + text, leave: func(t *testing.T, _ *mount, dir string) string {
+			if err := os.WriteFile(dir+"/.x.lock.part", []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			daemon.must("ok", "rename", dir+"/.x.lock.part", dir+"/x.lock")
+			return text
+		}})
+	}
+	// The server dies around a plain write of a number.
+	const plain = `import os, sys
+fd = os.open("x.lock", os.O_CREAT | os.O_WRONLY)
+for line in sys.stdin:
+    if line == "write\n": os.write(fd, b"15\n")
+    if line == "close\n": os.close(fd)
+    print(flush=True)`
+	for i, when := range []string{"opened", "written", "closed"} {
+		all = append(all, datum{name: "the server dies after a plain file was " + when, leave: func(t *testing.T, m *mount, dir string) string {
+			writer := exec.Command("/usr/bin/python3", "-c", plain)
+			writer.Dir = dir
+			in, err := writer.StdinPipe()
+			out, err2 := writer.StdoutPipe()
+			if err := errors.Join(err, err2, writer.Start()); err != nil {
+				t.Fatal(err)
+			}
+			for step, word := range []string{"open", "write", "close"} {
+				fmt.Fprintln(in, word)
+				if _, err := out.Read(make([]byte, 1)); err != nil {
+					t.Error(err)
+				}
+				if step == i && m != nil {
+					m.killServer()
+				}
+			}
+			in.Close()
+			if err := writer.Wait(); err != nil {
+				t.Error(err)
+			}
+			return "15\n"
+		}})
+	}
+	const as = "setpriv --reuid=1002 --regid=1002 --clear-groups "
+	return append(all,
+		datum{name: "root names another user's daemon", leave: leftBy(fmt.Sprintf(`(set -C; echo %d >x.lock); echo %d`, user, user))},
+		datum{name: "a user writes its pid into another's file and ends", leave: leftBy(
+			`echo data >x.lock; chmod 666 x.lock; ` + as + `bash -c 'echo $$ >x.lock; echo $$'`)},
+		datum{name: "a user writes its pid into another's file and is killed", leave: leftBy(
+			`exec 2>/dev/null; echo data >x.lock; chmod 666 x.lock; ` + as + `bash -c 'echo $$ >x.lock; echo $$; kill -9 $$' || :`)},
+		datum{name: "a user renames another's directory and is killed", file: "x.lock/pid", leave: func(t *testing.T, _ *mount, dir string) string {
+			if err := os.Chmod(dir, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			attacker := newLocker(t, asUser(t, attackerUID)...)
+			text := fmt.Sprintln(attacker.pid())
+			inShell(t, dir, fmt.Sprintf(`mkdir theirs; echo %d >theirs/pid; chown -R 1003:1003 theirs`, attacker.pid()))
+			attacker.must("ok", "rename", dir+"/theirs", dir+"/x.lock")
+			attacker.kill()
+			return text
+		}},
+	)
+}
+
+// TestDataIsNobodys: data and copies at lock names stay, and nobody holds them, whatever numbers are in
+// them and whoever made them. The control run does the same in a plain directory.
+func TestDataIsNobodys(t *testing.T) {
+	t.Parallel()
+	needFUSE(t)
+	all := data(t)
+	plain, m := sharedDir(t), mountOver(t, sharedDir(t))
+	stranger := newLocker(t)
+	texts := make([]string, len(all))
+	name := func(i int) string { return fmt.Sprintf("%d/x.lock", i) }
+	check := func(t *testing.T, dir string, i int) {
+		t.Helper()
+		holds(t, filepath.Join(dir, strconv.Itoa(i), cmp.Or(all[i].file, "x.lock")), texts[i])
+	}
+	each := func(name string, do func(t *testing.T, i int)) {
+		t.Run(name, func(t *testing.T) {
+			for i, d := range all {
+				t.Run(d.name, func(t *testing.T) { do(t, i) })
+			}
+		})
+	}
+	for _, place := range []struct {
+		name, dir string
+		m         *mount
+	}{{"control", plain, nil}, {"made", m.dir, m}} {
+		each(place.name, func(t *testing.T, i int) {
+			dir := filepath.Join(place.dir, strconv.Itoa(i))
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			texts[i] = all[i].leave(t, place.m, dir)
+			check(t, place.dir, i)
+		})
+	}
+	for _, restart := range restarts {
+		restart.do(m)
+		eventually(t, "nothing is open any more", func() bool { return statusNumber(t, m.path(".latchfs/status"), `  "handles":`) == 0 })
+		verdicts := m.verdicts()
+		each(restart.name, func(t *testing.T, i int) {
+			if l := verdicts[name(i)]; l.Verdict != "unmanaged" {
+				t.Errorf("listed as %+v", l)
+			}
+			check(t, m.dir, i)
+		})
+	}
+	each("a stranger may take it away", func(t *testing.T, i int) {
+		for _, dir := range []string{plain, m.dir} {
+			if answer := stranger.do("rename", filepath.Join(dir, name(i)), filepath.Join(dir, "away")); answer != "ok" {
+				t.Errorf("%s in %s", answer, dir)
+			}
+			if err := os.RemoveAll(filepath.Join(dir, "away")); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if kept := reclaimedFiles(t, m); len(kept) > 0 {
+		t.Errorf("%d were kept aside: %s", len(kept), strings.Join(kept, " "))
+	}
+}
