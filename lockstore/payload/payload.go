@@ -148,7 +148,11 @@ func parse(text []byte) statement {
 
 // empty reports whether the text says nothing of a process, and is nothing but a lock.
 func (s *statement) empty() bool {
-	return s.text && (len(s.trimmed) == 0 || string(s.trimmed) == "0" || s.object != nil && s.object.onlyLockWords(false))
+	if s.object != nil {
+		_, given := s.object.pid()
+		return s.object.onlyLockWords(given)
+	}
+	return s.text && (len(s.trimmed) == 0 || string(s.trimmed) == "0")
 }
 
 // candidates are the claims that the text can be taken for, the likeliest first.

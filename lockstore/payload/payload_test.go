@@ -85,6 +85,7 @@ func TestClassesOfKnownWriters(t *testing.T) {
 	for text, want := range map[string]Class{
 		"": Empty, " \n": Empty, "0": Empty, "0\n": Empty,
 		`{"createdAt":"2026-11-28T03:00:00Z"}`: Empty, `{"createdAt":"x","hostname":"b","sessionId":"s","reason":"r"}`: Empty,
+		`{"pid":0}`: Empty, `{"pid":null,"createdAt":"x"}`: Empty,
 		`{"acquired_at":1764000000,"agentId":"a"}`:                    Empty,
 		`{"hostname":"box"}`:                                          Data, // says nothing of when
 		`{"version":1,"createdAt":"2026-11-28T03:00:00Z","hash":"a"}`: Data,
