@@ -82,6 +82,8 @@ func locker() {
 			err = breakStale(words[1], words[2])
 		case "keep": // take FILE SOURCE: with what is in SOURCE, and keep it open
 			err = keepOpen(words[1], words[2])
+		case "overwriting", "excluding", "replacing": // WAY DIR SOURCE: copy the files of SOURCE into DIR
+			err = copyFiles(words[0], words[1], words[2])
 		case "enter": // enter DIR, made if it is not there
 			if err = unix.Mkdir(words[1], 0o777); err == nil || err == unix.EEXIST {
 				err = unix.Chdir(words[1])
@@ -183,6 +185,45 @@ func keepOpen(path, source string) error {
 			return err
 		}
 		text = text[n:]
+	}
+	return nil
+}
+
+// copyFiles copies the files of source to names in dir that are free: opened without O_EXCL, with it, or by
+// a temporary file that is renamed.
+func copyFiles(way, dir, source string) error {
+	entries, err := os.ReadDir(source)
+	if err != nil {
+		return unix.EIO
+	}
+	for _, entry := range entries {
+		text, err := os.ReadFile(source + "/" + entry.Name())
+		if err != nil {
+			return unix.EIO
+		}
+		path, at, flags := dir+"/"+entry.Name(), dir+"/"+entry.Name(), unix.O_CREAT|unix.O_WRONLY|unix.O_TRUNC
+		switch way {
+		case "excluding":
+			flags = unix.O_CREAT | unix.O_WRONLY | unix.O_EXCL
+		case "replacing":
+			at += ".part"
+		}
+		fd, err := unix.Open(at, flags, 0o644)
+		if err != nil {
+			return err
+		}
+		for len(text) > 0 && err == nil {
+			var n int
+			n, err = unix.Write(fd, text)
+			text = text[max(n, 0):]
+		}
+		unix.Close(fd)
+		if err == nil && at != path {
+			err = unix.Rename(at, path)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -44,7 +46,11 @@ func TestReset(t *testing.T) {
 	for _, scenario := range []string{"reset", "noid"} {
 		t.Run(scenario, func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, "reboot", "64M", map[string]string{"latchfs": program})
+			programs := map[string]string{"latchfs": program}
+			if scenario == "reset" {
+				programs["lockfiles.tar"] = packageLocksInVM(t)
+			}
+			m := newMachine(t, "reboot", "64M", programs)
 			m.boot("scenario=" + scenario)
 			before := m.until("HOLDING")
 			m.results(before, 1)
@@ -54,6 +60,28 @@ func TestReset(t *testing.T) {
 			report(t, scenario, before, after)
 		})
 	}
+}
+
+// packageLocksInVM is an archive of lock files of package managers, for integration/vm/reboot.
+func packageLocksInVM(t *testing.T) (archive string) {
+	t.Helper()
+	dir := t.TempDir()
+	var dirs, pids []string
+	for i := range 9 {
+		dirs = append(dirs, filepath.Join(dir, "files", strconv.Itoa(i)))
+		if err := os.MkdirAll(dirs[i], 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for pid := range 2000 {
+		pids = append(pids, strconv.Itoa(25000+pid)) // of those who write them there
+	}
+	writePackageLocks(t, 200, pids, dirs...)
+	archive = filepath.Join(dir, "lockfiles.tar")
+	if out, err := exec.Command("tar", "-C", filepath.Join(dir, "files"), "-cf", archive, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return archive
 }
 
 // report prints what became of each lock, and checks it.
