@@ -132,3 +132,23 @@ func TestPackageLocksAreNobodys(t *testing.T) {
 		t.Errorf("kept: %q", kept)
 	}
 }
+
+// TestClosedDataOutlivesItsMaker, which is killed the moment after it closed the file: it had written all of it.
+func TestClosedDataOutlivesItsMaker(t *testing.T) {
+	t.Parallel()
+	const rounds = 100
+	m := mountOver(t, t.TempDir())
+	gone := 0
+	for i := range rounds {
+		name := fmt.Sprintf("%d.lock", i)
+		maker := exec.Command("bash", "-c", `set -C; echo some data >`+name+`; kill -9 $$`)
+		maker.Dir = m.dir
+		_ = maker.Run()
+		if !exists(m.path(name)) {
+			gone++
+		}
+	}
+	if gone > 0 {
+		t.Errorf("%d of %d files are gone", gone, rounds)
+	}
+}
