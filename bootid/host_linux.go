@@ -108,7 +108,7 @@ func (h *Host) describe(tid int, status procStatus) (Process, error) {
 		Command:      stat.command,
 		Group:        stat.group,
 		Session:      stat.ownSession(),
-		Manager:      stat.manages() || status.nspid() == 1,
+		Manager:      stat.manages() || status.tgid == 1,
 	}, nil
 }
 

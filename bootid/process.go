@@ -38,8 +38,9 @@ type Process struct {
 	// Session is its session, likewise. It is 0 for a session with a controlling terminal: a login session
 	// says nothing of what belongs together.
 	Session int
-	// Manager says that it is a kernel thread, the first process of a pid namespace, or a
-	// service or session manager. It holds only locks that it made itself.
+	// Manager says that it is a kernel thread, process 1, or a service or session manager that is known
+	// by its command. It holds only locks that it made itself. The first process of a container is
+	// often the program that the container is for, and is none.
 	Manager bool
 }
 
@@ -114,13 +115,14 @@ type System interface {
 	// OpenedBy returns the processes that have a descriptor open on the file whose path ends in suffix, as
 	// far as they can be seen. It looks at all processes.
 	OpenedBy(suffix string) []Process
-	// Children returns the direct children that p has now, nil where the kernel does not list them.
+	// Children returns the direct children that p has now, at most 64 of them, nil where the kernel does
+	// not list them.
 	Children(p Process) []Process
 	// GroupRuns says that a process of p's process group or, if that is known, of its session runs. If it
 	// cannot be known the result is true. It looks at all processes.
 	GroupRuns(p Process) bool
-	// SameHost says that p has the host name of this process: they share a UTS namespace. If it cannot be
-	// known the result is true.
+	// SameHost says that p runs and is known to have the host name of this process: they share a UTS
+	// namespace.
 	SameHost(p Process) bool
 	// Watch calls ended once when p has ended, from a goroutine that must not be
 	// held up. If p has ended already it returns ErrNoProcess.

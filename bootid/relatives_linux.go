@@ -7,7 +7,10 @@ import (
 	"strings"
 )
 
-// Children implements [System].
+// maxChildren is how many children of a process are looked at.
+const maxChildren = 64
+
+// Children implements [System]. Of a process that has very many, the last ones are left out.
 func (h *Host) Children(p Process) []Process {
 	if stat, err := readStat(p.PID); h.blind || err != nil || stat.startTime != p.StartTime {
 		return nil
@@ -23,7 +26,7 @@ func (h *Host) Children(p Process) []Process {
 		text, _ := os.ReadFile(tasks + thread.Name() + "/children")
 		for _, number := range strings.Fields(string(text)) {
 			if pid, err := strconv.Atoi(number); err == nil {
-				if child, err := h.Process(pid); err == nil {
+				if child, err := h.Process(pid); err == nil && len(children) < maxChildren {
 					children = append(children, child)
 				}
 			}
@@ -73,5 +76,5 @@ func (h *Host) groupRuns(p Process) (runs, missed bool) {
 // SameHost implements [System].
 func (h *Host) SameHost(p Process) bool {
 	uts, err := os.Readlink("/proc/" + strconv.Itoa(p.PID) + "/ns/uts")
-	return err != nil || h.uts == "" || uts == h.uts || hasEnded(p)
+	return err == nil && uts == h.uts && !hasEnded(p)
 }

@@ -227,7 +227,7 @@ func TestSameHost(t *testing.T) {
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	if !h.SameHost(other) {
-		t.Error("of a process that has ended it is known")
+	if h.SameHost(other) {
+		t.Error("of a process that has ended it is not known")
 	}
 }

@@ -227,10 +227,12 @@ func (f *FS) opened(n *inode, h *handle, mode uint32, out *fuse.OpenOut) {
 	f.addFile(h, out)
 }
 
-// openedLock does the same for the file of a lock.
-func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, out *fuse.OpenOut) {
+// openedLock does the same for the file of a lock. With flush the server is told when a process closes it.
+func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, flush bool, out *fuse.OpenOut) {
 	h.descriptor = descriptor
-	out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	if !flush {
+		out.OpenFlags |= fuse.FOPEN_NOFLUSH
+	}
 	f.openWatched(n, h, out)
 	f.addFile(h, out)
 }

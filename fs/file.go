@@ -44,7 +44,7 @@ func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched boo
 		}
 	}
 	if watched {
-		f.openedLock(n, h, nil, out)
+		f.openedLock(n, h, nil, false, out)
 	} else {
 		mode := uint32(0)
 		if h.writes() {
@@ -83,7 +83,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	// The row goes last, so that what is not done is done when the request comes again.
 	if h.descriptor != nil && h.row.bits.Load()&bitClosing == 0 {
 		bits := uint32(bitClosing)
-		if f.locks.Ending(h.descriptor) {
+		if h.row.bits.Load()&bitFlushed == 0 && f.locks.Ending(h.descriptor) {
 			bits |= bitClosedEnd
 		}
 		h.row.bits.Or(bits)
@@ -224,11 +224,15 @@ func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, e
 }
 
 // Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a
-// descriptor is closed.
+// descriptor is closed. The caller waits, so one that closes a file is told from one that ends with it open:
+// by the time of RELEASE, which nobody waits for, it may have been killed.
 func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	h := f.files.get(in.Fh)
 	if h == nil || !h.writes() {
 		return fuse.OK
+	}
+	if h.descriptor != nil && !f.locks.Ending(h.descriptor) {
+		h.row.bits.Or(bitFlushed)
 	}
 	fd, err := f.file(h)
 	if err != nil {

@@ -4,6 +4,7 @@ package fs
 
 import (
 	"fmt"
+	"hash/maphash"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -94,6 +95,7 @@ type FS struct {
 	acls           bool // the backing directory may have default ACLs
 	selinux        bool // SELinux is enabled
 
+	usualLocks    usualLocks
 	requests      requestCounts
 	noPassthrough atomic.Bool // it was tried and failed
 	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
@@ -125,6 +127,7 @@ func New(o Options) (*FS, error) {
 		setLogLevel:   o.SetLogLevel,
 		log:           o.Log,
 	}
+	f.usualLocks.seed = maphash.MakeSeed()
 	f.herald = &herald{fs: f, start: o.Herald, queue: make(chan string, maxGhosts), ghosts: make(map[string]*ghost)}
 	var err error
 	if o.Tables == nil {

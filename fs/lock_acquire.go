@@ -45,7 +45,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	f.place(n, dir, name)
 	fillEntry(&out.EntryOut, n, &st)
 	if exclusive {
-		f.openedLock(n, h, descriptor, &out.OpenOut)
+		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.inodes.path(dir, name)), &out.OpenOut)
 		out.SetAttrTimeout(createLifetime)
 	} else {
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))

@@ -22,9 +22,11 @@ func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() er
 	if err := f.admitEntry(section, dir, name, f.caller(in), lockstore.Removing); err != nil {
 		return err
 	}
+	held := section.Held()
 	err := do()
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		section.Release()
+		f.usualLocks.set(f.inodes.path(dir, name), held)
 	}
 	return err
 }
@@ -115,6 +117,7 @@ func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
 			from.Move(to)
 		default:
 			from.Release()
+			f.usualLocks.set(f.inodes.path(r.oldDir, r.oldName), false)
 		}
 	}
 	f.moved(r.newDir, r.newName)

@@ -134,6 +134,7 @@ const (
 	bitClosing   // its RELEASE is being answered
 	bitReleased  // it does not count as open any more
 	bitClosedEnd // its lock's creator was ending then
+	bitFlushed   // a descriptor of it was closed before, while that creator was not ending
 )
 
 // lookupRow says that a lookup of node was counted for a request.

@@ -42,6 +42,8 @@ func (m *mount) newContainer(script string) (*container, string) {
 	}
 	m.t.Cleanup(c.kill)
 	c.out = bufio.NewReader(out)
+	silent := time.AfterFunc(10*time.Second, func() { _ = unix.Kill(-c.cmd.Process.Pid, unix.SIGKILL) })
+	defer silent.Stop()
 	line, err := c.out.ReadString('\n')
 	if err != nil {
 		m.t.Fatalf("the container said nothing: %v", err)

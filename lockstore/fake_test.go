@@ -174,7 +174,7 @@ func (m *machine) GroupRuns(p bootid.Process) bool {
 func (m *machine) SameHost(p bootid.Process) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return !m.foreign[p.PID]
+	return !m.foreign[p.PID] && m.processes[p.PID].Same(p)
 }
 
 func (m *machine) Watch(p bootid.Process, ended func()) (bootid.Watch, error) {

@@ -104,7 +104,7 @@ func (f *family) includes(c payload.Claim, written time.Time) bool {
 			return false
 		}
 	}
-	if c.Contradict(p.StartTime, s.sys.StartedAt(p)) || s.namesOther(c.Host) && s.sys.SameHost(f.writer) {
+	if c.Contradict(p.StartTime, s.sys.StartedAt(p)) || s.namesOther(c.Host) && s.sys.SameHost(p) {
 		return false
 	}
 	f.found = p
@@ -125,10 +125,11 @@ func (f *family) relative(pid int) (bootid.Process, bool) {
 	return bootid.Process{}, false
 }
 
-// isRelated reports whether p is of the family.
+// isRelated reports whether p is of the family. The first process of a container stands for all that run in
+// it.
 func (f *family) isRelated(p bootid.Process) bool {
 	s := f.store
-	return descends(s.sys, p, f.writer) || f.script.Known() && (p.Same(f.script) || descends(s.sys, p, f.script)) ||
+	return p.NSPID == 1 && descends(s.sys, f.writer, p) || descends(s.sys, p, f.writer) || f.script.Known() && (p.Same(f.script) || descends(s.sys, p, f.script)) ||
 		slices.ContainsFunc(s.processes.ancestors(f.writer), p.Same)
 }
 

@@ -31,11 +31,11 @@ type watched struct {
 	endedAt   time.Time // zero while it runs as far as is known
 	ancestors []bootid.Process
 	asked     bool             // ancestors are those it had when first asked
-	children  []bootid.Process // some, which it named in a lock
+	named     []bootid.Process // relatives that texts of its locks may name, the last ones
 }
 
-// maxChildren is how many of its children a process is remembered to have named.
-const maxChildren = 8
+// maxNamed is how many relatives are remembered of a process.
+const maxNamed = 64
 
 // processes are the watched ones: one watch a process and not a lock.
 type processes struct {
@@ -114,17 +114,19 @@ func (ps *processes) relatives(w *watched) []bootid.Process {
 	}
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	return slices.Concat(w.ancestors, w.children)
+	return slices.Concat(w.ancestors, w.named)
 }
 
-// addChild remembers a child of w.
-func (ps *processes) addChild(w *watched, child bootid.Process) {
+// addRelatives remembers relatives of w.
+func (ps *processes) addRelatives(w *watched, relatives ...bootid.Process) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
-	if len(w.children) == maxChildren {
-		w.children = w.children[1:]
+	for _, p := range relatives {
+		if !slices.ContainsFunc(w.named, p.Same) {
+			w.named = append(w.named, p)
+		}
 	}
-	w.children = append(w.children, child)
+	w.named = w.named[max(0, len(w.named)-maxNamed):]
 }
 
 // detach ends that dependence.

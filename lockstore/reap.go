@@ -103,9 +103,7 @@ func (s *Store) Written(name string, seen *Sighting) {
 		s.rewritten(r, seen)
 	case r != nil:
 		if w := seen.Writer(); w != nil && r.creator != nil {
-			for _, p := range w.relatives {
-				s.processes.addChild(r.creator, p)
-			}
+			s.processes.addRelatives(r.creator, w.relatives...)
 		}
 		s.written(r)
 	default:
@@ -153,17 +151,18 @@ func (s *Store) settleFile(r *record) {
 	}
 }
 
-// Wrote tells that text was written to the file a lock was made with. If it has the number of a child
-// of the lock's maker, that is remembered: when the text is read, the maker may have ended, and then
-// nothing tells whose child that was. The maker or whoever has its descriptor waits meanwhile.
+// Wrote tells that text was written to the file a lock was made with, by a process that waits meanwhile. If
+// it has the number of a relative of the lock's maker, that is remembered: when the text is read, the maker
+// may have ended, and then nothing tells whose relative that was.
 func (s *Store) Wrote(d *Descriptor, text [][]byte) {
 	maker := d.record.creator
 	if maker == nil || len(text) != 1 {
 		return
 	}
 	for _, pid := range payload.Numbers(text[0], maker.process.NSPID) {
-		if p, err := s.sys.InNamespace(pid, maker.process); err == nil && descends(s.sys, p, maker.process) {
-			s.processes.addChild(maker, p)
+		family := &family{store: s, writer: maker.process}
+		if p, err := s.sys.InNamespace(pid, maker.process); err == nil && family.isRelated(p) {
+			s.processes.addRelatives(maker, p)
 		}
 	}
 }

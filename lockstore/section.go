@@ -69,13 +69,12 @@ func (c Section) lookRecorded() bool {
 // but for passing it on to another holder. It says whether the file is still there.
 func (c Section) settle(r *record, d verdict.Decision) bool {
 	s := c.store
+	if d.Left && (d.Verdict == verdict.Live || d.Verdict == verdict.Unknown) {
+		s.left(r)
+	}
 	switch d.Verdict {
 	case verdict.Live:
 		s.pass(r, d.Holder, d.Rule)
-	case verdict.Unknown:
-		if d.Reason == verdict.Left {
-			s.left(r)
-		}
 	case verdict.Settled:
 		s.settleFile(r)
 	case verdict.Stale:
@@ -84,8 +83,7 @@ func (c Section) settle(r *record, d verdict.Decision) bool {
 	return true
 }
 
-// left records that the holder of r has ended with status 0 and left it: how it ended cannot be asked
-// of the kernel for ever.
+// left records that the holder of r has ended with status 0.
 func (s *Store) left(r *record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +95,7 @@ func (s *Store) left(r *record) {
 	if err := s.journal.put(l, false); err != nil {
 		s.log.WithError(err).WithFields(fields(l)).Error("how the holder of a lock ended could not be journaled")
 	}
-	s.log.WithFields(fields(l)).WithField("reason", verdict.Left).Info("the holder of a lock has ended and left it")
+	s.log.WithFields(fields(l)).WithField("reason", verdict.Left).Info("the holder of a lock has ended with status 0 and not removed it")
 }
 
 // removable says that the file of a stale lock may go. Those who flock(2) a pid file
@@ -225,10 +223,6 @@ func (c Section) Acquire(kind verdict.Kind, creator bootid.Process) (*Descriptor
 		return nil, err
 	}
 	c.store.taken(c.name)
-	if creator.Known() {
-		// Whom the payload may name cannot be asked when the creator has ended.
-		c.store.processes.ancestors(creator)
-	}
 	if kind != verdict.KindCreate {
 		return nil, nil
 	}

@@ -87,7 +87,7 @@ func judgeFound(f FoundFacts) Decision {
 	case p.UID != f.Owner:
 		return f.undecided("%v is of user %d, the file of user %d", p, p.UID, f.Owner)
 	default:
-		return Decision{live(RuleNamed, "process %v, named by the payload, runs", p), p}
+		return Decision{Judgment: live(RuleNamed, "process %v, named by the payload, runs", p), Holder: p}
 	}
 	if f.Elsewhere() {
 		return f.undecided("pid %d may run in another pid namespace, and its writer is not known", c.PID)

@@ -77,7 +77,13 @@ type Aging struct {
 
 // Judge decides on a lock that has a record.
 func Judge(f Facts) Decision {
+	for _, party := range []*Party{&f.Holder, &f.Maker} {
+		if f.Left && party.Exit == bootid.ExitUnknown && party.Process == f.Holder.Process {
+			party.Exit = bootid.ExitSuccess
+		}
+	}
 	d := judge(&f)
+	d.Left = !f.Holder.Runs && f.Holder.Exit == bootid.ExitSuccess
 	if held := f.Now.Sub(f.Made); d.Verdict == Live && f.MaxHold > 0 && held > f.MaxHold && f.Kind != KindPIDFile {
 		d.Judgment = stale(TooOld, d.Rule, "%s, and has held it for %v; the limit is %v", d.Evidence, held.Round(time.Second), f.MaxHold)
 	}
@@ -88,40 +94,40 @@ func judge(f *Facts) Decision {
 	holder := f.Holder.Process
 	switch {
 	case f.Boot.OnOtherMachine(f.MachineID):
-		return Decision{f.aged(RuleNobody, "", "made on another machine (machine id %s)", f.MachineID), holder}
+		return Decision{Judgment: f.aged(RuleNobody, "", "made on another machine (machine id %s)", f.MachineID), Holder: holder}
 	case f.Boot.Differs(f.BootID):
-		return Decision{judgePastBoot(f), holder}
+		return Decision{Judgment: judgePastBoot(f), Holder: holder}
 	case f.OutOfSight:
-		return Decision{f.aged(RuleNobody, "", "recorded by a latchfs in another pid namespace"), holder}
+		return Decision{Judgment: f.aged(RuleNobody, "", "recorded by a latchfs in another pid namespace"), Holder: holder}
 	case f.Holder.Runs:
-		return Decision{live(f.Rule, "process %v runs", holder), holder}
+		return Decision{Judgment: live(f.Rule, "process %v runs", holder), Holder: holder}
 	case f.Gone:
-		return Decision{settled(f.Rule, "its file is gone"), holder}
+		return Decision{Judgment: settled(f.Rule, "its file is gone"), Holder: holder}
 	case f.Unreadable != nil:
-		return Decision{f.aged(f.Rule, "", "its file cannot be read: %v", f.Unreadable), holder}
+		return Decision{Judgment: f.aged(f.Rule, "", "its file cannot be read: %v", f.Unreadable), Holder: holder}
 	case f.Maker.Known() && f.Claim.Class == payload.Naming && f.Named.Runs:
-		return Decision{live(RuleNamed, "process %v, named by the payload, runs", f.Named.Process), f.Named.Process}
+		return Decision{Judgment: live(RuleNamed, "process %v, named by the payload, runs", f.Named.Process), Holder: f.Named.Process}
 	case f.Hidden != nil:
-		return Decision{f.aged(RuleNamed, "", "the process its payload names cannot be looked at: %v", f.Hidden), holder}
+		return Decision{Judgment: f.aged(RuleNamed, "", "the process its payload names cannot be looked at: %v", f.Hidden), Holder: holder}
 	case f.Kind == KindFound && f.Found.Claim.PID != holder.NSPID:
 		return JudgeFound(f.Found) // it was written anew
 	case f.Kind == KindFound:
-		return Decision{f.ended(f.Holder), holder}
+		return Decision{Judgment: f.ended(f.Holder), Holder: holder}
 	case f.Kind == KindPIDFile && f.Claim.Class != payload.Naming:
-		return Decision{settled(f.Rule, "it names nobody any more"), holder}
+		return Decision{Judgment: settled(f.Rule, "it names nobody any more"), Holder: holder}
 	case f.Kind == KindPIDFile:
-		return Decision{f.ended(f.Holder), holder}
+		return Decision{Judgment: f.ended(f.Holder), Holder: holder}
 	case f.Maker.Runs:
-		return Decision{live(RuleCreator, "its creator %v runs", f.Maker.Process), f.Maker.Process}
+		return Decision{Judgment: live(RuleCreator, "its creator %v runs", f.Maker.Process), Holder: f.Maker.Process}
 	case f.Open && f.Maker.Known():
-		return Decision{live(RuleDescriptor, "its creator %v has ended, the descriptor it was made with is open", f.Maker.Process), holder}
+		return Decision{Judgment: live(RuleDescriptor, "its creator %v has ended, the descriptor it was made with is open", f.Maker.Process), Holder: holder}
 	case !f.Maker.Known():
 		if f.Claim.Class == payload.Data && !f.Open {
-			return Decision{settled(RuleNobody, "it holds data"), holder}
+			return Decision{Judgment: settled(RuleNobody, "it holds data"), Holder: holder}
 		}
-		return Decision{f.aged(RuleNobody, "", "its creator could not be identified"), holder}
+		return Decision{Judgment: f.aged(RuleNobody, "", "its creator could not be identified"), Holder: holder}
 	case f.Keep:
-		return Decision{f.aged(f.Rule, Left, "its creator %v has ended, and its pattern keeps it", f.Maker.Process), holder}
+		return Decision{Judgment: f.aged(f.Rule, Left, "its creator %v has ended, and its pattern keeps it", f.Maker.Process), Holder: holder}
 	}
 	return judgeOrphan(f)
 }
@@ -134,24 +140,24 @@ func judgeOrphan(f *Facts) Decision {
 	switch {
 	case f.Claim.Class == payload.Data:
 		if f.Kind == KindCreate && f.ClosedByEnd && f.Maker.Exit == bootid.ExitSignal {
-			return Decision{stale(DeadPID, f.Rule, "its creator %v was killed with the data file open", maker), holder}
+			return Decision{Judgment: stale(DeadPID, f.Rule, "its creator %v was killed with the data file open", maker), Holder: holder}
 		}
-		return Decision{settled(f.Rule, "it holds data and its creator %v has ended", maker), holder}
+		return Decision{Judgment: settled(f.Rule, "it holds data and its creator %v has ended", maker), Holder: holder}
 	case f.Claim.Weak:
 		if f.Holder.Exit == bootid.ExitSignal {
-			return Decision{f.gone(f.Holder), holder}
+			return Decision{Judgment: f.gone(f.Holder), Holder: holder}
 		}
-		return Decision{settled(f.Rule, "it only mentions the number of process %v, which was not killed", holder), holder}
+		return Decision{Judgment: settled(f.Rule, "it only mentions the number of process %v, which was not killed", holder), Holder: holder}
 	case named:
-		return Decision{f.ended(f.Holder), holder}
+		return Decision{Judgment: f.ended(f.Holder), Holder: holder}
 	case f.Maker.Exit == bootid.ExitSignal, f.Maker.Exit == bootid.ExitFailure:
-		return Decision{f.gone(f.Maker), holder}
+		return Decision{Judgment: f.gone(f.Maker), Holder: holder}
 	case f.Kind.ByCommand():
 		return judgeAncestors(f)
 	case f.Maker.Exit == bootid.ExitUnknown && f.ClosedAtEnd:
-		return Decision{f.gone(f.Maker), holder}
+		return Decision{Judgment: f.gone(f.Maker), Holder: holder}
 	}
-	return Decision{settled(f.Rule, "it is empty and its creator %v has ended of itself", maker), holder}
+	return Decision{Judgment: settled(f.Rule, "it is empty and its creator %v has ended of itself", maker), Holder: holder}
 }
 
 // judgeAncestors finds who stands in for a maker that has ended of itself: the script that ran
@@ -161,17 +167,17 @@ func judgeAncestors(f *Facts) Decision {
 	maker, last := f.Maker.Process, f.Maker
 	for _, a := range f.Ancestors {
 		if a.Runs {
-			return Decision{live(RuleAncestor, "its creator %v has ended, its ancestor %v runs", maker, a.Process), a.Process}
+			return Decision{Judgment: live(RuleAncestor, "its creator %v has ended, its ancestor %v runs", maker, a.Process), Holder: a.Process}
 		}
 		if a.Exit == bootid.ExitSignal {
-			return Decision{stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, was killed", a.Process, maker), a.Process}
+			return Decision{Judgment: stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, was killed", a.Process, maker), Holder: a.Process}
 		}
 		last = a
 	}
 	if last.Exit == bootid.ExitFailure && !f.groupRuns() {
-		return Decision{stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, has failed", last.Process, maker), last.Process}
+		return Decision{Judgment: stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, has failed", last.Process, maker), Holder: last.Process}
 	}
-	return Decision{f.aged(RuleNobody, "", "its creator %v has ended, and no ancestor that could hold it runs", maker), f.Holder.Process}
+	return Decision{Judgment: f.aged(RuleNobody, "", "its creator %v has ended, and no ancestor that could hold it runs", maker), Holder: f.Holder.Process}
 }
 
 // judgePastBoot decides on a lock of another boot. Data settles when it is closed, so data that was
@@ -188,7 +194,7 @@ func judgePastBoot(f *Facts) Judgment {
 
 // ended is the verdict on a lock that names its holder, which does not run.
 func (f *Facts) ended(holder Party) Judgment {
-	if holder.Exit == bootid.ExitSuccess || holder.Exit == bootid.ExitUnknown && f.Left || f.Keep {
+	if holder.Exit == bootid.ExitSuccess || f.Keep {
 		return f.aged(f.Rule, Left, "process %v has ended and left it", holder.Process)
 	}
 	return f.gone(holder)

@@ -135,11 +135,14 @@ type Judgment struct {
 type Decision struct {
 	Judgment
 	Holder bootid.Process
+	// Left says that the holder of the record has ended with status 0, which is to be recorded: how a
+	// process ended cannot be asked of the kernel for ever.
+	Left bool
 }
 
 // Released is the decision that a lock of that holder ends for another reason than that it is stale.
 func Released(rule Rule, holder bootid.Process, evidence string) Decision {
-	return Decision{stale("", rule, "%s", evidence), holder}
+	return Decision{Judgment: stale("", rule, "%s", evidence), Holder: holder}
 }
 
 func stale(reason Reason, rule Rule, format string, args ...any) Judgment {
