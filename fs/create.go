@@ -163,6 +163,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 		return status(err)
 	}
 	f.place(n, dir, name)
+	f.writingWithin(dir, &in.InHeader)
 	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
 	return fuse.OK

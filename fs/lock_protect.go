@@ -233,6 +233,19 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 func (f *FS) writtenBy(n *inode, h *handle, w *lockstore.Writer) {
 	n.seen.WrittenBy(w)
 	h.writer = w
+	if path, ok := f.inodes.placePath(n); ok {
+		f.locks.Writing(path, w)
+	}
+}
+
+// writingWithin tells the store that the caller opens a file in dir for writing, if that may be a lock.
+func (f *FS) writingWithin(dir *inode, in *fuse.InHeader) {
+	if !dir.lockNamed() {
+		return
+	}
+	if path, ok := f.inodes.placePath(dir); ok && f.locks.Holds(path) {
+		f.locks.Writing(path, f.locks.Writer(f.caller(in)(), false))
+	}
 }
 
 // openOther opens what is not at a lock name, or not any more.
@@ -249,8 +262,12 @@ func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 			return err
 		}
 	}
+	h := f.newHandle(n, in)
+	if h.writes() {
+		f.writingWithin(dir, &in.InHeader)
+	}
 	path, ok := f.inodes.placePath(dir)
-	return f.openFile(f.newHandle(n, in), in, out, ok && f.locks.Holds(path))
+	return f.openFile(h, in, out, ok && f.locks.Holds(path))
 }
 
 // closedLock tells the store that a handle is closed by which a lock was made or may

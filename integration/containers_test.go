@@ -123,7 +123,7 @@ func TestContainerRestart(t *testing.T) {
 // there, and ends.
 func TestPayloadOfAPIDNamespace(t *testing.T) {
 	m := mountOver(t, t.TempDir())
-	c, said := m.newContainer(`setsid sleep 1000 & bash -c 'set -C; echo '$!' > x.lock'; echo $!; while :; do sleep 1; done`)
+	c, said := m.newContainer(`bash -c 'setsid sleep 1000 & set -C; echo $! > x.lock'; cat x.lock; while :; do sleep 1; done`)
 	if said == "" {
 		t.Fatal("no pid")
 	}

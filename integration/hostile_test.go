@@ -65,16 +65,10 @@ func TestHostileUser(t *testing.T) {
 			t.Errorf("%v: %s, not %s", attempt[1:], answer, attempt[0])
 		}
 	}
-	// A payload that names another's process makes that neither a holder nor, once the process that
-	// wrote it is dead, a reason to keep the lock.
+	// A payload that names another's process makes nobody the holder.
 	spoofed := m.path("spoofed.lock")
 	attacker.must("ok", "take", spoofed, strconv.Itoa(victim.pid()))
-	if l := m.locks()["spoofed.lock"]; l.Holder.PID != attacker.pid() {
-		t.Errorf("it is held by %+v", l.Holder)
-	}
-	victim.must("EBUSY", "remove", spoofed) // the attacker's, whatever it says
-	attacker.kill()
-	eventually(t, "the spoofed lock is free", func() bool { return victim.do("take", spoofed) == "ok" })
+	eventually(t, "it is no lock", func() bool { _, held := m.locks()["spoofed.lock"]; return !held })
 	victim.must("ok", "remove", spoofed)
 	victim.must("ok", "remove", held)
 	if text, err := os.ReadFile(secret); err != nil || string(text) != "secret" {

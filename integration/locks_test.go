@@ -126,53 +126,41 @@ func TestFamilyMay(t *testing.T) {
 	}
 }
 
-// TestPayloadIsNoProof: what a holder writes does not cost it the lock.
-func TestPayloadIsNoProof(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	stranger := exec.Command("setpriv", "--reuid=1002", "--regid=1002", "--clear-groups", "sleep", "1000")
-	if err := stranger.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = stranger.Process.Kill(); _ = stranger.Wait() }()
-	dead := exec.Command("true")
-	if err := dead.Run(); err != nil {
-		t.Fatal(err)
-	}
-	for name, payload := range map[string]string{
-		"another user's process": strconv.Itoa(stranger.Process.Pid),
-		"a dead process":         fmt.Sprintf(`{"pid":%d,"createdAt":"2020-01-01T00:00:00Z"}`, dead.Process.Pid),
-		"nobody":                 `{"pid":0}`,
-		"another boot":           fmt.Sprintf(`{"pid":%d,"bootId":"11111111-2222-4333-8444-555555555555"}`, os.Getpid()),
+// TestHolderNamedByLauncher: a launcher writes the pid of the daemon that it has started and ends; the daemon
+// holds.
+func TestHolderNamedByLauncher(t *testing.T) {
+	for how, launch := range map[string]string{
+		"exclusively": "set -C; sleep 1000 >/dev/null 2>&1 & echo $! >d.lock", "in a pid file": "sleep 1000 >/dev/null 2>&1 & echo $! >d.lock",
+		"twice": "set -C; sleep 1000 >/dev/null 2>&1 & echo $$ >d.lock; set +C; echo $! >d.lock",
 	} {
-		t.Run(name, func(t *testing.T) {
-			holder, other := newLocker(t), newLocker(t)
-			lock := m.path("x.lock")
-			holder.must("ok", "take", lock, payload)
-			for range 3 {
-				other.must("EEXIST", "take", lock)
-				other.must("EBUSY", "remove", lock)
+		t.Run(how, func(t *testing.T) {
+			m := mountOver(t, t.TempDir())
+			launcher := exec.Command("sh", "-c", launch)
+			launcher.Dir = m.dir
+			if said, err := launcher.CombinedOutput(); err != nil || len(said) > 0 {
+				t.Fatalf("%v: %s", err, said)
 			}
-			if l := m.locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.pid() {
+			text, err := os.ReadFile(m.path("d.lock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			daemon, err := strconv.Atoi(strings.TrimSpace(string(text)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = unix.Kill(daemon, unix.SIGKILL) })
+			other := newLocker(t)
+			other.must("EEXIST", "take", m.path("d.lock"))
+			other.must("EBUSY", "remove", m.path("d.lock"))
+			if l := m.locks()["d.lock"]; l.Verdict != "live" || l.Holder.PID != daemon {
 				t.Errorf("%+v", l)
 			}
-			holder.must("ok", "remove", lock)
+			if err := unix.Kill(daemon, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "it is free", func() bool { return !exists(m.path("d.lock")) })
 		})
 	}
-}
-
-// TestHolderNamedByLauncher: a launcher writes its daemon's pid and ends; the daemon holds.
-func TestHolderNamedByLauncher(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	daemon, other := newLocker(t), newLocker(t)
-	launcher := newLocker(t)
-	launcher.must("ok", "take", m.path("d.lock"), strconv.Itoa(daemon.pid()))
-	launcher.exit()
-	other.must("EEXIST", "take", m.path("d.lock"))
-	eventually(t, "the daemon is the holder", func() bool { return m.locks()["d.lock"].Holder.PID == daemon.pid() })
-	daemon.must("ok", "truncate", m.path("d.lock"))
-	daemon.must("ok", "write", m.path("d.lock"), strconv.Itoa(daemon.pid()))
-	daemon.kill()
-	other.must("ok", "take", m.path("d.lock"))
 }
 
 // TestEmptyLock: killed between making the lock and writing into it, a holder leaves
@@ -199,7 +187,7 @@ func TestEmptyLock(t *testing.T) {
 func TestInheritedDescriptor(t *testing.T) {
 	m := mountOver(t, t.TempDir())
 	other := newLocker(t)
-	shell := exec.Command("sh", "-c", `set -C; exec 3> x.lock; echo $$ >&3; sleep 1000 & echo $!; wait`)
+	shell := exec.Command("sh", "-c", `set -C; exec 3> x.lock; echo $$ >&3; sleep 1000 >/dev/null 2>&1 & echo $!; wait`)
 	shell.Dir = m.dir
 	out, err := shell.StdoutPipe()
 	if err != nil {
@@ -259,13 +247,17 @@ func TestDirectoryRename(t *testing.T) {
 
 // TestLockCycleRequests counts what the kernel asks for in a lock cycle: LOOKUP, CREATE,
 // WRITE and UNLINK while the caller waits. With default_permissions it also asks for
-// the directory's attributes after each change of it (fuse_permission).
+// the directory's attributes after each change of it (fuse_permission). At a name that is not known to be
+// that of a lock it tells of the close too (FLUSH).
 func TestLockCycleRequests(t *testing.T) {
 	m := mountOver(t, t.TempDir(), "--log-level", "trace")
 	holder := newLocker(t)
-	holder.must("ok", "take", m.path("warm.lock"))
-	holder.must("ok", "remove", m.path("warm.lock"))
+	holder.must("ok", "take", m.path("x.lock"))
+	holder.must("ok", "remove", m.path("x.lock"))
 	before := len(m.allLog())
+	if !strings.Contains(m.allLog(), `"msg":"rx `) || !strings.Contains(m.allLog(), "FLUSH") {
+		t.Error("the close of a file that may be data was not told")
+	}
 	holder.must("ok", "take", m.path("x.lock"))
 	holder.must("ok", "remove", m.path("x.lock"))
 	var requests []string

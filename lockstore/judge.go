@@ -13,6 +13,10 @@ import (
 // as closed by that end, where the kernel does not tell more.
 const openAtDeath = time.Second
 
+// heirAfter is how long after its creator's end a descriptor has to be closed for another process to have had
+// it: word of the close may come a little later than that of the end.
+const heirAfter = 10 * releaseGrace
+
 // state is what a decision on a record rests on, read at one moment.
 type state struct {
 	Lock
@@ -69,6 +73,7 @@ func (s *Store) facts(l *state) verdict.Facts {
 	if l.creator != nil && !f.Maker.Runs {
 		endedAt, _ := s.processes.hasEnded(l.creator)
 		f.ClosedAtEnd = !l.closedAt.IsZero() && endedAt.Sub(l.closedAt) < openAtDeath
+		f.Outlived = l.closedAt.Sub(endedAt) > heirAfter
 	}
 	c, err := s.inspectOwn(l)
 	switch {
@@ -134,17 +139,18 @@ func (s *Store) named(l *state, c content) verdict.Party {
 	if c.named.Known() {
 		p, err = s.sys.Process(c.named.PID)
 	}
-	return verdict.Party{Process: p, Runs: err == nil && (!c.named.Known() || p.Same(c.named))}
+	return verdict.Party{Process: p, Runs: err == nil && (p.Same(c.named) || !c.named.Known() && !p.Manager)}
 }
 
 // foundFacts gathers what is known of a file without a record.
 func (s *Store) foundFacts(name string, c content) verdict.FoundFacts {
 	f := verdict.FoundFacts{
-		Claim: c.form, Keep: s.attributesOf(name).Keep, Shared: !s.files.Local(), Hostname: s.sys.Hostname(), OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
+		Ambiguous: c.form.Weak && c.Type == Regular,
+		Claim:     c.form, Keep: s.attributesOf(name).Keep, Shared: !s.files.Local(), Hostname: s.sys.Hostname(), OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
 		Owner: c.owner, Written: c.written, Changed: c.Changed, Aging: s.aging(),
 		Elsewhere: func() bool { return s.sys.InOtherNamespace(c.form.PID, c.written) },
 	}
-	if f.Claim.PID != 0 {
+	if f.Claim.PID != 0 && !f.OtherHost {
 		if f.Process, f.NoProcess = s.processFor(f.Claim.PID, c.written); f.NoProcess == nil {
 			f.Started = s.sys.StartedAt(f.Process)
 		}

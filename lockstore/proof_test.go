@@ -42,6 +42,7 @@ type proofLock struct {
 	// unclear: it names a relative that has ended, of which the store may know from before.
 	unclear bool
 	open    *Descriptor
+	heir    bool // another process had the descriptor after the maker's end
 }
 
 // firstPID is that of the first process; others of the machine are kernel threads and the like.
@@ -219,6 +220,7 @@ func (p *proof) die(t *rapid.T) {
 	how := rapid.SampledFrom([]bootid.Exit{bootid.ExitSuccess, bootid.ExitFailure, bootid.ExitSignal, bootid.ExitUnknown}).Draw(t, "exit")
 	inherited := rapid.Bool().Draw(t, "descriptors inherited")
 	for _, l := range p.locks {
+		l.heir = l.heir || l.maker == q.PID && l.open != nil && inherited
 		if l.maker == q.PID && l.open != nil && !inherited {
 			p.mu.Lock()
 			p.exiting[q.PID] = true
@@ -326,7 +328,7 @@ func (p *proof) check(t *rapid.T) {
 			t.Fatalf("%s %+v: it is gone, and its maker runs", name, *l)
 		case !p.files.has(name) && l.family && p.running[l.named]:
 			t.Fatalf("%s %+v: it is gone, and the process that it names runs", name, *l)
-		case !p.files.has(name) && l.family && l.strong && l.open == nil && p.ends[l.named] == bootid.ExitSuccess && l.kind != verdict.KindMkdir && l.named == l.maker:
+		case !p.files.has(name) && l.family && l.strong && l.open == nil && p.ends[l.named] == bootid.ExitSuccess && l.kind != verdict.KindMkdir && l.named == l.maker && !l.heir:
 			t.Fatalf("%s %+v: it is gone, and its holder left it", name, *l)
 		case p.files.has(name) && held && l.family && l.strong && l.open == nil && p.ends[l.named] == bootid.ExitSignal && l.named == l.maker && l.kind != verdict.KindPIDFile:
 			t.Fatalf("%s %+v: its holder was killed, and it is there: %+v", name, *l, e)

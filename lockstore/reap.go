@@ -102,9 +102,6 @@ func (s *Store) Written(name string, seen *Sighting) {
 	case r != nil && r.Kind() == verdict.KindPIDFile:
 		s.rewritten(r, seen)
 	case r != nil:
-		if w := seen.Writer(); w != nil && r.creator != nil {
-			s.processes.addRelatives(r.creator, w.relatives...)
-		}
 		s.written(r)
 	default:
 		section := s.Enter(name)
@@ -148,6 +145,21 @@ func (s *Store) settleFile(r *record) {
 	s.drop(r, Dropped)
 	if found, err := s.inspect(c.name, s.nobodys()); err == nil {
 		c.remember(found)
+	}
+}
+
+// Writing tells that a process opens the file of the name, or one in the directory there, for writing. If it is
+// of the family of the lock's maker, its text may name its own relatives too.
+func (s *Store) Writing(name string, w *Writer) {
+	s.mu.Lock()
+	r := s.locks[name]
+	s.mu.Unlock()
+	if r == nil || r.creator == nil || !w.Known() {
+		return
+	}
+	l := s.state(r)
+	if family := s.familyOf(&l); w.Same(l.Creator) || w.Same(l.Holder) || family.isRelated(w.Process) {
+		s.processes.addRelatives(r.creator, append(w.relatives, w.Process)...)
 	}
 }
 

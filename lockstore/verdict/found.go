@@ -29,6 +29,9 @@ type FoundFacts struct {
 	// Hostname is that of this machine; OtherHost says that Claim names another one.
 	Hostname  string
 	OtherHost bool
+	// Ambiguous says that Claim has a form that other text often has, in a file and not in a symbolic
+	// link to nowhere.
+	Ambiguous bool
 	// Boot is that of this moment.
 	Boot bootid.Boot
 	// Owner is the user of the file.
@@ -62,7 +65,7 @@ func judgeFound(f FoundFacts) Decision {
 	switch {
 	case c.Class != payload.Naming:
 		return Decision{Judgment: settled(RuleNobody, "it is %v and has no record", c.Class)}
-	case f.OtherHost && c.Weak && !f.Shared:
+	case f.OtherHost && f.Ambiguous && !f.Shared:
 		return Decision{Judgment: settled(RuleNobody, "it has no record, and %q is no name of this machine", c.Host)}
 	case f.Shared:
 		return f.undecided("it has no record, and other machines write here")

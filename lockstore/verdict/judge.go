@@ -49,6 +49,8 @@ type Facts struct {
 	// ClosedByEnd says that it was closed while the maker was ending, and ClosedAtEnd that it was
 	// closed so shortly before that end that it may have been closed by it.
 	ClosedByEnd, ClosedAtEnd bool
+	// Outlived says that it was closed later than that: another process had it.
+	Outlived bool
 
 	// Gone says that its file is not there, Unreadable why it cannot be read.
 	Gone       bool
@@ -83,7 +85,7 @@ func Judge(f Facts) Decision {
 		}
 	}
 	d := judge(&f)
-	d.Left = !f.Holder.Runs && f.Holder.Exit == bootid.ExitSuccess
+	d.Left = !f.Holder.Runs && f.Holder.Exit == bootid.ExitSuccess && !f.Open && !f.Outlived
 	if held := f.Now.Sub(f.Made); d.Verdict == Live && f.MaxHold > 0 && held > f.MaxHold && f.Kind != KindPIDFile {
 		d.Judgment = stale(TooOld, d.Rule, "%s, and has held it for %v; the limit is %v", d.Evidence, held.Round(time.Second), f.MaxHold)
 	}
@@ -192,9 +194,10 @@ func judgePastBoot(f *Facts) Judgment {
 	return stale(BootIDMismatch, f.Rule, "made under boot %s, this is %s", f.BootID, f.Boot.ID)
 }
 
-// ended is the verdict on a lock that names its holder, which does not run.
+// ended is the verdict on a lock that names its holder, which does not run. If another process had the
+// descriptor of the lock after it, that one was the holder, and it is not known how it ended.
 func (f *Facts) ended(holder Party) Judgment {
-	if holder.Exit == bootid.ExitSuccess || f.Keep {
+	if holder.Exit == bootid.ExitSuccess && !f.Outlived || f.Keep {
 		return f.aged(f.Rule, Left, "process %v has ended and left it", holder.Process)
 	}
 	return f.gone(holder)
