@@ -1,8 +1,12 @@
 package bootid
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxAncestors bounds the chain of ancestors that is looked at.
@@ -98,4 +102,26 @@ func (h *Host) Exiting(p Process) bool {
 		}
 	}
 	return true
+}
+
+// Doomed implements [System]. The kernel has SIGKILL pending for each thread of a process that any signal
+// is about to end, unless it dumps core first (complete_signal, kernel/signal.c).
+func (h *Host) Doomed(p Process) bool {
+	if h.Exiting(p) {
+		return true
+	}
+	var buffer [procSize]byte
+	text, err := readProc(p.PID, "status", buffer[:])
+	if err != nil {
+		return errors.Is(err, ErrNoProcess)
+	}
+	const killed = 1 << (unix.SIGKILL - 1)
+	for line := range bytes.Lines(text) {
+		if key, value, ok := bytes.Cut(line, []byte(":")); ok && (string(key) == "SigPnd" || string(key) == "ShdPnd") {
+			if pending, err := strconv.ParseUint(string(bytes.TrimSpace(value)), 16, 64); err == nil && pending&killed != 0 {
+				return true
+			}
+		}
+	}
+	return false
 }

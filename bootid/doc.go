@@ -1,6 +1,6 @@
-// Package bootid answers three questions from what the kernel reports: which
-// boot of which machine is this, which process is that, and has it ended. It
-// knows nothing of locks, files or FUSE.
+// Package bootid answers questions about boots and processes from what the kernel reports: which
+// boot of which machine is this, which process is that, which are its relatives, has it
+// ended and how. It knows nothing of locks or FUSE.
 //
 // A [Boot] is a boot id, a machine id and a boot time; each may be unknown (its
 // zero value), and what is unknown never counts as a mismatch. A [Process] is

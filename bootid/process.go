@@ -104,6 +104,9 @@ type System interface {
 	// Exiting says that all threads of p have begun to exit. The kernel closes a
 	// process's descriptors after that and before its end is told.
 	Exiting(p Process) bool
+	// Doomed says that p has ended, or is about to: a signal that ends it is pending, so that it
+	// runs no more instruction of its own.
+	Doomed(p Process) bool
 	// Hostname is the name of this machine, empty if unknown.
 	Hostname() string
 	// StartedAt is the wall-clock time at which p started, as the clock is set

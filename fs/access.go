@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// accessor is a user with its groups, of whom is asked what a directory allows.
+// accessor holds the credentials that are checked against the permissions of a directory.
 type accessor struct {
 	uid    uint32
 	groups []uint32
@@ -67,8 +67,8 @@ func (f *FS) mayRemove(in *fuse.InHeader, n *inode) bool {
 	return err == nil && st.Uid == a.uid
 }
 
-// permitted returns what fd, an O_PATH descriptor, is of, and EACCES if its mode or ACL does not allow what
-// is needed.
+// permitted returns the attributes of the directory that fd, an O_PATH descriptor, is open on. The error is
+// EACCES if its mode or ACL does not allow what is needed.
 func (a accessor) permitted(fd int, need uint32) (unix.Stat_t, error) {
 	st, err := statFD(fd)
 	if err != nil || a.uid == 0 {

@@ -1,6 +1,6 @@
 // Package fs serves a directory through FUSE, over itself. Ordinary files pass
-// through; what happens at lock names is asked of a [Locks], which is
-// lockstore.Store in earnest. It knows nothing of journals or verdicts.
+// through; what happens at lock names is asked of a lockstore.Store. It knows nothing of journals,
+// and decides no verdict.
 //
 // The words are those of go-fuse: an inode is a file or directory and has a node id by
 // which the kernel calls it; a name in a directory is an entry (the kernel's dentry);
@@ -25,7 +25,10 @@
 //   - The kernel checks permissions (default_permissions, POSIX ACLs). New files are
 //     made with the caller's user and group on the thread that makes them, with
 //     CAP_DAC_OVERRIDE kept, since the caller's other groups are not known.
-//   - All branches into the locks are in locks.go, lock_acquire.go and lock_protect.go.
+//   - Most branches into the locks are in locks.go, lock_acquire.go and lock_protect.go.
+//   - The kernel tells of the close of a file that was made with O_EXCL while the caller waits
+//     (FLUSH), so that data that was closed is told from data whose maker was killed with it open. At
+//     names that were those of locks before it does without: that saves a request (usual_locks.go).
 //   - At a lock name an open is one step with the look at what is there, so that no pid file
 //     is removed under who is about to open it. A file that was moved away by a reap
 //     answers ESTALE, on which the kernel looks the name up again.

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/lockstore"
+	"latchfs/lockstore/payload"
 )
 
 // Open implements fuse.RawFileSystem.
@@ -170,8 +171,8 @@ func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32,
 		write = f.writeMapped
 	}
 	n, err := write(h, fd, in, data)
-	if err == nil && h.descriptor != nil {
-		f.locks.Wrote(h.descriptor, data)
+	if err == nil && h.descriptor != nil && len(data) == 1 {
+		f.locks.Wrote(h.descriptor, data[0], f.caller(&in.InHeader))
 	}
 	return uint32(max(n, 0)), status(err)
 }
@@ -299,7 +300,24 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	// The reply has 32 bits.
 	n, err := unix.CopyFileRange(from, &offIn, to, &offOut, int(min(in.Len, 1<<31-4096)), int(in.Flags))
 	if err == nil {
+		f.copied(h, &in.InHeader)
 		err = f.changedBy(h.node, &in.InHeader)
 	}
 	return uint32(max(n, 0)), status(err)
+}
+
+// copied tells the store what is in the file of a lock that was written without its bytes coming by.
+func (f *FS) copied(h *handle, in *fuse.InHeader) {
+	if h.descriptor == nil {
+		return
+	}
+	fd, err := f.reopen(h.node, unix.O_RDONLY)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	text := make([]byte, payload.Limit+1)
+	if n, err := unix.Pread(fd, text, 0); err == nil {
+		f.locks.Wrote(h.descriptor, text[:n], f.caller(in))
+	}
 }

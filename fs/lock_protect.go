@@ -106,7 +106,7 @@ func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
 	switch {
 	case acquired:
 		to.Made()
-	case ontoLock:
+	case ontoLock && (r.exchange || !atLock || !from.Held()):
 		to.Replaced(r.who)
 	}
 	if atLock {

@@ -54,17 +54,15 @@ func (s *Store) read(name string, file File, family *family) (content, error) {
 	if s.attributesOf(name).Opaque {
 		return c, nil // of class Empty
 	}
-	if file.Type != Directory {
-		text, err := s.text(name, file)
-		if err != nil {
-			return c, err
-		}
+	var err error
+	if file.Type == Directory {
+		err = s.readDirectory(name, &c, family, digest)
+	} else if text, textErr := s.text(name, file); textErr == nil {
 		c.take(text, path.Base(name), family)
 		digest.Write(text)
-		copy(c.sum[:], digest.Sum(nil))
-		return c, nil
+	} else {
+		err = textErr
 	}
-	err := s.readDirectory(name, &c, family, digest)
 	copy(c.sum[:], digest.Sum(nil))
 	return c, err
 }
@@ -76,6 +74,7 @@ func (c *content) take(text []byte, name string, family *family) {
 		c.claim = c.form
 		return
 	}
+	family.hidden = nil
 	c.claim = payload.Read(text, name, func(claim payload.Claim) bool { return family.includes(claim, c.written) })
 	if c.claim.Class == payload.Naming {
 		c.named = family.found
@@ -133,7 +132,7 @@ func (s *Store) readDirectory(name string, c *content, family *family, digest ha
 			if text, err = s.text(name+"/"+entry, in.File); err == nil {
 				in.take(text, entry, family)
 				fmt.Fprintf(digest, "%d %s%d %s", len(entry), entry, len(text), text)
-				if in.File.Type == Directory || len(text) > payload.Limit || !payload.IsText(text) {
+				if len(text) > payload.Limit || !payload.IsText(text) {
 					dir.claim, dir.form = data, data
 					break
 				}

@@ -4,10 +4,13 @@
 // asks of a [Files], and of processes a bootid.System.
 //
 // The types: a [Store] holds a [Lock] for each held name; a [Section] is the critical
-// section of one name, in which everything about it is decided; a [Judgment] is a [Verdict]
-// with its reason, the rule by which the holder was found, and the evidence in words; a
-// [Descriptor] stands for the open file a lock was made with; a [Sighting] is what is
-// remembered of a file that is no lock. A [Scanner] judges a directory that is not mounted.
+// section of one name, in which everything about it is decided; a [Descriptor] stands for the
+// open file a lock was made with; a [Sighting] is what is remembered of a file that is no lock.
+// A [Scanner] judges a directory that is not mounted.
+//
+// What a text says is read by package payload, and who holds a lock is decided by package
+// verdict; both are pure functions. This package gathers the facts for them: content.go reads the
+// file, family.go finds out which processes a text may name, judge.go asks who runs.
 //
 // # Decisions
 //
@@ -19,9 +22,12 @@
 //     for the very next system call after a holder's death.
 //   - A payload is read only when a decision needs it: when the descriptor a lock was made
 //     with was closed a moment ago, when something in a lock directory was changed, and when the
-//     holder has ended. So the ancestors are the only thing that is looked up on the path of
-//     the caller: after it they may be gone. Who looks at a lock in that moment has it read first, so that
-//     nobody sees the difference; its creator may remove it unread (unread.go).
+//     holder has ended. What cannot be asked later is asked while the caller waits: the ancestors of a
+//     command, and whose relatives a text names that does not name its maker (Wrote, Writing). A look at a
+//     lock in that moment has it read first, so that no process sees the difference; its creator may
+//     remove it unread (unread.go).
+//   - A file that was seen to be no lock stays none, over restarts and reboots, as long as it is the
+//     same file with the same bytes (settled.go).
 //   - Who waits for a name is told by who frees it, in the section in which it becomes free, and has it
 //     reserved: nobody who comes by gets in between, and there is nobody who polls (waiting.go).
 //     Only where nobody can tell, of an unknown lock that grows old, the first in line looks every second.

@@ -125,6 +125,8 @@ func (m *machine) Exiting(p bootid.Process) bool {
 	return !ok || now.StartTime != p.StartTime || m.exiting[p.PID]
 }
 
+func (m *machine) Doomed(p bootid.Process) bool { return m.Exiting(p) }
+
 func (m *machine) Parent(p bootid.Process) (bootid.Process, error) {
 	m.mu.Lock()
 	parent, ok := m.parents[p.PID]
@@ -164,7 +166,7 @@ func (m *machine) GroupRuns(p bootid.Process) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, other := range m.processes {
-		if other.Group == p.Group || p.Session != 0 && other.Session == p.Session {
+		if other.Group == p.Group && !(other.PID == p.Group && other.StartTime > p.StartTime) || p.Session != 0 && other.Session == p.Session {
 			return true
 		}
 	}

@@ -48,7 +48,7 @@ func (s *Store) relatedLately(a, b bootid.Process) bool {
 }
 
 // family is the processes that a text of a writer may name: the writer, its ancestors up to a service
-// or session manager, and its descendants. It is for one text.
+// or session manager, and its descendants.
 type family struct {
 	store  *Store
 	writer bootid.Process // zero if it is not known: then it has no family

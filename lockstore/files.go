@@ -48,9 +48,9 @@ type Sighting struct {
 // Writer is a process that opened a file for writing.
 type Writer struct {
 	bootid.Process
-	// MayRemove says that it may remove the file's name from its directory. Only of such a process
-	// an ordinary file is the pid file: nobody can have a file removed by writing a number into it
-	// that is not free to remove it.
+	// MayRemove says that it may remove the file's name from its directory. An ordinary file is a pid
+	// file only if its writer may. Otherwise a user could have other users' files removed by writing a
+	// pid into them.
 	MayRemove bool
 	relatives []bootid.Process // its ancestors and children when it opened the file
 }

@@ -57,14 +57,14 @@ func (s *Store) judge(r *record) verdict.Decision {
 // facts gathers what is known of a lock.
 func (s *Store) facts(l *state) verdict.Facts {
 	f := verdict.Facts{
-		Kind: l.Kind, Rule: l.Rule, Keep: s.attributesOf(l.Name).Keep, Left: l.Left,
+		Kind: l.Kind, Rule: l.Rule, Keep: s.attributesOf(l.Name).Keep, Left: l.Left, Furnished: l.Furnished,
 		Boot: s.boot, BootID: l.BootID, MachineID: l.MachineID, OutOfSight: s.outOfSight(l.Namespace),
 		Maker: s.party(l, l.creator, l.Creator), Holder: s.party(l, l.holder, l.Holder),
 		GroupRuns: func() bool { return l.Creator.Group != 0 && s.isOfThisBoot(l) && s.sys.GroupRuns(l.Creator) },
 		Open:      l.open, ClosedByEnd: l.closedByEnd,
 		Made: l.Made, Touched: l.Made, Aging: s.aging(),
 	}
-	if f.Holder.Runs && s.isOfThisBoot(l) {
+	if f.Holder.Runs {
 		return f // nothing else matters
 	}
 	for _, a := range l.ancestors {
@@ -135,10 +135,11 @@ func (s *Store) named(l *state, c content) verdict.Party {
 	case l.Creator.Known() && !c.named.Known(), c.claim.PID == 0:
 		return verdict.Party{}
 	}
-	p, err := s.sys.Process(c.claim.PID)
+	pid := c.claim.PID
 	if c.named.Known() {
-		p, err = s.sys.Process(c.named.PID)
+		pid = c.named.PID
 	}
+	p, err := s.sys.Process(pid)
 	return verdict.Party{Process: p, Runs: err == nil && (p.Same(c.named) || !c.named.Known() && !p.Manager)}
 }
 

@@ -43,6 +43,27 @@ func TestScriptHoldsWhatItsCommandMade(t *testing.T) {
 	}
 }
 
+// TestCopiedDirectoryIsNotTheShells: cp(1) makes the directory and what is in it, mkdir(1) the directory alone.
+func TestCopiedDirectoryIsNotTheShells(t *testing.T) {
+	for _, copied := range []bool{true, false} {
+		w := newWorld(t)
+		shell, maker := script(w)
+		w.make(name, verdict.KindMkdir, maker, Directory, "")
+		writer := shell
+		if copied {
+			writer = maker
+		}
+		w.store.Writing(name, w.store.Writer(writer, false))
+		w.files.put(name+"/note", "some words\n", w.now())
+		w.store.Written(name, &Sighting{})
+		w.restart()
+		w.end(maker, bootid.ExitSuccess, true)
+		if e, held := w.entry(name); !w.visible(name) || held && e.Verdict == verdict.Live == copied {
+			t.Errorf("copied %v: %+v", copied, e)
+		}
+	}
+}
+
 func TestSubshellPassesTheLockOn(t *testing.T) {
 	w := newWorld(t)
 	shell, mkdir := script(w)

@@ -37,6 +37,8 @@ type Lock struct {
 	Rule verdict.Rule
 	// Left says that its holder was seen to end with status 0 and left it.
 	Left bool
+	// Furnished says that its creator itself has put something into the directory that it is.
+	Furnished bool
 }
 
 // origin is where and under what a lock was made: all of this boot have it in common.
@@ -61,6 +63,7 @@ type kept struct {
 	kind            uint8           // of verdict.Kinds
 	rule            uint8           // of verdict.Rules
 	left            bool            // its holder was seen to end with status 0
+	furnished       bool            // its creator has put something into it
 }
 
 // lineage is the ancestors of a lock's creator.
@@ -86,7 +89,7 @@ func (k *kept) ancestors() []bootid.Process {
 func keep(l Lock, began time.Time, at *origin, creator, holder *bootid.Process) kept {
 	k := kept{
 		Name: l.Name, Generation: l.Generation, made: l.Made.Sub(began), origin: at, Creator: creator, Holder: holder,
-		kind: numberOf(verdict.Kinds[:], l.Kind), rule: numberOf(verdict.Rules[:], l.Rule), left: l.Left,
+		kind: numberOf(verdict.Kinds[:], l.Kind), rule: numberOf(verdict.Rules[:], l.Rule), left: l.Left, furnished: l.Furnished,
 	}
 	if len(l.Ancestors) > 0 {
 		k.lineage = &lineage{processes: l.Ancestors}
@@ -99,6 +102,6 @@ func (k *kept) lock(began time.Time) Lock {
 	return Lock{
 		Name: k.Name, Kind: k.Kind(), Generation: k.Generation, Made: began.Add(k.made),
 		BootID: k.origin.BootID, MachineID: k.origin.MachineID, Namespace: k.origin.Namespace,
-		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(), Left: k.left,
+		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(), Left: k.left, Furnished: k.furnished,
 	}
 }

@@ -3,9 +3,11 @@ package lockstore
 import (
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/sirupsen/logrus"
 
+	"latchfs/bootid"
 	"latchfs/lockstore/payload"
 	"latchfs/lockstore/verdict"
 )
@@ -21,13 +23,15 @@ func (s *Store) processEnded(w *watched) {
 }
 
 // reap judges r and reclaims it if it is stale.
-func (s *Store) reap(r *record) { s.end(r, Reaped, s.judge) }
+func (s *Store) reap(r *record) {
+	_ = s.end(r, Reaped, s.judge) // what cannot be removed was logged
+}
 
-// end reclaims r if decide says that it is stale.
-func (s *Store) end(r *record, transition Transition, decide func(*record) verdict.Decision) {
+// end reclaims r if decide says that it is stale. It returns an error if that failed.
+func (s *Store) end(r *record, transition Transition, decide func(*record) verdict.Decision) error {
 	section, ok := s.enterRecord(r)
 	if !ok {
-		return
+		return nil
 	}
 	defer section.Leave()
 	section.readNow(r)
@@ -38,9 +42,9 @@ func (s *Store) end(r *record, transition Transition, decide func(*record) verdi
 		s.lookSoon(section.name)
 	case transition == Reaped && !section.removable(r):
 	default:
-		// What cannot be removed was logged.
-		_ = section.reclaim(r, d.Judgment, transition)
+		return section.reclaim(r, d.Judgment, transition)
 	}
+	return nil
 }
 
 // enterRecord enters the section of the name that r has now; false if it is gone.
@@ -67,7 +71,7 @@ func (s *Store) Ending(d *Descriptor) bool {
 }
 
 // Closed tells that the last descriptor of the open file description a lock was made
-// with is closed, by the end of its creator or before.
+// with is closed. ByEnd says that the creator was ending then.
 func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	r := d.record
 	s.mu.Lock()
@@ -80,7 +84,7 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	name, kind := r.Name, r.Kind()
 	s.mu.Unlock()
 	if kind == verdict.KindCreate && s.attributesOf(name).Close {
-		s.end(r, Released, func(*record) verdict.Decision {
+		_ = s.end(r, Released, func(*record) verdict.Decision {
 			return verdict.Released(verdict.RuleDescriptor, *r.Holder, "the descriptor it was made with is closed")
 		})
 		return
@@ -161,17 +165,28 @@ func (s *Store) Writing(name string, w *Writer) {
 	if family := s.familyOf(&l); w.Same(l.Creator) || w.Same(l.Holder) || family.isRelated(w.Process) {
 		s.processes.addRelatives(r.creator, append(w.relatives, w.Process)...)
 	}
+	if l.Kind == verdict.KindMkdir && w.Same(l.Creator) && !l.Furnished {
+		s.change(r, "that its creator has put something into a lock directory", func() { r.furnished = true })
+	}
 }
 
-// Wrote tells that text was written to the file a lock was made with, by a process that waits meanwhile. If
-// it has the number of a relative of the lock's maker, that is remembered: when the text is read, the maker
-// may have ended, and then nothing tells whose relative that was.
-func (s *Store) Wrote(d *Descriptor, text [][]byte) {
+// Wrote tells that text was written to the file a lock was made with, by the process that who returns, which
+// waits meanwhile. If it has the number of that process, which has the descriptor, or of a relative of the
+// lock's maker, that is remembered: when the text is read, the maker may have ended, and then nothing tells
+// whose relative that was.
+func (s *Store) Wrote(d *Descriptor, text []byte, who func() bootid.Process) {
 	maker := d.record.creator
-	if maker == nil || len(text) != 1 {
+	if maker == nil {
 		return
 	}
-	for _, pid := range payload.Numbers(text[0], maker.process.NSPID) {
+	numbers := payload.Numbers(text, maker.process.NSPID)
+	if len(numbers) == 0 {
+		return
+	}
+	if heir := who(); heir.Known() && slices.Contains(numbers, heir.NSPID) {
+		s.processes.addRelatives(maker, heir)
+	}
+	for _, pid := range numbers {
 		family := &family{store: s, writer: maker.process}
 		if p, err := s.sys.InNamespace(pid, maker.process); err == nil && family.isRelated(p) {
 			s.processes.addRelatives(maker, p)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -203,7 +204,7 @@ func copyTo(files Files, name string, file File, to string) error {
 		}
 		return os.Symlink(text, to)
 	case Directory:
-		entries, err := files.Entries(name, maxEntries)
+		entries, err := files.Entries(name, math.MaxInt32)
 		if err != nil {
 			return err
 		}

@@ -44,15 +44,21 @@ func appendPut(b []byte, l *Lock) []byte {
 	for i := range l.Ancestors {
 		b = appendProcess(b, l.Ancestors[i])
 	}
-	return binary.AppendUvarint(b, uint64(numberOfBool(l.Left)))
+	flags := byte(0)
+	if l.Left {
+		flags |= flagLeft
+	}
+	if l.Furnished {
+		flags |= flagFurnished
+	}
+	return append(b, flags)
 }
 
-func numberOfBool(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
+// The flags at the end of a lock.
+const (
+	flagLeft = 1 << iota
+	flagFurnished
+)
 
 func appendSettle(b []byte, name string, file settledFile) []byte {
 	b = append(b, opSettle)
@@ -161,7 +167,8 @@ func (d *decoder) lock() kept {
 		}
 	}
 	if d.op == opPut {
-		l.left = d.uvarint() != 0
+		flags := d.byte()
+		l.left, l.furnished = flags&flagLeft != 0, flags&flagFurnished != 0
 	}
 	if d.err != nil {
 		return l

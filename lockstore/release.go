@@ -38,7 +38,7 @@ func (s *Store) ReleaseFor(name string, o Operator) error {
 	}
 	var refused error
 	result := ErrNoLock // somebody else was quicker
-	s.end(r, Released, func(r *record) verdict.Decision {
+	err := s.end(r, Released, func(r *record) verdict.Decision {
 		d := s.judge(r)
 		switch {
 		case d.Verdict == verdict.Settled:
@@ -57,6 +57,8 @@ func (s *Store) ReleaseFor(name string, o Operator) error {
 	switch {
 	case refused != nil:
 		return refused
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
 	case result != nil:
 		return fmt.Errorf("%s: %w", name, result)
 	}

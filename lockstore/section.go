@@ -86,16 +86,27 @@ func (c Section) settle(r *record, d verdict.Decision) bool {
 // left records that the holder of r has ended with status 0.
 func (s *Store) left(r *record) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.left || r.gone {
+	known := r.left || r.gone
+	s.mu.Unlock()
+	if known {
 		return
 	}
-	r.left = true
+	s.change(r, "how the holder of a lock ended", func() { r.left = true })
+	s.log.WithFields(fields(s.state(r).Lock)).WithField("reason", verdict.Left).Info("the holder of a lock has ended with status 0 and not removed it")
+}
+
+// change changes what is recorded of r, unless it is gone; what says what that is.
+func (s *Store) change(r *record, what string, change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.gone {
+		return
+	}
+	change()
 	l := r.lock(s.began)
 	if err := s.journal.put(l, false); err != nil {
-		s.log.WithError(err).WithFields(fields(l)).Error("how the holder of a lock ended could not be journaled")
+		s.log.WithError(err).WithFields(fields(l)).Error(what + " could not be journaled")
 	}
-	s.log.WithFields(fields(l)).WithField("reason", verdict.Left).Info("the holder of a lock has ended with status 0 and not removed it")
 }
 
 // removable says that the file of a stale lock may go. Those who flock(2) a pid file
@@ -178,7 +189,7 @@ func (c Section) adoptPIDFile(writer *Writer, found content) bool {
 	})
 }
 
-// TimeSet tells that the process that who returns has set the time of the file of the name. If it is of
+// TimeSet tells that a process has set the time of the file of the name; who returns the process. If it is of
 // the family of a lock's maker and the time is well before the lock was made, the file was restored from
 // a copy: it is no lock.
 func (c Section) TimeSet(who func() bootid.Process, at time.Time) {
@@ -282,7 +293,7 @@ func (c Section) Release() {
 	c.freed()
 }
 
-// Move gives the lock of c the name of to, after its file was renamed so. If to has a
+// Move gives the lock of c the name of to, after its file was renamed so. If to has a live
 // lock already that one stays and the lock of c ends: ownership belongs to the name.
 func (c Section) Move(to Section) {
 	s := c.store
@@ -291,23 +302,26 @@ func (c Section) Move(to Section) {
 	if r == nil {
 		return
 	}
-	if to.record() != nil {
-		s.drop(r, Released)
-		return
+	if before := to.record(); before != nil {
+		if s.judge(before).Verdict == verdict.Live {
+			s.drop(r, Released)
+			return
+		}
+		s.drop(before, Released)
 	}
+	to.forget()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.locks, c.name)
 	s.rename(r, to.name)
 }
 
-// Replaced tells that the process that who returns has renamed another file onto the name. A live lock stays
-// with its holder, whose family did it. Otherwise the name is taken anew by that process, if its file says
-// so.
+// Replaced tells that a process has renamed another file onto the name; who returns the process. A live lock
+// stays with its holder, whose family did it. Otherwise the process takes the name anew, if its file says so.
 func (c Section) Replaced(who func() bootid.Process) {
 	s := c.store
 	if r := c.record(); r != nil {
-		if c.readNow(r); s.judge(r).Verdict == verdict.Live {
+		if c.readNow(r); c.record() == r && s.judge(r).Verdict == verdict.Live {
 			return
 		}
 		s.drop(r, Released)
@@ -355,7 +369,9 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	if caller.Known() && caller.Same(*r.Creator) {
 		return nil
 	}
-	c.readNow(r)
+	if c.readNow(r); c.record() != r {
+		return nil // it turned out to be none
+	}
 	d := s.judge(r)
 	if d.Verdict != verdict.Live {
 		if d.Verdict == verdict.Settled {
@@ -376,6 +392,9 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 			return nil
 		}
 	}
+	if s.sys.Doomed(d.Holder) {
+		return nil // kill PID; rm FILE: it robs nobody
+	}
 	s.log.WithFields(fields(l)).WithFields(logrus.Fields{"caller": caller.String(), "attempt": attempt.what}).
 		Warn("refused: the lock is held")
 	s.events.publish(Event{Transition: Refused, Lock: l, By: caller, Time: s.now()})
@@ -394,7 +413,9 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 	if caller.Known() && caller.Same(*r.Creator) {
 		return false
 	}
-	c.readNow(r)
+	if c.readNow(r); c.record() != r {
+		return false // it turned out to be no lock
+	}
 	// The holder is the one judged now: an ancestor may not be recorded yet.
 	d := s.judge(r)
 	if d.Verdict != verdict.Live {

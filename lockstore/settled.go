@@ -29,7 +29,7 @@ func (f settledFile) size(name string) int64 {
 }
 
 // remember keeps in mind that the file of the name, with that content, is no lock, if its text alone
-// would say otherwise. A user whose files are too many is told by the log.
+// would say otherwise. Beyond maxSettledPerUser files of one user, the file is not remembered.
 func (c Section) remember(found content) {
 	s := c.store
 	if found.form.Class != payload.Naming {
@@ -52,7 +52,7 @@ func (c Section) remember(found content) {
 	}
 	if s.settledByUser[file.uid] >= maxSettledPerUser {
 		s.log.WithField("path", c.name).WithField("uid", file.uid).
-			Warn("too many files of this user look like locks and are none: after a restart this one is judged by its text")
+			Debug("too many files of this user look like locks and are none: after a restart this one is judged by its text")
 		return
 	}
 	if err := s.journal.settle(c.name, file); err != nil {

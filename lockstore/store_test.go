@@ -376,7 +376,7 @@ func TestLauncherEndsBeforeItsTextIsRead(t *testing.T) {
 	}
 	w.files.put(name, "20\n", w.now())
 	section.Leave()
-	w.store.Wrote(d, [][]byte{[]byte("20\n")})
+	w.store.Wrote(d, []byte("20\n"), func() bootid.Process { return launcher })
 	w.end(launcher, bootid.ExitSuccess, true)
 	delete(w.parents, 20)
 	w.store.Closed(d, false)

@@ -179,6 +179,11 @@ func (o *object) facts() (facts Facts) {
 			facts.Host = f.value
 		case "bootid":
 			facts.BootID = strings.ToLower(f.value)
+		}
+		if !f.top {
+			continue // it may be when something else was made
+		}
+		switch f.key {
 		case "starttime", "processstarttime", "pidstarttime", "startticks":
 			facts.Start = parseStart(f.value)
 		case "createdat":

@@ -28,6 +28,9 @@ type Facts struct {
 	// Left says that its holder was seen to end with status 0.
 	Left bool
 
+	// Furnished says that the maker of a directory has itself put something into it, which names nobody.
+	Furnished bool
+
 	// Boot is that of this moment, BootID and MachineID those under which the lock was made; empty
 	// is not known.
 	Boot              bootid.Boot
@@ -129,7 +132,7 @@ func judge(f *Facts) Decision {
 		}
 		return Decision{Judgment: f.aged(RuleNobody, "", "its creator could not be identified"), Holder: holder}
 	case f.Keep:
-		return Decision{Judgment: f.aged(f.Rule, Left, "its creator %v has ended, and its pattern keeps it", f.Maker.Process), Holder: holder}
+		return Decision{Judgment: f.aged(f.Rule, "", "its creator %v has ended, and its pattern keeps it", f.Maker.Process), Holder: holder}
 	}
 	return judgeOrphan(f)
 }
@@ -154,6 +157,9 @@ func judgeOrphan(f *Facts) Decision {
 		return Decision{Judgment: f.ended(f.Holder), Holder: holder}
 	case f.Maker.Exit == bootid.ExitSignal, f.Maker.Exit == bootid.ExitFailure:
 		return Decision{Judgment: f.gone(f.Maker), Holder: holder}
+	case f.Furnished:
+		// A copy, or a lock that is whole: no script stands behind it, as behind mkdir(1).
+		return Decision{Judgment: settled(f.Rule, "its creator %v has put something into it that names nobody, and has ended", maker), Holder: holder}
 	case f.Kind.ByCommand():
 		return judgeAncestors(f)
 	case f.Maker.Exit == bootid.ExitUnknown && f.ClosedAtEnd:
@@ -197,8 +203,11 @@ func judgePastBoot(f *Facts) Judgment {
 // ended is the verdict on a lock that names its holder, which does not run. If another process had the
 // descriptor of the lock after it, that one was the holder, and it is not known how it ended.
 func (f *Facts) ended(holder Party) Judgment {
-	if holder.Exit == bootid.ExitSuccess && !f.Outlived || f.Keep {
+	switch {
+	case holder.Exit == bootid.ExitSuccess && !f.Outlived:
 		return f.aged(f.Rule, Left, "process %v has ended and left it", holder.Process)
+	case f.Keep:
+		return f.aged(f.Rule, "", "process %v has ended, and its pattern keeps it", holder.Process)
 	}
 	return f.gone(holder)
 }

@@ -60,6 +60,7 @@ func TestHowTheHolderEndedDecides(t *testing.T) {
 	group := func(f *Facts) { f.GroupRuns = func() bool { return true } }
 	old := func(f *Facts) { f.Touched = now.Add(-time.Hour) }
 	keep := func(f *Facts) { f.Keep = true }
+	furnished := func(f *Facts) { f.Furnished = true }
 	closedByEnd := func(f *Facts) { f.ClosedByEnd = true }
 	for name, c := range map[string]struct {
 		facts   Facts
@@ -94,6 +95,8 @@ func TestHowTheHolderEndedDecides(t *testing.T) {
 		"data, failed with it open":             {madeNow(KindCreate).ends(failure).data().with(closedByEnd), Settled, ""},
 		"a descriptor is open":                  {madeNow(KindCreate).ends(signal).with(func(f *Facts) { f.Open = true }), Live, ""},
 		"a directory of a script":               {madeNow(KindMkdir).ends(success).with(ancestor(true, 0)), Live, ""},
+		"a directory and what is in it, by one": {madeNow(KindMkdir).ends(success).with(ancestor(true, 0)).with(furnished), Settled, ""},
+		"which was killed":                      {madeNow(KindMkdir).ends(signal).with(ancestor(true, 0)).with(furnished), Stale, DeadPID},
 		"of a program that was killed":          {madeNow(KindMkdir).ends(signal).with(ancestor(true, 0)), Stale, DeadPID},
 		"of a program that failed":              {madeNow(KindMkdir).ends(failure).with(ancestor(true, 0)), Stale, DeadPID},
 		"of a script that was killed":           {madeNow(KindMkdir).ends(success).with(ancestor(false, signal)).with(ancestor(true, 0)), Stale, DeadPID},
@@ -103,7 +106,7 @@ func TestHowTheHolderEndedDecides(t *testing.T) {
 		"and left a daemon":                     {madeNow(KindMkdir).ends(success).with(ancestor(false, success)).with(old).with(group), Unknown, ""},
 		"of a script that failed":               {madeNow(KindMkdir).ends(success).with(ancestor(false, failure)), Stale, DeadPID},
 		"that failed, and left a daemon":        {madeNow(KindMkdir).ends(success).with(ancestor(false, failure)).with(group), Unknown, ""},
-		"its pattern keeps it":                  {madeNow(KindCreate).names(signal, false).with(keep), Unknown, Left},
+		"its pattern keeps it":                  {madeNow(KindCreate).names(signal, false).with(keep), Unknown, ""},
 		"keeps it, until it is old":             {madeNow(KindCreate).names(signal, false).with(keep).with(old), Stale, TooOld},
 		"another boot":                          {madeNow(KindCreate).names(signal, false).with(func(f *Facts) { f.BootID = bootTwo }), Stale, BootIDMismatch},
 		"another boot, and it was left":         {madeNow(KindCreate).names(notKnown, false).with(func(f *Facts) { f.BootID, f.Left = bootTwo, true }), Stale, BootIDMismatch},
