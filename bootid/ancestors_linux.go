@@ -44,7 +44,7 @@ func (h *Host) Ancestors(p Process) []Process {
 			break
 		}
 		status, err := readStatus(child.ppid)
-		if err != nil || status.nspid() == 1 {
+		if err != nil || child.ppid == 1 {
 			break
 		}
 		pid = child.ppid
@@ -53,7 +53,9 @@ func (h *Host) Ancestors(p Process) []Process {
 			NSPID: status.nspid(), UID: status.uid, Command: parent.command,
 			Group: parent.group, Session: parent.ownSession(),
 		})
-		child = parent
+		if child = parent; status.nspid() == 1 {
+			break
+		}
 	}
 	return chain
 }

@@ -26,7 +26,7 @@
 //     number (struct pid, fs/proc/inode.c): reading it fails with ESRCH once that
 //     thread is gone, so an entry cannot answer for a thread that got the number
 //     later. A hit costs one pread.
-//   - Ancestors end at process 1 of any pid namespace, at a list of session and service
+//   - Ancestors end with the first process of a container, and before process 1, at a list of session and service
 //     managers, and at a process that has taken an orphan of the chain in: one in a
 //     session that is neither its parent's nor its own. The kernel shows nobody who
 //     is a subreaper (PR_SET_CHILD_SUBREAPER), so one that has taken in nobody yet, and

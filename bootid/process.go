@@ -98,8 +98,8 @@ type System interface {
 	// returns ErrNoProcess if p has ended or has no parent that can be seen.
 	Parent(p Process) (Process, error)
 	// Ancestors are those of p that may stand in for it, the parent first: up to
-	// pid 1 of a pid namespace, a subreaper or a session manager, none of which is among
-	// them. What cannot be seen is left out.
+	// the first process of a container, or short of process 1, a subreaper or a session manager,
+	// none of which is among them. What cannot be seen is left out.
 	Ancestors(p Process) []Process
 	// Exiting says that all threads of p have begun to exit. The kernel closes a
 	// process's descriptors after that and before its end is told.

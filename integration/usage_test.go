@@ -266,7 +266,7 @@ func TestCorruptJournal(t *testing.T) {
 func TestNewerJournal(t *testing.T) {
 	needFUSE(t)
 	dir, state := t.TempDir(), t.TempDir()
-	header := binary.LittleEndian.AppendUint32([]byte("latchfs\x00"), 2)
+	header := binary.LittleEndian.AppendUint32([]byte("latchfs\x00"), 1000)
 	header = binary.LittleEndian.AppendUint32(header, crc32.Checksum(header, crc32.MakeTable(crc32.Castagnoli)))
 	path := filepath.Join(state, "journal")
 	if err := os.WriteFile(path, header, 0o600); err != nil {

@@ -15,8 +15,13 @@ import (
 	"latchfs/lockstore/payload"
 )
 
-// maxEntries is how many files a directory that is a lock may hold.
-const maxEntries = 4
+const (
+	// maxEntries is how many short texts a directory may hold that is a lock though nothing in it names a
+	// process.
+	maxEntries = 4
+	// maxLooked is how many entries of a directory are looked at.
+	maxLooked = 16
+)
 
 // otherClaim is what a text that names somebody else says.
 var otherClaim = payload.Claim{Class: payload.Data, Other: true}
@@ -108,41 +113,32 @@ func (s *Store) text(name string, file File) ([]byte, error) {
 	return text[:n], nil
 }
 
-// readDirectory reads a directory. A few short texts in it, or names, may name a process; a text that
-// names nobody is a note. A directory with anything else in it is data, as is one in which a text
-// names a process of another family: it is a copy.
+// readDirectory reads a directory. A text in it, or a name, may name a process. If none does, a few short texts
+// are notes; a directory with anything else in it is data, as is one in which a text names a process of
+// another family: it is a copy.
 func (s *Store) readDirectory(name string, c *content, family *family, digest hash.Hash) error {
-	entries, err := s.files.Entries(name, maxEntries)
+	entries, err := s.files.Entries(name, maxLooked)
 	if err != nil {
 		return err
 	}
 	slices.Sort(entries)
-	data := payload.Claim{Class: payload.Data}
-	if len(entries) > maxEntries {
-		c.claim, c.form = data, data
-		return nil
-	}
 	c.take(nil, path.Base(name), family) // its own name may name a process too
-	dir, onlyEmpty := *c, true
+	dir, data, onlyEmpty := *c, len(entries) > maxEntries, true
 	for _, entry := range entries {
 		in := content{}
+		var text []byte
 		if in.File, err = s.files.Stat(name + "/" + entry); err == nil {
-			var text []byte
 			in.written, in.owner = in.Written, in.UID
-			if text, err = s.text(name+"/"+entry, in.File); err == nil {
-				in.take(text, entry, family)
-				fmt.Fprintf(digest, "%d %s%d %s", len(entry), entry, len(text), text)
-				if len(text) > payload.Limit || !payload.IsText(text) {
-					dir.claim, dir.form = data, data
-					break
-				}
-			}
+			text, err = s.text(name+"/"+entry, in.File)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		} else if err != nil {
 			return err
 		}
+		data = data || len(text) > payload.Limit || !payload.IsText(text)
+		in.take(text, entry, family)
+		fmt.Fprintf(digest, "%d %s%d %s", len(entry), entry, len(text), text)
 		onlyEmpty = onlyEmpty && in.form.Class == payload.Empty
 		if in.Changed.After(dir.Changed) {
 			dir.Changed = in.Changed
@@ -158,11 +154,13 @@ func (s *Store) readDirectory(name string, c *content, family *family, digest ha
 		}
 		dir.hidden = errors.Join(dir.hidden, in.hidden)
 	}
-	if dir.form.Class == payload.Empty && !onlyEmpty {
-		dir.form = data
+	if data || dir.form.Class == payload.Empty && !onlyEmpty {
+		dir.form = payload.Claim{Class: payload.Data}
 	}
 	if !family.writer.Known() {
 		dir.claim = dir.form
+	} else if data && dir.claim.Class != payload.Naming {
+		dir.claim = payload.Claim{Class: payload.Data}
 	}
 	*c = dir
 	return nil

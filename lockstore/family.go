@@ -125,11 +125,10 @@ func (f *family) relative(pid int) (bootid.Process, bool) {
 	return bootid.Process{}, false
 }
 
-// isRelated reports whether p is of the family. The first process of a container stands for all that run in
-// it.
+// isRelated reports whether p is of the family.
 func (f *family) isRelated(p bootid.Process) bool {
 	s := f.store
-	return p.NSPID == 1 && descends(s.sys, f.writer, p) || descends(s.sys, p, f.writer) || f.script.Known() && (p.Same(f.script) || descends(s.sys, p, f.script)) ||
+	return descends(s.sys, p, f.writer) || f.script.Known() && (p.Same(f.script) || descends(s.sys, p, f.script)) ||
 		slices.ContainsFunc(s.processes.ancestors(f.writer), p.Same)
 }
 

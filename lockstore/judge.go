@@ -73,6 +73,7 @@ func (s *Store) facts(l *state) verdict.Facts {
 	if l.creator != nil && !f.Maker.Runs {
 		endedAt, _ := s.processes.hasEnded(l.creator)
 		f.ClosedAtEnd = !l.closedAt.IsZero() && endedAt.Sub(l.closedAt) < openAtDeath
+		f.ClosedBefore = !l.closedAt.IsZero() && !f.ClosedAtEnd
 		f.Outlived = l.closedAt.Sub(endedAt) > heirAfter
 	}
 	c, err := s.inspectOwn(l)

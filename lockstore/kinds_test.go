@@ -146,6 +146,21 @@ func TestDirectoryIsALockWithAFewNotes(t *testing.T) {
 	}
 }
 
+// TestDirectoryThatNamesItsHolderMayHoldMore than one that does not.
+func TestDirectoryThatNamesItsHolderMayHoldMore(t *testing.T) {
+	w := newWorld(t)
+	p := w.run(500, 100, 0)
+	w.make(name, verdict.KindMkdir, p, Directory, "")
+	for _, note := range []string{"1", "2", "3", "4", "5"} {
+		w.files.put(name+"/"+note, strings.Repeat("x", 5000), w.now())
+	}
+	w.files.put(name+"/pid", "500\n", w.now())
+	w.store.Written(name, &Sighting{})
+	if e, _ := w.entry(name); e.Holder.PID != 500 || e.Judgment.Rule != verdict.RuleNamed {
+		t.Errorf("%+v", e)
+	}
+}
+
 func TestFileInADirectoryNamesTheHolder(t *testing.T) {
 	for entry, text := range map[string]string{"owner.json": `{"pid":500}`, "owner": "500 1764000000\n", "info": "taken by 500\n", "500": "", "host-500": ""} {
 		w := newWorld(t)

@@ -370,7 +370,6 @@ func TestProofCanFail(t *testing.T) {
 	}
 	for _, m := range []struct{ file, rule, instead string }{
 		{"verdict/verdict.go", "case !family || named.Manager:", "case named.Manager:"},
-		{"verdict/verdict.go", "case !family || named.Manager:", "case !family:"},
 		{"verdict/judge.go", "case f.Maker.Runs:", "case false:"},
 		{"verdict/judge.go", "case holder.Exit == bootid.ExitSuccess && !f.Outlived:", "case false:"},
 		{"verdict/judge.go", "if f.Holder.Exit == bootid.ExitSignal {", "if true {"},

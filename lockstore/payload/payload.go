@@ -121,7 +121,9 @@ type statement struct {
 }
 
 func parse(text []byte) statement {
-	s := statement{trimmed: bytes.TrimSpace(text), text: len(text) <= Limit && IsText(text)}
+	length := len(text)
+	text = bytes.TrimRight(text, "\x00") // programs in C write the end of a string with it
+	s := statement{trimmed: bytes.TrimSpace(text), text: length <= Limit && IsText(text)}
 	if !s.text || len(s.trimmed) == 0 {
 		return s
 	}

@@ -23,7 +23,7 @@ var forms = []struct {
 	{"1f0e8c1c-8a0e-4d54-9d1f-0c6f6ad4a5a1 N", true}, {"host\nN", true}, {"N 1764000000", false}, {"N\thost", false}, {"0xHEX", true},
 	{"2026-11-28T03:00:00Z N", true}, {"2026-11-28T03:00:00.123+01:00\nN\n", true}, {"root@host (N)", true},
 	{"host N 1764000000 839201", false}, {"host N 1764000000", false}, {"this session is in use by process N, please wait.\n", true},
-	{"N@box", true}, {"box.N", true}, {"box_N", true}, {"host=box pid=N time=1764000000", false}, {"10.0.0.5:N", false},
+	{"N\x00", false}, {"N@box", true}, {"box.N", true}, {"box_N", true}, {"host=box pid=N time=1764000000", false}, {"10.0.0.5:N", false},
 	{strings.Repeat("/a/long/path", 40) + "\npid=N\n", false}, {"N\n/var/lib/data" + strings.Repeat("/x", 200) + "\n5432\n", false},
 }
 
@@ -56,7 +56,7 @@ func TestNoPartOfANumberIsAPID(t *testing.T) {
 	for _, text := range []string{
 		"version 1.4711", "4711.2", "v4711.0.1", "at 4711-01-01", "x4711", "4711x", "14711", "47110", "sha512-a4711b",
 		"00004711-0000-4711-4711-000000000000", "4711 100 200 300 400 500", "0x14711", "04711 x",
-		"4711 " + strings.Repeat("x", Limit), "4711\x00",
+		"4711 " + strings.Repeat("x", Limit), "4711\x00x",
 	} {
 		if c := Read([]byte(text), "x.lock", is(pid)); c.Class != Data {
 			t.Errorf("%.60q: %+v", text, c)

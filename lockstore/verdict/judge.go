@@ -49,9 +49,10 @@ type Facts struct {
 
 	// Open says that the descriptor the lock was made with is open.
 	Open bool
-	// ClosedByEnd says that it was closed while the maker was ending, and ClosedAtEnd that it was
-	// closed so shortly before that end that it may have been closed by it.
-	ClosedByEnd, ClosedAtEnd bool
+	// ClosedByEnd says that it was closed while the maker was ending, ClosedAtEnd that it was
+	// closed so shortly before that end that it may have been closed by it, and ClosedBefore that it
+	// was closed earlier. Without any of them that is not known.
+	ClosedByEnd, ClosedAtEnd, ClosedBefore bool
 	// Outlived says that it was closed later than that: another process had it.
 	Outlived bool
 
@@ -164,6 +165,8 @@ func judgeOrphan(f *Facts) Decision {
 		return judgeAncestors(f)
 	case f.Maker.Exit == bootid.ExitUnknown && f.ClosedAtEnd:
 		return Decision{Judgment: f.gone(f.Maker), Holder: holder}
+	case f.Maker.Exit == bootid.ExitUnknown && !f.ClosedBefore:
+		return Decision{Judgment: f.aged(f.Rule, "", "it is empty, and how its creator %v ended is not known", maker), Holder: holder}
 	}
 	return Decision{Judgment: settled(f.Rule, "it is empty and its creator %v has ended of itself", maker), Holder: holder}
 }
