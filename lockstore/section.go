@@ -392,8 +392,8 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 			return nil
 		}
 	}
-	if s.sys.Doomed(d.Holder) {
-		return nil // kill PID; rm FILE: it robs nobody
+	if !s.state(r).open && s.sys.Doomed(d.Holder) {
+		return nil // kill PID; rm FILE: it robs nobody, and nobody has the descriptor
 	}
 	s.log.WithFields(fields(l)).WithFields(logrus.Fields{"caller": caller.String(), "attempt": attempt.what}).
 		Warn("refused: the lock is held")
