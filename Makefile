@@ -36,8 +36,12 @@ package: build
 test: deps
 	go test -count=1 -timeout 20m ./...
 
+# With the race detector, in the tests and in the daemon: all unit tests, and of the others those in which requests and deaths
+# of several processes meet.
+RACE_TESTS := Hammer|Histories$$|Soak|Killed|Upgrade|Wait|Turn|Event|Many|SameAsBeneath|CrashPoints|Race|Metrics|Inotify|Data|EveryForm|Command|Directory|Holder|Writes|Operators|Limits|Hostile|Restart|Programs
 test-race: deps
-	GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 20m ./...
+	GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 20m $$(go list ./... | grep -v /integration)
+	GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 20m -run '$(RACE_TESTS)' ./integration
 
 # The server killed 1,000 times under load, then replaced 100 times, then keeper and server killed
 # together 1,000 times: about fifteen minutes.
