@@ -70,7 +70,7 @@ func openJournal(dir string, ahead *Ahead, log logrus.FieldLogger) (*journal, *r
 	if err := os.Remove(j.newPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
-	file, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -293,12 +293,13 @@ func openBacking(dir string, overDead bool) (*os.File, error) {
 	return os.Open(dir)
 }
 
-// checkStateDir makes the state directory and refuses one that the mount would cover.
+// checkStateDir makes the state directory and refuses one that the mount would cover, or that is not safe from
+// other users.
 func checkStateDir(dir, stateDir string) error {
 	if within(stateDir, dir) {
 		return coded{exitState, fmt.Errorf("the state directory %s is inside %s; use --state-dir", stateDir, dir)}
 	}
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := lockstore.CheckStateDir(stateDir); err != nil {
 		return coded{exitState, fmt.Errorf("state directory: %w", err)}
 	}
 	real, err := filepath.EvalSymlinks(stateDir)
