@@ -90,7 +90,7 @@ func runUmount(dir string, lazy bool) error {
 func users(host *bootid.Host, dir string, daemon latch.Status) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
-		if p.PID == daemon.ServerPID || p.PID == daemon.AnchorPID {
+		if p.PID == daemon.PID || p.PID == daemon.ServerPID || p.PID == daemon.AnchorPID {
 			continue // it has the directory beneath open
 		}
 		names = append(names, fmt.Sprintf("%d (%s)", p.PID, p.Command))
