@@ -60,6 +60,8 @@ type journal struct {
 	live       int64 // bytes of frames that would put every lock there is
 	compacting bool
 	frame      []byte // scratch
+	// giveWay frees space on the filesystem, if it can; it may be nil.
+	giveWay func() bool
 }
 
 // openJournal reads the journal in dir, unless it was read ahead, or makes one. It returns what it says. A torn or corrupt
@@ -265,6 +267,9 @@ func (j *journal) extend(n int64) error {
 		case !errors.Is(noSpace(err), ErrNoSpace):
 			return err
 		}
+	}
+	if j.giveWay != nil && j.giveWay() {
+		return j.extend(n)
 	}
 	return ErrNoSpace
 }
