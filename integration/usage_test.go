@@ -78,6 +78,7 @@ func TestBadUse(t *testing.T) {
 		{"inside a mount", nil, []string{"mount", "--state-dir", state, m.path("inner")}, 4, "inside the latchfs mount"},
 		{"umount of no mount", nil, []string{"umount", dir}, 4, "not a latchfs mount"},
 		{"ls of no mount", nil, []string{"ls", dir}, 4, "not a latchfs mount"},
+		{"odd name", nil, []string{"release", m.path("a\x1b[2J\u202e.lock")}, 1, `/a\x1b[2J\u202e.lock: there is no lock`},
 		{"no permission", stranger, []string{"mount", "--state-dir", "/tmp/latchfs-none", dir + "/private"}, 5, "permission denied"},
 		{"state inside", nil, []string{"mount", "--state-dir", dir + "/sub/state", dir}, 7, "inside"},
 		{"state inside by a link", nil, []string{"mount", "--state-dir", dir + "/link/state", dir + "/sub"}, 7, "inside"},
