@@ -80,6 +80,7 @@ func TestBadUse(t *testing.T) {
 		{"ls of no mount", nil, []string{"ls", dir}, 4, "not a latchfs mount"},
 		{"odd name", nil, []string{"release", m.path("a\x1b[2J\u202e.lock")}, 1, `/a\x1b[2J\u202e.lock: there is no lock`},
 		{"no permission", stranger, []string{"mount", "--state-dir", "/tmp/latchfs-none", dir + "/private"}, 5, "permission denied"},
+		{"umount of another's mount", stranger, []string{"umount", m.dir}, 5, "another user has mounted it"},
 		{"state inside", nil, []string{"mount", "--state-dir", dir + "/sub/state", dir}, 7, "inside"},
 		{"state inside by a link", nil, []string{"mount", "--state-dir", dir + "/link/state", dir + "/sub"}, 7, "inside"},
 		{"state with a link in it", nil, []string{"mount", "--state-dir", states + "/linked", dir}, 7, "journal is a symbolic link"},
