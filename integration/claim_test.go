@@ -64,3 +64,24 @@ func TestMountWaitsForTheFormerOne(t *testing.T) {
 		t.Error(said)
 	}
 }
+
+// TestMountAfterLazyUmount: it says who keeps the former mount.
+func TestMountAfterLazyUmount(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	user := exec.Command("sleep", "1000")
+	user.Dir = m.dir
+	if err := user.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = user.Process.Kill()
+		_ = user.Wait()
+	}()
+	if code, said := run(t, nil, "umount", "--lazy", m.dir); code != 0 {
+		t.Fatal(said)
+	}
+	code, said := run(t, nil, "mount", "--state-dir", m.stateDir, m.dir)
+	if says := fmt.Sprintf("%d (sleep)", user.Process.Pid); code != 4 || !strings.Contains(said, "since umount --lazy: ") || !strings.Contains(said, says) {
+		t.Errorf("exit code %d, said %q, which should say %s", code, said, says)
+	}
+}

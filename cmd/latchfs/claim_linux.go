@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -65,7 +66,11 @@ func claim(beneath *os.File, at int64, log logrus.FieldLogger) (*os.File, error)
 			if pid == 0 {
 				who = fmt.Sprintf("process %d of another user or pid namespace", other&(1<<claimPIDBits-1))
 			}
-			return nil, coded{exitMounted, fmt.Errorf("another latchfs, %s, serves %s: at another path, in another mount namespace, or for those who use it since umount --lazy", who, beneath.Name())}
+			where := "at another path, in another mount namespace, or for processes that have used it since umount --lazy"
+			if users := usersOfDetached(); len(users) > 0 {
+				where = "for processes that have used it since umount --lazy: " + strings.Join(users, ", ")
+			}
+			return nil, coded{exitMounted, fmt.Errorf("another latchfs, %s, serves %s %s", who, beneath.Name(), where)}
 		}
 		// If both are just starting, one is to see none.
 		mine.Type = unix.F_UNLCK
@@ -101,4 +106,40 @@ func claimant(at int64) (pid int, uid uint32) {
 		}
 	}
 	return 0, 0
+}
+
+// usersOfDetached names the processes that use a FUSE mount which is at no path any more, as far as /proc shows it.
+func usersOfDetached() []string {
+	found := make(chan []string, 1)
+	go func() {
+		var users []string
+		dirs, _ := filepath.Glob("/proc/[0-9]*") // the patterns are well-formed
+		for _, dir := range dirs {
+			mounts, err := os.ReadFile(dir + "/mountinfo")
+			if err != nil {
+				continue
+			}
+			links, _ := filepath.Glob(dir + "/fd/*")
+			if slices.ContainsFunc(append(links, dir+"/cwd"), func(link string) bool { return onDetached(link, "\n"+string(mounts)) }) {
+				command, _ := os.ReadFile(dir + "/comm") // it may have ended
+				users = append(users, fmt.Sprintf("%s (%s)", filepath.Base(dir), strings.TrimSpace(string(command))))
+			}
+		}
+		found <- users
+	}()
+	select {
+	case users := <-found:
+		return users
+	case <-time.After(claimWait):
+		return nil // a server does not answer
+	}
+}
+
+// onDetached reports whether what a link of /proc leads to is on a FUSE mount that is not among mounts (proc_pid_mountinfo(5)).
+func onDetached(link, mounts string) bool {
+	var at unix.Statx_t
+	var st unix.Statfs_t
+	return unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &at) == nil && at.Mask&unix.STATX_MNT_ID != 0 &&
+		!strings.Contains(mounts, fmt.Sprintf("\n%d ", at.Mnt_id)) &&
+		unix.Statfs(link, &st) == nil && uint32(st.Type) == unix.FUSE_SUPER_MAGIC
 }
