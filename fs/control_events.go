@@ -71,7 +71,7 @@ func (s *eventStream) add(e EventInfo) {
 	for len(s.pending) > maxPendingEvents && !s.closed {
 		s.taken.Wait()
 	}
-	s.pending = append(append(s.pending, line...), '\n')
+	s.pending = append(append(s.pending, PrintableJSON(line)...), '\n')
 	if reply := s.reading; reply != nil {
 		s.reading = nil
 		reply(s.take(len(s.pending)), nil)

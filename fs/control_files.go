@@ -27,7 +27,7 @@ func asJSON(of func(*control) any) func(*control) (iter.Seq[[]byte], error) {
 
 func marshal(of any) (iter.Seq[[]byte], error) {
 	text, err := json.MarshalIndent(of, "", "  ")
-	return said(append(text, '\n')), err
+	return said(append(PrintableJSON(text), '\n')), err
 }
 
 // locks are those there are, after the last ones that were reaped.
@@ -63,7 +63,7 @@ func (c *control) list() (iter.Seq[[]byte], error) {
 			// It is of strings, numbers and times, which can be encoded.
 			_ = encoder.Encode(&info)
 			text.Truncate(text.Len() - len("\n"))
-			if !yield(text.Bytes()) {
+			if !yield(PrintableJSON(text.Bytes())) {
 				return
 			}
 			between = ",\n"

@@ -140,7 +140,7 @@ func (c *control) lookupLock(in *fuse.InHeader, name string) uint64 {
 	if !c.fs.locks.Holds(at.path) {
 		file, err := c.fs.LockFiles().Stat(at.path)
 		switch {
-		case err == nil && file.Type == lockstore.Directory:
+		case err == nil && file.Type == lockstore.Directory && (tree == controlWait || !c.fs.isLockName(name) || c.locksBeneath(at.path)):
 			mode = unix.S_IFDIR | 0o555
 		case tree == controlLock || !c.fs.isLockName(name):
 			return 0
@@ -151,6 +151,11 @@ func (c *control) lookupLock(in *fuse.InHeader, name string) uint64 {
 		return n.id
 	}
 	return 0
+}
+
+// locksBeneath reports whether there are locks in a directory or deeper.
+func (c *control) locksBeneath(dir string) bool {
+	return slices.ContainsFunc(c.fs.locks.Names(), func(name string) bool { return strings.HasPrefix(name, dir+"/") })
 }
 
 // lockEntries are the entries of a directory of lock or wait: the locks there are, and the directories

@@ -1,7 +1,6 @@
 package fs
 
 import (
-	"strconv"
 	"time"
 
 	"latchfs/bootid"
@@ -109,15 +108,6 @@ type ProcessInfo struct {
 	NSPID        int    `json:"ns_pid"`
 	UID          uint32 `json:"uid"`
 	Command      string `json:"command"`
-}
-
-// Printable is text in which nothing disturbs a terminal or a table: names and commands are chosen by
-// programs.
-func Printable(text string) string {
-	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
-		return quoted
-	}
-	return text
 }
 
 // ProcessInfoOf describes p.

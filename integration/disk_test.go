@@ -335,3 +335,43 @@ func TestFailingCompaction(t *testing.T) {
 	}
 	m.unmount()
 }
+
+// TestReclaimedGivesWay: killed data locks do not take the journal's room, on a small disk, and what is too large to be
+// kept is listed.
+func TestReclaimedGivesWay(t *testing.T) {
+	needFUSE(t)
+	disk, source := mountTmpfs(t, 0, "size=2m"), filepath.Join(t.TempDir(), "source")
+	m := mountOver(t, testDir(t))
+	m.unmount()
+	m.stateDir = filepath.Join(disk, "state")
+	m.start()
+	kill := func(name string, size int) {
+		if err := os.WriteFile(source, bytes.Repeat([]byte("data "), size/5), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p := newLocker(t)
+		p.must("ok", "keep", m.path(name), source)
+		p.kill()
+	}
+	for i := range 6 {
+		name := fmt.Sprintf("%d.lock", i)
+		kill(name, 400<<10)
+		eventually(t, name+" is reaped", func() bool { return !exists(m.path(name)) })
+	}
+	kill("large.lock", 3<<20)
+	var said []byte
+	eventually(t, "what is too large is listed", func() bool {
+		said, _ = exec.Command(latchfs, "reclaimed", m.dir).CombinedOutput()
+		return bytes.Contains(said, []byte("large.lock"))
+	})
+	if kept := bytes.Count(said, []byte("dead-pid")); kept < 3 || len(m.logged("stays as an ordinary file")) != 1 {
+		t.Errorf("%s", said)
+	}
+	if info, err := os.Stat(m.path("large.lock")); err != nil || info.Size() < 3<<20-5 {
+		t.Errorf("%v %v", info, err)
+	}
+	// Whatever else fills the disk.
+	_ = os.WriteFile(filepath.Join(disk, "filler"), make([]byte, 2<<20), 0o600)
+	newLocker(t).must("ok", "hoard", m.path("many"), "1000")
+	m.unmount()
+}

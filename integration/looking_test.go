@@ -103,6 +103,24 @@ func TestLooking(t *testing.T) {
 	}
 }
 
+// TestLookingAtDirectories: a directory with data at a lock name is no lock, for latchfs why too, of many files; locks in it are found.
+func TestLookingAtDirectories(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	m.mustDo(`mkdir data.lock with.lock; for d in data.lock with.lock; do touch $d/1 $d/2 $d/3 $d/4 $d/5; done`)
+	holder := newLocker(t)
+	holder.must("ok", "take", m.path("with.lock/x.lock"))
+	out, err := exec.Command(latchfs, "why", m.path("data.lock"), m.path("with.lock"), m.path("with.lock/x.lock")).CombinedOutput()
+	if err != nil || strings.Count(string(out), "is no lock to latchfs") != 2 || !strings.Contains(string(out), "x.lock is held by process "+strconv.Itoa(holder.pid())) {
+		t.Errorf("%v: %s", err, out)
+	}
+	if _, err := os.ReadFile(m.path(".latchfs/lock/data.lock")); !os.IsNotExist(err) {
+		t.Error(err)
+	}
+	if _, err := os.ReadFile(m.path(".latchfs/lock/with.lock/x.lock")); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestEvents: a reader of events sees all that happens, in order.
 func TestEvents(t *testing.T) {
 	m := mountOver(t, t.TempDir())

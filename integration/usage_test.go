@@ -41,6 +41,12 @@ func TestBadUse(t *testing.T) {
 	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o644), os.Mkdir(dir+"/sub", 0o777), os.Symlink("sub", dir+"/link"), os.Mkdir(dir+"/private", 0o700)); err != nil {
 		t.Fatal(err)
 	}
+	states, victim := t.TempDir(), filepath.Join(t.TempDir(), "victim")
+	if err := errors.Join(os.WriteFile(victim, []byte("x"), 0o600), os.Mkdir(states+"/linked", 0o700), os.Symlink(victim, states+"/linked/journal"),
+		os.Symlink("linked", states+"/link"), os.Mkdir(states+"/other", 0o700), os.Chown(states+"/other", 1002, 1002),
+		os.Mkdir(states+"/open", 0o700), os.Chmod(states+"/open", 0o770)); err != nil {
+		t.Fatal(err)
+	}
 	m := mountOver(t, testDir(t))
 	if err := os.Mkdir(m.path("inner"), 0o777); err != nil {
 		t.Fatal(err)
@@ -72,9 +78,15 @@ func TestBadUse(t *testing.T) {
 		{"inside a mount", nil, []string{"mount", "--state-dir", state, m.path("inner")}, 4, "inside the latchfs mount"},
 		{"umount of no mount", nil, []string{"umount", dir}, 4, "not a latchfs mount"},
 		{"ls of no mount", nil, []string{"ls", dir}, 4, "not a latchfs mount"},
+		{"odd name", nil, []string{"release", m.path("a\x1b[2J\u202e.lock")}, 1, `/a\x1b[2J\u202e.lock: there is no lock`},
 		{"no permission", stranger, []string{"mount", "--state-dir", "/tmp/latchfs-none", dir + "/private"}, 5, "permission denied"},
+		{"umount of another's mount", stranger, []string{"umount", m.dir}, 5, "another user has mounted it"},
 		{"state inside", nil, []string{"mount", "--state-dir", dir + "/sub/state", dir}, 7, "inside"},
-		{"state inside by a link", nil, []string{"mount", "--state-dir", dir + "/link", dir + "/sub"}, 7, "inside"},
+		{"state inside by a link", nil, []string{"mount", "--state-dir", dir + "/link/state", dir + "/sub"}, 7, "inside"},
+		{"state with a link in it", nil, []string{"mount", "--state-dir", states + "/linked", dir}, 7, "journal is a symbolic link"},
+		{"state is a link", nil, []string{"mount", "--state-dir", states + "/link", dir}, 7, "is a symbolic link"},
+		{"state of another user", nil, []string{"mount", "--state-dir", states + "/other", dir}, 7, "belongs to user 1002"},
+		{"state others may write", nil, []string{"mount", "--state-dir", states + "/open", dir}, 7, "writable by others"},
 		{"state in use", nil, []string{"mount", "--state-dir", m.stateDir, dir}, 7, "in use by process"},
 		{"state unwritable", stranger, []string{"mount", "--state-dir", dir + "/private/state", dir + "/sub"}, 7, "permission denied"},
 		{"state is a file", nil, []string{"mount", "--state-dir", file + "/state", dir}, 7, "state directory"},
@@ -86,8 +98,10 @@ func TestBadUse(t *testing.T) {
 			}
 		})
 	}
-	if text, err := os.ReadFile(file); err != nil || string(text) != "x" {
-		t.Errorf("%q %v", text, err)
+	for _, untouched := range []string{file, victim} {
+		if text, err := os.ReadFile(untouched); err != nil || string(text) != "x" {
+			t.Errorf("%s: %q %v", untouched, text, err)
+		}
 	}
 	if exists("/tmp/latchfs-none") {
 		_ = os.RemoveAll("/tmp/latchfs-none")

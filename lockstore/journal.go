@@ -60,6 +60,8 @@ type journal struct {
 	live       int64 // bytes of frames that would put every lock there is
 	compacting bool
 	frame      []byte // scratch
+	// giveWay frees space on the filesystem, if it can; it may be nil.
+	giveWay func() bool
 }
 
 // openJournal reads the journal in dir, unless it was read ahead, or makes one. It returns what it says. A torn or corrupt
@@ -70,7 +72,7 @@ func openJournal(dir string, ahead *Ahead, log logrus.FieldLogger) (*journal, *r
 	if err := os.Remove(j.newPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
-	file, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(j.path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -265,6 +267,9 @@ func (j *journal) extend(n int64) error {
 		case !errors.Is(noSpace(err), ErrNoSpace):
 			return err
 		}
+	}
+	if j.giveWay != nil && j.giveWay() {
+		return j.extend(n)
 	}
 	return ErrNoSpace
 }

@@ -221,7 +221,7 @@ func (c Section) reclaim(r *record, j verdict.Judgment, transition Transition) e
 	c.freeing()
 	err := s.takeAway(c.name, r.Generation, j.Reason)
 	if errors.Is(err, errTooLarge) {
-		log.Warn("a stale lock stays as an ordinary file: it holds more than is kept")
+		log.WithError(err).Warn("a stale lock stays as an ordinary file, see latchfs reclaimed: it holds more than is kept")
 		s.settleFile(r)
 		return err
 	} else if err != nil {
@@ -251,5 +251,10 @@ func (s *Store) takeAway(name string, generation uint64, reason verdict.Reason) 
 			return s.files.Remove(name)
 		}
 	}
-	return s.reclaimed.take(s.files, name, file, Reclaimed{Generation: generation, Reason: reason, Name: name, Time: s.now()})
+	as := Reclaimed{Generation: generation, Reason: reason, Name: name, Time: s.now(), UID: file.UID}
+	err = s.reclaimed.take(s.files, name, file, as)
+	if errors.Is(err, errTooLarge) {
+		return errors.Join(err, s.reclaimed.note(as, file.Size))
+	}
+	return err
 }

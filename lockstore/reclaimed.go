@@ -23,7 +23,7 @@ import (
 
 const (
 	reclaimedName = "reclaimed"
-	// maxReclaimed and maxReclaimedBytes bound what is kept.
+	// maxReclaimed and maxReclaimedBytes bound what is kept, which never takes more than is free, either.
 	maxReclaimed      = 1000
 	maxReclaimedBytes = 1 << 30
 	// maxCopied is the size in bytes of a file that is kept by copying it.
@@ -133,7 +133,7 @@ func ownerOf(path string) uint32 {
 func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) error {
 	as.File = filepath.Join(r.dir, as.fileName())
 	if files.Move(name, as.File) != nil {
-		if file.Size > maxCopied {
+		if file.Size > maxCopied || !r.makeRoom(file.Size) {
 			return errTooLarge
 		}
 		if err := copyTo(files, name, file, as.File); err != nil {
@@ -152,18 +152,77 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 	if file.Type == Directory {
 		as.Size = sizeOf(as.File)
 	}
+	return r.add(as)
+}
+
+// add lists a file, and drops others if it is too much with them.
+func (r *reclaimed) add(file Reclaimed) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.files = append(r.files, as)
-	r.bytes += as.Size
-	for len(r.files) > 1 && (len(r.files) > maxReclaimed || r.bytes > maxReclaimedBytes) {
-		i := r.victim()
-		if err := os.RemoveAll(r.files[i].File); err != nil {
+	r.files = append(r.files, file)
+	r.bytes += file.Size
+	for len(r.files) > 1 && r.full(0) {
+		if err := r.drop(); err != nil {
 			return err
 		}
-		r.bytes -= r.files[i].Size
-		r.files = slices.Delete(r.files, i, i+1)
 	}
+	return nil
+}
+
+// note lists a file of size bytes that is too large to be kept: it stays where it is.
+func (r *reclaimed) note(as Reclaimed, size int64) error {
+	text := fmt.Sprintf("%s holds %d bytes, more than can be kept: it is still there, as an ordinary file\n", as.Name, size)
+	as.File, as.Size = filepath.Join(r.dir, as.fileName()), int64(len(text))
+	if err := os.WriteFile(as.File, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return r.add(as)
+}
+
+// full reports whether what is kept and a copy of more bytes would be too much; mu is held.
+func (r *reclaimed) full(more int64) bool {
+	return len(r.files) > maxReclaimed || r.bytes+more > min(maxReclaimedBytes, r.free()-more)
+}
+
+// free is how many bytes the filesystem has free.
+func (r *reclaimed) free() int64 {
+	var st unix.Statfs_t
+	if err := unix.Statfs(r.dir, &st); err != nil {
+		return maxReclaimedBytes
+	}
+	return int64(st.Bavail) * int64(st.Bsize)
+}
+
+// makeRoom drops files until size bytes can be kept, and reports whether they can be.
+func (r *reclaimed) makeRoom(size int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if 2*size > r.bytes+r.free() {
+		return false // not even if all were dropped
+	}
+	for r.full(size) {
+		if len(r.files) == 0 || r.drop() != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// giveWay drops a file in favour of the journal. It reports whether there was one.
+func (r *reclaimed) giveWay() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.files) > 0 && r.drop() == nil
+}
+
+// drop removes the file that makes room; mu is held.
+func (r *reclaimed) drop() error {
+	i := r.victim()
+	if err := os.RemoveAll(r.files[i].File); err != nil {
+		return err
+	}
+	r.bytes -= r.files[i].Size
+	r.files = slices.Delete(r.files, i, i+1)
 	return nil
 }
 
@@ -182,10 +241,10 @@ func (r *reclaimed) victim() int {
 			s = &share{oldest: i}
 			shares[file.UID] = s
 		}
-		if r.bytes > maxReclaimedBytes {
-			s.of += file.Size
-		} else {
+		if len(r.files) > maxReclaimed {
 			s.of++
+		} else {
+			s.of += file.Size
 		}
 		if most == nil || s.of > most.of {
 			most = s

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +16,40 @@ import (
 // with the owner's pid in it for people.
 const ownerName = "owner"
 
+// CheckStateDir makes the state directory if it is missing. It returns an error if another user could
+// have latchfs write elsewhere: the directory is another user's, others may write to it, or it is or
+// holds a symbolic link.
+func CheckStateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if info, err := os.Lstat(dir); err == nil && info.Mode()&os.ModeSymlink != 0 {
+		return fmt.Errorf("%s is a symbolic link; name the directory itself", dir)
+	}
+	opened, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer opened.Close()
+	info, err := opened.Stat()
+	if err != nil {
+		return err
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d, not to user %d, who mounts", dir, owner, os.Geteuid())
+	}
+	if info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s is writable by others (mode %04o); use chmod go-w", dir, info.Mode().Perm())
+	}
+	entries, err := opened.ReadDir(-1)
+	for _, entry := range entries {
+		if entry.Type() == os.ModeSymlink {
+			return fmt.Errorf("%s is a symbolic link; remove it", filepath.Join(dir, entry.Name()))
+		}
+	}
+	return err
+}
+
 // ownDir makes the state directory if it is missing and takes it for this process
 // until the file returned is closed. ErrInUse names the process that has it.
 func ownDir(dir string) (*os.File, error) {
@@ -22,7 +57,7 @@ func ownDir(dir string) (*os.File, error) {
 		return nil, err
 	}
 	path := filepath.Join(dir, ownerName)
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}

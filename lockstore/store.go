@@ -62,7 +62,7 @@ type Options struct {
 // may be called from many goroutines.
 type Store struct {
 	// tree is held for reading within every section, for writing while a directory
-	// is renamed. Lock order: tree, a section, mu, waiting.mu, processes.mu; mu, journal.mu; two
+	// is renamed. Lock order: tree, a section, mu, waiting.mu, processes.mu; mu, journal.mu, reclaimed.mu; two
 	// sections by name.
 	tree     sync.RWMutex
 	sections sections
@@ -193,6 +193,7 @@ func Open(o Options) (*Store, error) {
 		s.owner.Close()
 		return nil, err
 	}
+	s.journal.giveWay = s.reclaimed.giveWay
 	s.generation.Store(said.generation)
 	s.recover(said, o)
 	return s, nil

@@ -70,7 +70,7 @@ func startDaemon(dir string, flags *pflag.FlagSet) error {
 
 // logToFile has the log go to a file in the state directory, and lets go of the terminal.
 func logToFile(stateDir string) error {
-	log, err := os.OpenFile(filepath.Join(stateDir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	log, err := os.OpenFile(filepath.Join(stateDir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}

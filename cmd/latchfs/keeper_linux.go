@@ -34,6 +34,7 @@ const (
 
 // Messages between the two.
 const (
+	messageClaim   = "claim"    // server: keep this descriptor of the directory beneath, which claims it
 	messageServing = "serving"  // server: the mount is usable
 	messageBound   = "bound"    // server: so it is, but it dies with this server
 	messageYield   = "make way" // keeper: end, and leave what is not answered to the next
@@ -45,6 +46,7 @@ type serverConfig struct {
 	Dir      string
 	Flags    mountFlags
 	Keeper   int    // the keeper's process
+	Claim    int64  // what it claims the directory with
 	OOMScore string // of the server
 	Daemon   bool   // the log goes to a file
 	// Storable says that a service manager may keep descriptors, Stored that it did.
@@ -56,6 +58,7 @@ type keeper struct {
 	config  serverConfig
 	log     *logrus.Logger
 	tables  *os.File
+	claim   *os.File // nil if there is none
 	program *os.File // what servers are started from, whatever happens to its path
 	path    string   // where it was, and where another version will be
 	signals chan os.Signal
@@ -261,8 +264,10 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 				messages = nil
 				continue
 			}
+			if !k.hear(said, program) {
+				continue
+			}
 			end.served = true
-			k.serving(said, program)
 			if k.stopping != nil {
 				_ = cmd.Process.Signal(k.stopping)
 			}
@@ -289,8 +294,7 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 			_ = unix.Shutdown(int(socket.Fd()), unix.SHUT_RDWR)
 			if messages != nil {
 				for said := range messages { // what it said before it died
-					end.served = true
-					k.serving(said, program)
+					end.served = k.hear(said, program) || end.served
 				}
 			}
 			if end.state.ExitCode() != exitHandedOver && end.next != nil {
@@ -300,6 +304,19 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 			return end, nil
 		}
 	}
+}
+
+// hear takes what a server of that program says, and reports whether it is that it serves.
+func (k *keeper) hear(said message, program *os.File) (serves bool) {
+	if said.text != messageClaim {
+		k.serving(said, program)
+		return true
+	}
+	if k.claim != nil {
+		k.claim.Close()
+	}
+	k.claim = said.files[0]
+	return false
 }
 
 // serving notes that a server of that program serves.

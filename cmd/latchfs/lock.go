@@ -102,7 +102,7 @@ func takeLock(file string, o lockOptions) (*os.File, error) {
 	if o.wait > 0 {
 		timer := time.AfterFunc(limit, func() {
 			if over.CompareAndSwap(false, true) {
-				fmt.Fprintln(os.Stderr, "latchfs:", conflict)
+				complain(conflict)
 				os.Exit(o.conflict)
 			}
 		})
@@ -160,7 +160,7 @@ func runHolding(taken *os.File, program string, command []string) error {
 	}
 	_, err := taken.WriteString(strconv.Itoa(cmd.Process.Pid) + "\n")
 	if err = errors.Join(err, taken.Close()); err != nil {
-		fmt.Fprintf(os.Stderr, "latchfs: %s does not name its holder: %v\n", taken.Name(), err)
+		complain(fmt.Errorf("%s does not name its holder: %w", taken.Name(), err))
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()

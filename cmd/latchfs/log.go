@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/sirupsen/logrus"
+
+	latch "latchfs/fs"
 )
 
 // setLogLevel changes the level at which something is logged.
@@ -27,6 +29,15 @@ func hush(log *logrus.Logger, daemon bool) (loud func()) {
 	return func() { log.SetLevel(level) }
 }
 
+// jsonLines is a log as JSON.
+type jsonLines struct{ logrus.JSONFormatter }
+
+// Format implements logrus.Formatter.
+func (j jsonLines) Format(entry *logrus.Entry) ([]byte, error) {
+	line, err := j.JSONFormatter.Format(entry)
+	return latch.PrintableJSON(line), err
+}
+
 // newLog makes the logger of the flags --log-level and --log-format.
 func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
 	log := logrus.New()
@@ -38,7 +49,7 @@ func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
 	case "text":
 		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
 	case "json":
-		log.SetFormatter(&logrus.JSONFormatter{})
+		log.SetFormatter(jsonLines{})
 	default:
 		return nil, usageError{fmt.Errorf("--log-format %q: use text or json", format)}
 	}

@@ -54,9 +54,12 @@ that were removed as stale last, and why.`,
 }
 
 func printJSON(out io.Writer, v any) error {
-	encoder := json.NewEncoder(out)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(v)
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = out.Write(append(latch.PrintableJSON(text), '\n'))
+	return err
 }
 
 // listLocks asks latchfs for its locks and looks for other files at lock names itself.

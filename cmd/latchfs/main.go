@@ -31,6 +31,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	latch "latchfs/fs"
 )
 
 func main() {
@@ -54,11 +56,14 @@ func main() {
 	}
 	if err != nil {
 		if !errors.As(err, &silent{}) {
-			fmt.Fprintln(os.Stderr, "latchfs:", err)
+			complain(err)
 		}
 		os.Exit(exitCode(err, helper))
 	}
 }
+
+// complain says on standard error what is wrong.
+func complain(err error) { fmt.Fprintln(os.Stderr, "latchfs:", latch.PrintableMessage(err.Error())) }
 
 // oneDir is the argument check of commands on a mount.
 var oneDir = checkArgs(cobra.ExactArgs(1))

@@ -118,7 +118,7 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	k := keeper{log: log, loud: hush(log, isDaemon()), config: serverConfig{Dir: dir, Flags: flags, Keeper: os.Getpid(), Daemon: isDaemon()}}
+	k := keeper{log: log, loud: hush(log, isDaemon()), config: serverConfig{Dir: dir, Flags: flags, Keeper: os.Getpid(), Claim: newClaim(), Daemon: isDaemon()}}
 	return k.keep()
 }
 
@@ -134,7 +134,7 @@ type mounted struct {
 }
 
 // openMount recovers the locks and mounts, or goes on with the mount of a server that has died.
-func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mounted, err error) {
+func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger) (_ *mounted, err error) {
 	dir, flags := config.Dir, config.Flags
 	m := &mounted{dir: dir, log: log, metrics: newMetrics(version), host: bootid.NewHost()}
 	defer func() {
@@ -169,10 +169,14 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 		return nil, err
 	}
 	var overDead bool
-	if !resumed {
-		if options.Backing, overDead, err = m.prepare(flags.StateDir); err != nil {
-			return nil, err
-		}
+	switch {
+	case !resumed:
+		options.Backing, overDead, err = m.prepare(config, keeper)
+	case config.Stored:
+		err = m.claim(options.Stored.Root, config, keeper)
+	}
+	if err != nil {
+		return nil, err
 	}
 	recovering := time.Now()
 	var ahead *lockstore.Ahead
@@ -212,6 +216,9 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
 		"outlives_server": m.fs.Outlives(),
 	}).Info(message)
+	if !resumed && !m.fs.LockFiles().Local() {
+		log.WithField("dir", dir).Warn("other machines may write to this filesystem. latchfs knows nothing of their processes, and another latchfs there is not seen: mount the directory with latchfs on one machine alone")
+	}
 	if !resumed && m.host.ExitSource() == "" {
 		log.Info("the kernel does not tell how a process ended that its parent has reaped: a holder that has ended counts as gone, however it ended. Linux 6.15 tells; before that, root needs CAP_NET_ADMIN")
 	}
@@ -219,7 +226,7 @@ func openMount(config serverConfig, tables *os.File, log *logrus.Logger) (_ *mou
 }
 
 // prepare checks the place and opens the directory that will be beneath the mount.
-func (m *mounted) prepare(stateDir string) (backing *os.File, overDead bool, err error) {
+func (m *mounted) prepare(config serverConfig, keeper *os.File) (backing *os.File, overDead bool, err error) {
 	dir, log := m.dir, m.log
 	at, inside, err := mountsAt(dir)
 	if err != nil {
@@ -232,7 +239,7 @@ func (m *mounted) prepare(stateDir string) (backing *os.File, overDead bool, err
 	case inside != nil:
 		return nil, false, coded{exitMounted, fmt.Errorf("%s is inside the latchfs mount at %s", dir, inside.Mountpoint)}
 	}
-	if err := checkStateDir(dir, stateDir); err != nil {
+	if err := checkStateDir(dir, config.Flags.StateDir); err != nil {
 		return nil, false, err
 	}
 	if err := latch.Probe(); errors.Is(err, latch.ErrNoFUSE) || errors.Is(err, latch.ErrNoHelper) {
@@ -243,11 +250,27 @@ func (m *mounted) prepare(stateDir string) (backing *os.File, overDead bool, err
 	if m.host.Blind() {
 		log.Warn("/proc is not that of this pid namespace: no process can be identified, so every lock is unknown. Mount a /proc of its own")
 	}
-	backing, err = openBacking(dir, overDead)
-	if err == nil {
-		m.warnOfUsers()
+	if backing, err = openBacking(dir, overDead); err != nil {
+		return nil, false, err
 	}
-	return backing, overDead, err
+	if err := m.claim(backing, config, keeper); err != nil {
+		return nil, false, err
+	}
+	m.warnOfUsers(config.Keeper)
+	return backing, overDead, nil
+}
+
+// claim claims the directory beneath for the keeper.
+func (m *mounted) claim(beneath *os.File, config serverConfig, keeper *os.File) error {
+	if config.Claim == 0 {
+		return nil // the keeper is of an older version
+	}
+	claimed, err := claim(beneath, config.Claim, m.log.WithField("dir", m.dir))
+	if err != nil || claimed == nil {
+		return err
+	}
+	defer claimed.Close()
+	return sendMessage(keeper, messageClaim, int(claimed.Fd()))
 }
 
 // raiseFileLimit allows as many descriptors as the system does: there is one for each
@@ -293,12 +316,13 @@ func openBacking(dir string, overDead bool) (*os.File, error) {
 	return os.Open(dir)
 }
 
-// checkStateDir makes the state directory and refuses one that the mount would cover.
+// checkStateDir makes the state directory and refuses one that the mount would cover, or that is not safe from
+// other users.
 func checkStateDir(dir, stateDir string) error {
 	if within(stateDir, dir) {
 		return coded{exitState, fmt.Errorf("the state directory %s is inside %s; use --state-dir", stateDir, dir)}
 	}
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+	if err := lockstore.CheckStateDir(stateDir); err != nil {
 		return coded{exitState, fmt.Errorf("state directory: %w", err)}
 	}
 	real, err := filepath.EvalSymlinks(stateDir)
@@ -338,9 +362,12 @@ func openStore(m *mounted, flags mountFlags, attributes func(name string) lockst
 	}
 }
 
-// warnOfUsers names the processes that will go on beneath the mount, unseen.
-func (m *mounted) warnOfUsers() {
+// warnOfUsers names the processes other than latchfs's own that will go on beneath the mount, unseen.
+func (m *mounted) warnOfUsers(keeper int) {
 	for _, p := range m.host.UsersOf(m.dir) {
+		if p.PID == keeper {
+			continue // it has claimed the directory
+		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).
 			Warn("this process has the directory open from before and goes on beneath the mount: its locks are not seen. Let it leave and come back")
 	}
@@ -375,8 +402,8 @@ func (m *mounted) unmount() {
 		return
 	}
 	for _, p := range m.host.UsersOf(m.dir) {
-		if p.PID == m.fs.Anchor() {
-			continue
+		if p.PID == m.fs.Anchor() || p.PID == os.Getppid() {
+			continue // latchfs's own
 		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).Warn("this process keeps the mount busy")
 	}

@@ -31,7 +31,7 @@ func reclaimedCommand() *cobra.Command {
 				if reason == "" {
 					reason = "released"
 				}
-				fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", latch.Printable(f.Name), f.Time.Local().Format(time.DateTime), reason, f.Size, f.File)
+				fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", latch.Printable(f.Name), f.Time.Local().Format(time.DateTime), reason, f.Size, latch.Printable(f.File))
 			}
 			return table.Flush()
 		},

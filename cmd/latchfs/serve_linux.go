@@ -60,7 +60,7 @@ func runServe() error {
 	loud := hush(log, config.Daemon)
 	// Its memory is mostly the locks there are, and they stay.
 	debug.SetGCPercent(gcWhileRecovering)
-	m, err := openMount(config, tables, log)
+	m, err := openMount(config, tables, keeper, log)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -62,7 +63,10 @@ func runUmount(dir string, lazy bool) error {
 		served = err == nil
 	}
 	// Those that could not be taken away when they were replaced lie beneath.
-	for range at {
+	for _, mount := range at {
+		if me := fmt.Sprintf("user_id=%d", os.Geteuid()); os.Geteuid() != 0 && !slices.Contains(strings.Split(mount.VFSOptions, ","), me) {
+			return coded{exitForbidden, fmt.Errorf("%s: %w: another user has mounted it", dir, os.ErrPermission)}
+		}
 		err := latch.Unmount(dir, lazy)
 		for tries := 0; errors.Is(err, unix.EBUSY) && tries < umountTries; tries++ {
 			time.Sleep(umountPause)
@@ -90,7 +94,7 @@ func runUmount(dir string, lazy bool) error {
 func users(host *bootid.Host, dir string, daemon latch.Status) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
-		if p.PID == daemon.ServerPID || p.PID == daemon.AnchorPID {
+		if p.PID == daemon.PID || p.PID == daemon.ServerPID || p.PID == daemon.AnchorPID {
 			continue // it has the directory beneath open
 		}
 		names = append(names, fmt.Sprintf("%d (%s)", p.PID, p.Command))

@@ -47,7 +47,7 @@ func runUpgrade(dir string, out io.Writer) error {
 	}
 	for deadline := time.Now().Add(upgradeWait); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if after, err := mountStatus(dir); err == nil && after.ServerPID != before.ServerPID {
-			_, err := fmt.Fprintf(out, "%s is served by version %s, process %d\n", dir, after.Version, after.ServerPID)
+			_, err := fmt.Fprintf(out, "%s is served by version %s, process %d\n", latch.Printable(dir), after.Version, after.ServerPID)
 			return err
 		}
 	}

@@ -18,22 +18,28 @@ import (
 func whyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "why FILE",
-		Short: "Say who holds the lock FILE, how that is known, what would free it, and what to do",
-		Args:  checkArgs(cobra.ExactArgs(1)),
+		Use:   "why FILE...",
+		Short: "Say who holds each lock FILE, how that is known, what would free it, and what to do",
+		Args:  checkArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := lookInto(args[0])
-			if err != nil {
-				return err
+			var failed []error
+			between := ""
+			for _, file := range args {
+				c, err := lookInto(file)
+				switch {
+				case err != nil:
+				case asJSON:
+					err = printJSON(cmd.OutOrStdout(), c)
+				default:
+					_, err = fmt.Fprint(cmd.OutOrStdout(), between, c.explain(time.Now()))
+					between = "\n"
+				}
+				failed = append(failed, err)
 			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), c)
-			}
-			_, err = fmt.Fprint(cmd.OutOrStdout(), c.explain(time.Now()))
-			return err
+			return errors.Join(failed...)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print what is known as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print what is known as JSON, an object for each FILE")
 	return cmd
 }
 
@@ -64,7 +70,7 @@ func lookInto(file string) (whyCase, error) {
 	}
 	if info != nil {
 		var lock latch.LockInfo
-		if _, err := os.Stat(filepath.Join(root, controlDir, "lock", name)); err != nil {
+		if at, err := os.Stat(filepath.Join(root, controlDir, "lock", name)); err != nil || at.IsDir() {
 			lock = unmanaged(file, name, info)
 		} else if err := readControl(root, filepath.Join("lock", name), &lock); err != nil {
 			return c, err
