@@ -140,7 +140,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	return f.makeIn(m, out, func(_ intent, dir *inode) func(error) bool {
 		return func(err error) bool {
 			st, statErr := statEntry(dir.fd, name)
-			return err == unix.EEXIST && statErr == nil && keyOf(&st) == n.key
+			return err == unix.EEXIST && statErr == nil && n.is(keyOf(&st), dir.fd, name)
 		}
 	})
 }
