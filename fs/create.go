@@ -169,9 +169,10 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	return fuse.OK
 }
 
-// create makes and opens the entry name of dir. Brief is that of newFile.
+// create makes and opens the entry name of dir. Brief is that of newFile. A file that is there by now was made
+// beneath since the kernel looked: without O_EXCL the kernel is told to look again, and checks whether the
+// caller may open what it finds.
 func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief bool) (*inode, *handle, unix.Stat_t, error) {
-	once := int(in.Flags)&(unix.O_EXCL|unix.O_TRUNC) | unix.O_CREAT
 	fd := -1
 	open := func(once int) (err error) {
 		fd, err = unix.Openat(dir.fd, name, int(in.Flags)&openFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
@@ -179,7 +180,7 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 		return err
 	}
 	err := i.once(func() error {
-		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(once) })
+		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(unix.O_CREAT | unix.O_EXCL) })
 	}, i.isNew(dir, name, unix.S_IFREG))
 	if err == nil && fd < 0 {
 		// A dead server made it, for whom its mode does not count.
@@ -187,6 +188,9 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 			err = errors.Join(unix.Fchmodat(dir.fd, name, 0o600, 0), open(0),
 				unix.Fchmodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
 		}
+	}
+	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+		err = unix.ESTALE
 	}
 	if err != nil {
 		return nil, nil, unix.Stat_t{}, err
