@@ -69,6 +69,21 @@ func (f *FS) make(m making, out *fuse.EntryOut) fuse.Status {
 	return f.makeIn(m, out, func(i intent, dir *inode) func(error) bool { return i.isNew(dir, m.name, m.kind) })
 }
 
+// unmake removes the entry name of dir, of that type, that was made for a request which is refused after
+// all, with err. It returns err; ENOENT is that the entry has gone.
+func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	flags := 0
+	if kind == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	_ = retry(func() error { return unix.Unlinkat(dir.fd, name, flags) })
+	i.finish(0, err)
+	return err
+}
+
 // makeIn does so not as the caller. Happened is that of intent.once.
 func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) func(error) bool) fuse.Status {
 	dir := f.inodes.get(m.in.NodeId)
@@ -86,7 +101,9 @@ func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) 
 		err = f.makeLock(i, dir, m, out, do)
 	default:
 		if err = do(); err == nil {
-			err = f.lookup(dir, m.name, m.in, out)
+			if err = f.lookup(dir, m.name, m.in, out); err != nil {
+				err = i.unmake(dir, m.name, m.kind, err)
+			}
 		}
 	}
 	if err == nil {
@@ -182,20 +199,29 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 	err := i.once(func() error {
 		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(unix.O_CREAT | unix.O_EXCL) })
 	}, i.isNew(dir, name, unix.S_IFREG))
-	if err == nil && fd < 0 {
-		// A dead server made it, for whom its mode does not count.
-		if err = open(0); err == unix.EACCES && !f.credentials.root {
-			err = errors.Join(unix.Fchmodat(dir.fd, name, 0o600, 0), open(0),
-				unix.Fchmodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
-		}
-	}
 	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		err = unix.ESTALE
 	}
 	if err != nil {
 		return nil, nil, unix.Stat_t{}, err
 	}
-	return f.newFile(fd, in, brief)
+	if fd < 0 {
+		// A dead server made it, for whom its mode does not count.
+		if err = open(0); err == unix.EACCES && !f.credentials.root {
+			err = errors.Join(unix.Fchmodat(dir.fd, name, 0o600, 0), open(0),
+				unix.Fchmodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
+		}
+	}
+	var n *inode
+	var h *handle
+	var st unix.Stat_t
+	if err == nil {
+		n, h, st, err = f.newFile(fd, in, brief)
+	}
+	if err != nil {
+		err = i.unmake(dir, name, unix.S_IFREG, err)
+	}
+	return n, h, st, err
 }
 
 // newFile takes a file that was just made and is open into the tables. One that is brief, as most locks are, may stay open as it is

@@ -38,3 +38,67 @@ func TestCreateOpensNoFileThatIsThere(t *testing.T) {
 		t.Errorf("%q %v", text, err)
 	}
 }
+
+// TestRefusedMakesNothing: whichever descriptor is the one that is lacking, an entry that is refused is not there.
+func TestRefusedMakesNothing(t *testing.T) {
+	f, dir := testFS(t)
+	f.noPassthrough.Store(true)
+	if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	old, _, err := f.entry(f.root, "old", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := createIn(0).InHeader
+	for op, do := range map[string]func(out *fuse.CreateOut) fuse.Status{
+		"create": func(out *fuse.CreateOut) fuse.Status { return f.Create(nil, createIn(unix.O_RDWR), "new", out) },
+		"mkdir": func(out *fuse.CreateOut) fuse.Status {
+			return f.Mkdir(nil, &fuse.MkdirIn{InHeader: header, Mode: 0o755}, "new", &out.EntryOut)
+		},
+		"mknod": func(out *fuse.CreateOut) fuse.Status {
+			return f.Mknod(nil, &fuse.MknodIn{InHeader: header, Mode: unix.S_IFREG | 0o644}, "new", &out.EntryOut)
+		},
+		"symlink": func(out *fuse.CreateOut) fuse.Status { return f.Symlink(nil, &header, "text", "new", &out.EntryOut) },
+		"link": func(out *fuse.CreateOut) fuse.Status {
+			return f.Link(nil, &fuse.LinkIn{InHeader: header, Oldnodeid: old.id}, "new", &out.EntryOut)
+		},
+	} {
+		for spare := 0; ; spare++ {
+			var out fuse.CreateOut
+			got := withDescriptors(t, spare, func() unix.Errno { return unix.Errno(do(&out)) })
+			err := os.Remove(filepath.Join(dir, "new"))
+			if made := err == nil; made != (got == 0) {
+				t.Errorf("%s with %d descriptors: %v, and the entry is there: %v", op, spare, got, made)
+			}
+			if got == 0 {
+				break
+			}
+			if got != unix.ENFILE {
+				t.Errorf("%s with %d descriptors: %v", op, spare, got)
+			}
+		}
+	}
+}
+
+// withDescriptors calls do while this process may open only so many descriptors more.
+func withDescriptors(t *testing.T, spare int, do func() unix.Errno) unix.Errno {
+	t.Helper()
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	next, err := unix.Dup(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unix.Close(next)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(next + spare), Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	errno := do()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	return errno
+}

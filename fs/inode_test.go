@@ -146,7 +146,7 @@ func TestStatusOfEveryError(t *testing.T) {
 	for err, want := range map[error]unix.Errno{
 		lockstore.ErrHeld: unix.EBUSY, lockstore.ErrExists: unix.EEXIST, lockstore.ErrNoSpace: unix.ENOSPC,
 		lockstore.ErrNoLock: unix.ENOENT, lockstore.ErrNotOperator: unix.EACCES,
-		os.ErrNotExist: unix.ENOENT, unix.EXDEV: unix.EXDEV, os.ErrClosed: unix.EIO,
+		os.ErrNotExist: unix.ENOENT, unix.EXDEV: unix.EXDEV, unix.EMFILE: unix.ENFILE, os.ErrClosed: unix.EIO,
 	} {
 		if got := unix.Errno(status(err)); got != want {
 			t.Errorf("%v: %v, want %v", err, got, want)
