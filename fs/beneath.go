@@ -41,14 +41,8 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 }
 
 // Stat implements lockstore.Files.
-func (l lockFiles) Stat(name string) (file lockstore.File, err error) {
-	err = l.beneath(name, func(dirfd int, base string) error {
-		st, err := statEntry(dirfd, base)
-		if err == nil {
-			file = fileOf(&st)
-		}
-		return err
-	})
+func (l lockFiles) Stat(name string) (lockstore.File, error) {
+	file, _, err := l.inode(name)
 	return file, err
 }
 
@@ -163,7 +157,7 @@ func (l lockFiles) Remove(name string) error {
 // takeAway has do take the file at name away. Whoever comes by the entry that the kernel has cached gets ESTALE, also if
 // this server is killed in between, and who watches is told.
 func (l lockFiles) takeAway(name string, do func() error) error {
-	file, n := l.inode(name)
+	file, n, _ := l.inode(name)
 	if n != nil {
 		n.setTakenAway(true)
 	}
@@ -215,17 +209,20 @@ func (l lockFiles) Move(name, path string) error {
 
 // Opened implements lockstore.Files.
 func (l lockFiles) Opened(name string) bool {
-	_, n := l.inode(name)
+	_, n, _ := l.inode(name)
 	return n != nil && n.opens.any()
 }
 
 // inode is the file at name, and its inode, nil if the kernel does not know it.
-func (l lockFiles) inode(name string) (lockstore.File, *inode) {
-	file, err := l.Stat(name)
-	if err != nil {
-		return file, nil
-	}
-	return file, l.fs.inodes.peek(keyOfFile(file))
+func (l lockFiles) inode(name string) (file lockstore.File, n *inode, err error) {
+	err = l.beneath(name, func(dirfd int, base string) error {
+		st, err := statEntry(dirfd, base)
+		if err == nil {
+			file, n = fileOf(&st), l.fs.inodes.peek(keyOf(&st), dirfd, base)
+		}
+		return err
+	})
+	return file, n, err
 }
 
 // Local implements lockstore.Files.

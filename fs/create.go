@@ -69,6 +69,21 @@ func (f *FS) make(m making, out *fuse.EntryOut) fuse.Status {
 	return f.makeIn(m, out, func(i intent, dir *inode) func(error) bool { return i.isNew(dir, m.name, m.kind) })
 }
 
+// unmake removes the entry name of dir, of that type, that was made for a request which is refused after
+// all, with err. It returns err; ENOENT is that the entry has gone.
+func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return err
+	}
+	flags := 0
+	if kind == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	_ = retry(func() error { return unix.Unlinkat(dir.fd, name, flags) })
+	i.finish(0, err)
+	return err
+}
+
 // makeIn does so not as the caller. Happened is that of intent.once.
 func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) func(error) bool) fuse.Status {
 	dir := f.inodes.get(m.in.NodeId)
@@ -86,7 +101,9 @@ func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) 
 		err = f.makeLock(i, dir, m, out, do)
 	default:
 		if err = do(); err == nil {
-			err = f.lookup(dir, m.name, m.in, out)
+			if err = f.lookup(dir, m.name, m.in, out); err != nil {
+				err = i.unmake(dir, m.name, m.kind, err)
+			}
 		}
 	}
 	if err == nil {
@@ -140,7 +157,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	return f.makeIn(m, out, func(_ intent, dir *inode) func(error) bool {
 		return func(err error) bool {
 			st, statErr := statEntry(dir.fd, name)
-			return err == unix.EEXIST && statErr == nil && keyOf(&st) == n.key
+			return err == unix.EEXIST && statErr == nil && n.is(keyOf(&st), dir.fd, name)
 		}
 	})
 }
@@ -169,9 +186,10 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	return fuse.OK
 }
 
-// create makes and opens the entry name of dir. Brief is that of newFile.
+// create makes and opens the entry name of dir. Brief is that of newFile. A file that is there by now was made
+// beneath since the kernel looked: without O_EXCL the kernel is told to look again, and checks whether the
+// caller may open what it finds.
 func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief bool) (*inode, *handle, unix.Stat_t, error) {
-	once := int(in.Flags)&(unix.O_EXCL|unix.O_TRUNC) | unix.O_CREAT
 	fd := -1
 	open := func(once int) (err error) {
 		fd, err = unix.Openat(dir.fd, name, int(in.Flags)&openFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
@@ -179,19 +197,31 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 		return err
 	}
 	err := i.once(func() error {
-		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(once) })
+		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(unix.O_CREAT | unix.O_EXCL) })
 	}, i.isNew(dir, name, unix.S_IFREG))
-	if err == nil && fd < 0 {
+	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
+		err = unix.ESTALE
+	}
+	if err != nil {
+		return nil, nil, unix.Stat_t{}, err
+	}
+	if fd < 0 {
 		// A dead server made it, for whom its mode does not count.
 		if err = open(0); err == unix.EACCES && !f.credentials.root {
 			err = errors.Join(unix.Fchmodat(dir.fd, name, 0o600, 0), open(0),
 				unix.Fchmodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
 		}
 	}
-	if err != nil {
-		return nil, nil, unix.Stat_t{}, err
+	var n *inode
+	var h *handle
+	var st unix.Stat_t
+	if err == nil {
+		n, h, st, err = f.newFile(fd, in, brief)
 	}
-	return f.newFile(fd, in, brief)
+	if err != nil {
+		err = i.unmake(dir, name, unix.S_IFREG, err)
+	}
+	return n, h, st, err
 }
 
 // newFile takes a file that was just made and is open into the tables. One that is brief, as most locks are, may stay open as it is

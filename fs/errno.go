@@ -33,6 +33,8 @@ func status(err error) fuse.Status {
 		return fuse.Status(syscall.ENOSPC)
 	case errors.Is(err, lockstore.ErrTooMany):
 		return fuse.Status(syscall.EDQUOT)
+	case errors.Is(err, syscall.EMFILE):
+		return fuse.Status(syscall.ENFILE) // this process has no descriptor left; the caller may have
 	case errors.As(err, &errno):
 		return fuse.Status(errno)
 	case errors.Is(err, fs.ErrNotExist):

@@ -110,17 +110,6 @@ func (t *inodes) get(id uint64) *inode {
 	return t.byID[id]
 }
 
-// find returns the inode of a key, counting a lookup for a request, or nil.
-func (t *inodes) find(key fileKey, unique uint64) *inode {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n := t.byKey[key]
-	if n != nil {
-		t.countLookup(n, unique)
-	}
-	return n
-}
-
 // countLookup counts a lookup of n for a request; mu is held.
 func (t *inodes) countLookup(n *inode, unique uint64) {
 	n.row.Load().lookups.Add(1)
@@ -138,23 +127,32 @@ func (t *inodes) again(n *inode, unique uint64) bool {
 	return true
 }
 
-// peek returns the inode of a key without counting a lookup, nil if the kernel does not know
-// it.
-func (t *inodes) peek(key fileKey) *inode {
+// peek returns the inode of the file with that key at the entry name of the directory dirfd, or of
+// dirfd itself if name is empty, without counting a lookup. It returns nil if the kernel does not
+// know the file.
+func (t *inodes) peek(key fileKey, dirfd int, name string) *inode {
 	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.byKey[key]
+	n := t.byKey[key]
+	t.mu.RUnlock()
+	if n == nil || !n.is(key, dirfd, name) {
+		return nil
+	}
+	return n
 }
 
-// add puts an inode with the descriptor fd, or a handle, into the table, with the handle to be stored, counting a lookup for a
-// request. If it is there already fd is closed.
+// add puts the inode of the file fd into the table, with the handle to be stored, counting a lookup for a
+// request. Fd is closed if the inode is there already, or is to be opened by handle.
 func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind uint32, unique uint64) *inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if n := t.byKey[key]; n != nil {
-		closeFD(fd)
+	if n := t.byKey[key]; n != nil && n.is(key, fd, "") {
+		unix.Close(fd)
 		t.countLookup(n, unique)
 		return n
+	}
+	if handle != nil {
+		unix.Close(fd)
+		fd = -1
 	}
 	n := &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind}
 	if fd >= 0 {
@@ -214,17 +212,6 @@ func (t *inodes) remove(n *inode) {
 	t.tables.dropText(row.place.Load())
 	t.tables.dropText(row.handle)
 	t.tables.inodes.give(row)
-}
-
-// replaced tells that another file has the number of n, which has none to keep it.
-func (t *inodes) replaced(n *inode, unique uint64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.byKey[n.key] == n {
-		delete(t.byKey, n.key)
-	}
-	t.tables.uncount(unique, n.id)
-	t.take(n, 1)
 }
 
 // crowded says that no more descriptors than limit are to be kept.

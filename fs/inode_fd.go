@@ -81,8 +81,8 @@ func (f *FS) reopen(n *inode, flags int) (opened int, err error) {
 	return opened, err
 }
 
-// unpinned closes the descriptor of a file for which none is to be kept and returns its
-// handle instead; nil if it is to be kept.
+// unpinned returns the handle of a file for which no descriptor is to be kept; nil if it is to be
+// kept.
 func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
 	if f.byHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.root.key.dev || !f.inodes.crowded(f.maxDescriptors) {
 		return nil
@@ -91,7 +91,6 @@ func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
 	if err != nil {
 		return nil
 	}
-	unix.Close(fd)
 	exact := unix.NewFileHandle(handle.Type(), handle.Bytes()) // what it is in is larger
 	return &exact
 }
@@ -108,9 +107,13 @@ func (f *FS) storedHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
 	return &named
 }
 
-// sameFile says that n, which is found by its handle, is the entry name of dir.
-func (f *FS) sameFile(n *inode, dir *inode, name string) bool {
-	handle, _, err := unix.NameToHandleAt(dir.fd, name, 0)
+// is reports whether n is the file with that key at the entry name of the directory dirfd, or dirfd itself
+// if name is empty. Without a descriptor n does not keep its number, so a later file may have it.
+func (n *inode) is(key fileKey, dirfd int, name string) bool {
+	if n.key != key || n.fd >= 0 {
+		return n.key == key
+	}
+	handle, _, err := unix.NameToHandleAt(dirfd, name, unix.AT_EMPTY_PATH)
 	return err == nil && handle.Type() == n.handle.Type() && bytes.Equal(handle.Bytes(), n.handle.Bytes())
 }
 

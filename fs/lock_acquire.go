@@ -76,7 +76,12 @@ func (f *FS) makeLock(i intent, dir *inode, m making, out *fuse.EntryOut, do fun
 		return err
 	}
 	section.Made()
-	return f.lookupIn(section, dir, m.name, m.in, out)
+	err := f.lookupIn(section, dir, m.name, m.in, out)
+	if err != nil {
+		err = i.unmake(dir, m.name, m.kind, err)
+		section.Release()
+	}
+	return err
 }
 
 // made says that the lock, whose section that is, was acquired by a dead server for this request,

@@ -68,9 +68,13 @@ func (f *FS) enterPlace(n *inode) (lockstore.Section, bool) {
 }
 
 // isAt says that n is the file at path.
-func (f *FS) isAt(n *inode, path string) bool {
-	file, err := f.LockFiles().Stat(path)
-	return err == nil && keyOfFile(file) == n.key
+func (f *FS) isAt(n *inode, path string) (is bool) {
+	_ = lockFiles{f}.beneath(path, func(dirfd int, base string) error {
+		st, err := statEntry(dirfd, base)
+		is = err == nil && n.is(keyOf(&st), dirfd, base)
+		return err
+	})
+	return is
 }
 
 // lockOf does the same if there is a record of a lock of that name.
@@ -211,7 +215,7 @@ func (f *FS) lookEntry(section lockstore.Section, dir *inode, name string) (visi
 		return false, err
 	}
 	file := fileOf(&st)
-	return f.survey.look(section, &file), nil
+	return f.survey.look(section, &file, f.inodes.peek(keyOf(&st), dir.fd, name)), nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.

@@ -44,12 +44,8 @@ func (f *FS) entry(dir *inode, name string, unique uint64) (*inode, unix.Stat_t,
 	if err != nil {
 		return nil, st, err
 	}
-	n := f.inodes.find(keyOf(&st), unique)
-	if n != nil && n.fd < 0 && !f.sameFile(n, dir, name) {
-		f.inodes.replaced(n, unique)
-		n = nil
-	}
-	if n == nil {
+	n := f.inodes.peek(keyOf(&st), dir.fd, name)
+	if n == nil || !f.inodes.again(n, unique) {
 		fd, err := openPath(dir.fd, name)
 		if err != nil {
 			return nil, st, err
@@ -72,9 +68,6 @@ func (f *FS) adopt(fd int, unique uint64) (*inode, unix.Stat_t, error) {
 		return nil, st, err
 	}
 	handle := f.unpinned(fd, &st)
-	if handle != nil {
-		fd = -1
-	}
 	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
 	f.survey.take(n)
 	return n, st, nil

@@ -185,7 +185,7 @@ func (f *FS) moved(dir *inode, name string) {
 	if err != nil {
 		return
 	}
-	n := f.inodes.peek(keyOf(&st))
+	n := f.inodes.peek(keyOf(&st), dir.fd, name)
 	if n == nil || n == f.root {
 		return
 	}

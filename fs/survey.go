@@ -124,11 +124,11 @@ func (s *survey) directory(dir string) (below []string) {
 func (s *survey) judge(name string) {
 	section := s.fs.locks.Enter(name)
 	defer section.Leave()
-	file, err := s.fs.LockFiles().Stat(name)
+	file, n, err := lockFiles{s.fs}.inode(name)
 	if err != nil || !file.Changed.Before(s.since) {
 		return
 	}
-	if !s.look(section, &file) || s.fs.inodes.peek(keyOfFile(file)) != nil {
+	if !s.look(section, &file, n) || n != nil {
 		return
 	}
 	noACL := s.noACL(name, file)
@@ -137,10 +137,11 @@ func (s *survey) judge(name string) {
 	s.sight(keyOfFile(file)).noACL = noACL
 }
 
-// look judges the file at the name whose section that is. It says whether the file may be seen.
-func (s *survey) look(section lockstore.Section, file *lockstore.File) (visible bool) {
+// look judges the file at the name whose section that is, whose inode is n, nil if the kernel does not know it. It says
+// whether the file may be seen.
+func (s *survey) look(section lockstore.Section, file *lockstore.File, n *inode) (visible bool) {
 	key := keyOfFile(*file)
-	if n := s.fs.inodes.peek(key); n != nil {
+	if n != nil {
 		return section.Look(file, &n.seen)
 	} else if section.Held() {
 		return section.Look(file, &lockstore.Sighting{})

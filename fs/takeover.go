@@ -169,7 +169,10 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 	var filling sync.WaitGroup
 	filling.Go(func() {
 		for _, n := range all {
-			f.inodes.byKey[n.key] = n
+			// A later file with the number of an earlier one has the higher id.
+			if other := f.inodes.byKey[n.key]; other == nil || other.id < n.id {
+				f.inodes.byKey[n.key] = n
+			}
 		}
 	})
 	for _, n := range all {
@@ -219,7 +222,7 @@ func (f *FS) settlePlaces() {
 	for _, n := range f.unsettled {
 		if n.parent == nil || !f.isLockName(n.name) {
 			n.setLockNamed(false)
-		} else if st, err := statEntry(n.parent.fd, n.name); err == nil && keyOf(&st) == n.key {
+		} else if st, err := statEntry(n.parent.fd, n.name); err == nil && n.is(keyOf(&st), n.parent.fd, n.name) {
 			n.setLockNamed(true)
 			n.setTakenAway(false)
 		}

@@ -323,6 +323,7 @@ type world struct {
 	state string
 	store *Store
 	log   *logrus.Logger
+	left  map[uint64]bool // Options.Open of the next store
 }
 
 func newWorld(t testing.TB) *world {
@@ -335,7 +336,7 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) open() {
 	w.t.Helper()
-	store, err := Open(Options{StateDir: w.state, System: w.machine, Files: w.files, StaleAfter: time.Hour, Log: w.log, Now: w.now})
+	store, err := Open(Options{StateDir: w.state, System: w.machine, Files: w.files, StaleAfter: time.Hour, Log: w.log, Now: w.now, Open: w.left})
 	if err != nil {
 		w.t.Fatal(err)
 	}

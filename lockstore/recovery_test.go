@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 
 	"latchfs/bootid"
@@ -28,4 +29,31 @@ func BenchmarkRecovery(b *testing.B) {
 		w.restart()
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/locks, "ns/lock")
+}
+
+// TestFirstLookAtTheClose: a recovered lock is looked at for the first time while the descriptor it was
+// made with is closed. Its text is read by one of the two.
+func TestFirstLookAtTheClose(t *testing.T) {
+	for range 50 {
+		w := newWorld(t)
+		maker := w.run(10, 100, 0)
+		section := w.store.Enter(name)
+		d, err := section.Acquire(verdict.KindCreate, maker)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.files.put(name, "10\n", w.now())
+		section.Leave()
+		w.left = map[uint64]bool{d.Generation(): true}
+		w.restart()
+		reopened := w.store.Descriptors()[d.Generation()]
+		var both sync.WaitGroup
+		both.Go(func() { w.store.Enter(name).Leave() })
+		both.Go(func() { w.store.Closed(reopened, false) })
+		both.Wait()
+		if e, ok := w.entry(name); !ok || e.Lock.Rule != verdict.RuleNamed {
+			t.Fatalf("its text is not read: %+v", e)
+		}
+		w.store.Close()
+	}
 }

@@ -291,7 +291,11 @@ func (c Section) verify() {
 // names somebody says so in the journal.
 func (c Section) readUnread(file File) {
 	r := c.record()
-	if r != nil && r.Kind() == verdict.KindCreate && !r.open && r.Rule() == verdict.RuleCreator && (file.Size > 0 || file.Type != Regular) {
+	if r == nil {
+		return
+	}
+	l := c.store.state(r)
+	if l.Kind == verdict.KindCreate && !l.open && l.Rule == verdict.RuleCreator && (file.Size > 0 || file.Type != Regular) {
 		c.store.identify(r)
 	}
 }
