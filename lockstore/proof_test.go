@@ -398,7 +398,8 @@ func TestProofCanFail(t *testing.T) {
 				}
 			}
 			out, err := exec.Command("go", "test", "-count=1", "-overlay", overlay, "-run", "^TestProof$", "-rapid.checks", "1000", "-rapid.nofailfile", "-rapid.shrinktime", "1ms", ".").CombinedOutput()
-			if err == nil || !strings.Contains(string(out), "[rapid] failed after") {
+			// What follows from a death runs beside the next step, so a failure may not come again.
+			if err == nil || !strings.Contains(string(out), "[rapid] failed after") && !strings.Contains(string(out), "[rapid] flaky test") {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
