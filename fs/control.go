@@ -54,7 +54,7 @@ var controlFiles = []controlFile{
 	{"events", controlEvents, unix.S_IFREG | 0o444, nil},
 	{"metrics", controlMetrics, unix.S_IFREG | 0o444, (*control).metrics},
 	{"reclaimed", controlReclaimed, unix.S_IFREG | 0o444, asJSON((*control).reclaimed)},
-	// Who may do what is asked here: all may write.
+	// All may write: control_ctl.go says what of that is obeyed.
 	{"ctl", controlCtl, unix.S_IFREG | 0o222, nil},
 	{"lock", controlLock, unix.S_IFDIR | 0o555, nil},
 	{"wait", controlWait, unix.S_IFDIR | 0o555, nil},
@@ -132,6 +132,7 @@ func (c *control) lookup(in *fuse.InHeader, name string, out *fuse.EntryOut) fus
 func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 	if in.NodeId == controlCtl {
+		out.Fh = openedBy(in.Uid, 0)
 		return fuse.OK
 	}
 	// The number tells those who wait for the same name who came first.
@@ -146,6 +147,12 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	}
 	return status(c.openText(in.NodeId, out.Fh))
 }
+
+// openedBy is a file handle that tells who opened it, to a later server as well, beside a number of 32 bits.
+func openedBy(uid uint32, number uint64) (fh uint64) { return uint64(uid+1)<<32 | number&(1<<32-1) }
+
+// opener is the user who opened a file handle of openedBy. Of any other handle it is (uid_t)-1, who is nobody.
+func opener(fh uint64) (uid uint32) { return uint32(fh>>32) - 1 }
 
 // openText puts what the file of a node id says into the table.
 func (c *control) openText(id, fh uint64) error {
