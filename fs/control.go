@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"path"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -43,14 +44,14 @@ type controlFile struct {
 	name string
 	id   uint64
 	mode uint32
-	// content is what a file says at the moment it is opened, nil for one that says nothing.
-	content func(*control) (iter.Seq[[]byte], error)
+	// content is what a file says to a user at the moment it is opened, nil for one that says nothing.
+	content func(*control, accessor) (iter.Seq[[]byte], error)
 }
 
 var controlFiles = []controlFile{
 	{"locks", controlTable, unix.S_IFREG | 0o444, (*control).table},
 	{"locks.json", controlLocks, unix.S_IFREG | 0o444, (*control).list},
-	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control) any { return c.current() })},
+	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control, _ accessor) any { return c.current() })},
 	{"events", controlEvents, unix.S_IFREG | 0o444, nil},
 	{"metrics", controlMetrics, unix.S_IFREG | 0o444, (*control).metrics},
 	{"reclaimed", controlReclaimed, unix.S_IFREG | 0o444, asJSON((*control).reclaimed)},
@@ -120,7 +121,11 @@ func (c *control) lookup(in *fuse.InHeader, name string, out *fuse.EntryOut) fus
 			}
 		}
 	default:
-		out.NodeId = c.lookupLock(in, name)
+		id, err := c.lookupLock(in, name)
+		if err != nil {
+			return status(err)
+		}
+		out.NodeId = id
 	}
 	if out.NodeId == 0 {
 		return fuse.ENOENT
@@ -135,17 +140,22 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 		out.Fh = openedBy(in.Uid, 0)
 		return fuse.OK
 	}
-	// The number tells those who wait for the same name who came first.
-	out.Fh = c.fs.nextHandle()
-	switch {
-	case c.waits(in.NodeId) != "":
-		return fuse.OK
-	case in.NodeId == controlEvents:
+	if name := c.waits(in.NodeId); name != "" {
+		// The number tells those who wait for the same name who came first.
+		out.Fh = c.fs.nextHandle()
+		// So must who reads it, when that reads.
+		return status(c.fs.mayEnter(&in.InHeader, path.Dir(name)))
+	}
+	out.Fh = openedBy(in.Uid, c.fs.nextHandle())
+	for c.files.get(out.Fh) != nil || c.streams.get(out.Fh) != nil {
+		out.Fh = openedBy(in.Uid, c.fs.nextHandle())
+	}
+	if in.NodeId == controlEvents {
 		out.OpenFlags |= fuse.FOPEN_STREAM
-		c.streams.add(out.Fh, newEventStream(c.fs.locks, false))
+		c.streams.add(out.Fh, newEventStream(c.fs, c.fs.accessor(&in.InHeader), false))
 		return fuse.OK
 	}
-	return status(c.openText(in.NodeId, out.Fh))
+	return status(c.openText(&in.InHeader, out.Fh))
 }
 
 // openedBy is a file handle that tells who opened it, to a later server as well, beside a number of 32 bits.
@@ -154,9 +164,17 @@ func openedBy(uid uint32, number uint64) (fh uint64) { return uint64(uid+1)<<32 
 // opener is the user who opened a file handle of openedBy. Of any other handle it is (uid_t)-1, who is nobody.
 func opener(fh uint64) (uid uint32) { return uint32(fh>>32) - 1 }
 
-// openText puts what the file of a node id says into the table.
-func (c *control) openText(id, fh uint64) error {
-	pieces, err := c.content(id)
+// opened is the user who opened a file handle, for a caller that uses it. Of one who is not the caller no groups are known.
+func (c *control) opened(in *fuse.InHeader, fh uint64) accessor {
+	if uid := opener(fh); uid != in.Uid {
+		return accessor{uid: uid}
+	}
+	return c.fs.accessor(in)
+}
+
+// openText puts what the file of a node id says to the user who opened it into the table.
+func (c *control) openText(in *fuse.InHeader, fh uint64) error {
+	pieces, err := c.content(in.NodeId, c.opened(in, fh))
 	if err == nil {
 		c.files.add(fh, &controlText{pieces: pieces})
 	}
@@ -164,13 +182,13 @@ func (c *control) openText(id, fh uint64) error {
 }
 
 // content is what the file of a node id says now.
-func (c *control) content(id uint64) (iter.Seq[[]byte], error) {
+func (c *control) content(id uint64, to accessor) (iter.Seq[[]byte], error) {
 	if n := c.nodes.get(id); n != nil {
-		return c.lock(n.path)
+		return c.lock(n.path, to)
 	}
 	for _, file := range controlFiles {
 		if file.id == id && file.content != nil {
-			return file.content(c)
+			return file.content(c, to)
 		}
 	}
 	return nil, unix.EBADF
@@ -192,7 +210,7 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 	case name != "" && in.Offset == 0:
 		cancel = c.wait(in, name, reply)
 	case in.NodeId == controlEvents:
-		cancel = c.stream(in.Fh).read(in, reply)
+		cancel = c.stream(in).read(in, reply)
 	default:
 		return nil
 	}
@@ -203,11 +221,11 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 }
 
 // stream is the one of a handle.
-func (c *control) stream(fh uint64) *eventStream {
-	s := c.streams.get(fh)
+func (c *control) stream(in *fuse.ReadIn) *eventStream {
+	s := c.streams.get(in.Fh)
 	if s == nil {
-		s = newEventStream(c.fs.locks, true)
-		c.streams.add(fh, s)
+		s = newEventStream(c.fs, c.opened(&in.InHeader, in.Fh), true)
+		c.streams.add(in.Fh, s)
 	}
 	return s
 }
@@ -229,7 +247,7 @@ func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Statu
 			return fuse.ReadResultData(nil), fuse.OK // all was said
 		}
 		// Another server opened it: what is so now has to do.
-		if err := c.openText(in.NodeId, in.Fh); err != nil {
+		if err := c.openText(&in.InHeader, in.Fh); err != nil {
 			return nil, status(err)
 		}
 		text = c.files.get(in.Fh)
@@ -240,7 +258,7 @@ func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Statu
 // readDir lists a directory. Entries of lock and wait are numbered in the order of their names, which may
 // come and go meanwhile.
 func (c *control) readDir(in *fuse.ReadIn, add func(fuse.DirEntry) bool) fuse.Status {
-	entries := c.lockEntries(in.NodeId)
+	entries := c.lockEntries(in.NodeId, c.fs.accessor(&in.InHeader))
 	if in.NodeId == controlDir {
 		for _, file := range controlFiles {
 			entries = append(entries, fuse.DirEntry{Name: file.name, Mode: file.mode & unix.S_IFMT})

@@ -63,6 +63,9 @@ func (c *control) carryOut(command command, in *fuse.WriteIn, who bootid.Process
 	operator := (in.Uid == 0 || in.Uid == owner) && (opener(in.Fh) == 0 || opener(in.Fh) == owner)
 	switch {
 	case command.word == "release" || command.word == "force-release":
+		if !c.fs.sees(c.fs.accessor(&in.InHeader), command.argument, namesIt) || !c.fs.sees(c.opened(&in.InHeader, in.Fh), command.argument, namesIt) {
+			return lockstore.ErrNotOperator
+		}
 		i := c.fs.beginEntry(&in.InHeader, opControl, "")
 		return i.once(func() error {
 			return c.fs.locks.ReleaseFor(command.argument, lockstore.Operator{

@@ -17,6 +17,8 @@ const maxPendingEvents = 256 << 10
 
 // eventStream is an open .latchfs/events.
 type eventStream struct {
+	fs           *FS
+	to           accessor // who opened it
 	subscription *lockstore.Subscription
 
 	mu      sync.Mutex
@@ -27,9 +29,9 @@ type eventStream struct {
 	closed  bool
 }
 
-// newEventStream begins one; restarted says that a server which has died opened it.
-func newEventStream(locks *lockstore.Store, restarted bool) *eventStream {
-	s := &eventStream{subscription: locks.Subscribe()}
+// newEventStream begins one of a user; restarted says that a server which has died opened it.
+func newEventStream(f *FS, to accessor, restarted bool) *eventStream {
+	s := &eventStream{fs: f, to: to, subscription: f.locks.Subscribe()}
 	s.taken.L = &s.mu
 	if restarted {
 		s.add(EventInfo{Time: time.Now(), Event: "restarted"})
@@ -42,6 +44,9 @@ func newEventStream(locks *lockstore.Store, restarted bool) *eventStream {
 func (s *eventStream) follow() {
 	for e := range s.subscription.Events {
 		s.tellLost()
+		if !s.fs.sees(s.to, e.Lock.Name, listsIt) {
+			continue
+		}
 		s.add(EventInfo{
 			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind), Generation: e.Lock.Generation,
 			Reason: string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By), Waited: e.Waited.Seconds(),

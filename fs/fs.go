@@ -86,6 +86,7 @@ type FS struct {
 	setLogLevel func(string) error
 	log         logrus.FieldLogger
 	control     control
+	sights      sights
 	survey      *survey
 	herald      *herald
 	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
