@@ -7,6 +7,7 @@ import (
 	"iter"
 	"os"
 	"path"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -68,6 +69,11 @@ type control struct {
 	nodes   controlNodes
 	files   handles[*controlText]
 	streams handles[*eventStream]
+	// resuming is held while a stream of another server is begun anew.
+	resuming sync.Mutex
+	events   eventLog
+	limits   [limits]limit
+	most     int // of each for each user; 0 is no limit
 }
 
 // refuse answers a request to change something by a node id that is none of the
@@ -152,8 +158,7 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	}
 	if in.NodeId == controlEvents {
 		out.OpenFlags |= fuse.FOPEN_STREAM
-		c.streams.add(out.Fh, newEventStream(c.fs, c.fs.accessor(&in.InHeader), false))
-		return fuse.OK
+		return status(c.openStream(out.Fh, c.fs.accessor(&in.InHeader), false))
 	}
 	return status(c.openText(&in.InHeader, out.Fh))
 }
@@ -210,7 +215,12 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 	case name != "" && in.Offset == 0:
 		cancel = c.wait(in, name, reply)
 	case in.NodeId == controlEvents:
-		cancel = c.stream(in).read(in, reply)
+		s, err := c.stream(&in.InHeader, in.Fh)
+		if err != nil {
+			reply(nil, err)
+			return func() {}
+		}
+		cancel = s.read(in, reply)
 	default:
 		return nil
 	}
@@ -220,14 +230,25 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 	return cancel
 }
 
-// stream is the one of a handle.
-func (c *control) stream(in *fuse.ReadIn) *eventStream {
-	s := c.streams.get(in.Fh)
-	if s == nil {
-		s = newEventStream(c.fs, c.opened(&in.InHeader, in.Fh), true)
-		c.streams.add(in.Fh, s)
+// openStream begins the stream of a handle.
+func (c *control) openStream(fh uint64, to accessor, restarted bool) error {
+	if err := c.limits[limitEvents].take(to.uid, c.most); err != nil {
+		return err
 	}
-	return s
+	c.streams.add(fh, newEventStream(c.fs, to, restarted))
+	return nil
+}
+
+// stream is the one of a handle, which another server may have opened.
+func (c *control) stream(in *fuse.InHeader, fh uint64) (*eventStream, error) {
+	c.resuming.Lock()
+	defer c.resuming.Unlock()
+	if c.streams.get(fh) == nil {
+		if err := c.openStream(fh, c.opened(in, fh), true); err != nil {
+			return nil, err
+		}
+	}
+	return c.streams.get(fh), nil
 }
 
 // release closes a handle.

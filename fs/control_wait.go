@@ -23,8 +23,15 @@ func (c *control) wait(in *fuse.ReadIn, name string, reply func([]byte, error)) 
 		reply(nil, err)
 		return func() {}
 	}
+	waiting := &c.limits[limitWaiting]
+	if err := waiting.take(in.Uid, c.most); err != nil {
+		reply(nil, err)
+		return func() {}
+	}
+	uid := in.Uid // the request is not there any more when it is answered
 	who := c.fs.caller(&in.InHeader)()
 	waiter := c.fs.locks.Await(name, in.Fh, who, func(err error) {
+		waiting.give(uid)
 		if err != nil {
 			reply(nil, err)
 		} else {

@@ -110,6 +110,62 @@ func TestLimitsPerUser(t *testing.T) {
 	eventually(t, "the locks of the dead do not count", func() bool { return another.do("take", m.path("more.lock")) == "ok" })
 }
 
+// TestWaitingIsLimited: one user cannot wait and follow events without end, and what it has costs the server little; others do not notice.
+func TestWaitingIsLimited(t *testing.T) {
+	const limit = 20
+	m := mountOver(t, sharedDir(t), "--max-waiting-per-user", strconv.Itoa(limit))
+	holder := newLocker(t)
+	holder.must("ok", "take", m.path("x.lock"))
+	events := m.path(".latchfs/events")
+	for range limit {
+		openAs(t, attackerUID, events, unix.O_RDONLY)
+	}
+	attacker, bystander := newLocker(t, asUser(t, attackerUID)...), newLocker(t, asUser(t, bystanderUID)...)
+	attacker.must("EDQUOT", "read", events)
+	bystander.must("ok", "read", events)
+	attacker.must("ok", "crowd", m.wait("x.lock"), strconv.Itoa(limit))
+	m.eventuallyWaiting(limit)
+	another := newLocker(t, asUser(t, attackerUID)...)
+	another.must("EDQUOT", "await", m.wait("x.lock"))
+	bystander.must("ok", "await", m.wait("y.lock"))
+	if n := m.metric("latchfs_waiting_refusals_total"); n != 2 {
+		t.Errorf("%v refusals", n)
+	}
+	if n := m.metric("latchfs_event_readers"); n != limit {
+		t.Errorf("%v readers of events", n)
+	}
+	attacker.kill()
+	m.eventuallyWaiting(0)
+	another.must("ok", "await", m.wait("z.lock"))
+}
+
+// TestManyEventStreams: 10,000 streams that nobody reads cost neither memory nor time.
+func TestManyEventStreams(t *testing.T) {
+	m := mountOver(t, sharedDir(t))
+	const streams = 10_000
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil || files.Cur < streams+1000 {
+		t.Skipf("%d descriptors: %v", files.Cur, err)
+	}
+	holder := newLocker(t)
+	cycles := func() time.Duration {
+		start := time.Now()
+		holder.must("ok", "cycle", m.path("x.lock"), "2000")
+		return time.Since(start)
+	}
+	openAs(t, 0, m.path(".latchfs/events"), unix.O_RDONLY)
+	memory := func() int { return statusNumber(t, fmt.Sprintf("/proc/%d/status", m.server()), "VmRSS:") }
+	before, one := cycles(), memory()
+	for range streams {
+		openAs(t, 0, m.path(".latchfs/events"), unix.O_RDONLY)
+	}
+	after, many := cycles(), memory()
+	t.Logf("%v and %d KiB, %v and %d KiB", before, one, after, many)
+	if many > one+50<<10 || after > 5*before {
+		t.Errorf("2,000 cycles took %v and %d KiB with one stream, %v and %d KiB with %d", before, one, after, many, streams)
+	}
+}
+
 // TestOddNames: locks at names of odd bytes, of the greatest length, and deeper than a path can say.
 func TestOddNames(t *testing.T) {
 	m := mountOver(t, t.TempDir())
