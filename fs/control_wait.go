@@ -30,7 +30,7 @@ func (c *control) wait(in *fuse.ReadIn, name string, reply func([]byte, error)) 
 	}
 	uid := in.Uid // the request is not there any more when it is answered
 	who := c.fs.caller(&in.InHeader)()
-	waiter := c.fs.locks.Await(name, in.Fh, who, func(err error) {
+	waiter := c.fs.locks.Await(name, in.Fh, uid, who, func(err error) {
 		waiting.give(uid)
 		if err != nil {
 			reply(nil, err)
