@@ -69,11 +69,13 @@ type control struct {
 	nodes   controlNodes
 	files   handles[*controlText]
 	streams handles[*eventStream]
-	// resuming is held while a stream of another server is begun anew.
-	resuming sync.Mutex
-	events   eventLog
-	limits   [limits]limit
-	most     int // of each for each user; 0 is no limit
+	turns   handles[*polledTurn]
+	pollers pollers
+	// beginning is held while a stream of another server, or a turn, gets its place.
+	beginning sync.Mutex
+	events    eventLog
+	limits    [limits]limit
+	most      int // of each for each user; 0 is no limit
 }
 
 // refuse answers a request to change something by a node id that is none of the
@@ -213,7 +215,11 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 	}
 	switch name := c.waits(in.NodeId); {
 	case name != "" && in.Offset == 0:
-		cancel = c.wait(in, name, reply)
+		if c.turns.get(in.Fh) != nil || c.pollers.has(in.Fh) {
+			cancel = c.turn(&in.InHeader, in.Fh, name).read(reply)
+		} else {
+			cancel = c.wait(&in.InHeader, in.Fh, name, reply)
+		}
 	case in.NodeId == controlEvents:
 		s, err := c.stream(&in.InHeader, in.Fh)
 		if err != nil {
@@ -241,8 +247,8 @@ func (c *control) openStream(fh uint64, to accessor, restarted bool) error {
 
 // stream is the one of a handle, which another server may have opened.
 func (c *control) stream(in *fuse.InHeader, fh uint64) (*eventStream, error) {
-	c.resuming.Lock()
-	defer c.resuming.Unlock()
+	c.beginning.Lock()
+	defer c.beginning.Unlock()
 	if c.streams.get(fh) == nil {
 		if err := c.openStream(fh, c.opened(in, fh), true); err != nil {
 			return nil, err
@@ -259,6 +265,10 @@ func (c *control) release(fh uint64) {
 	if s := c.streams.remove(fh); s != nil {
 		s.close()
 	}
+	if t := c.turns.remove(fh); t != nil {
+		t.cancel()
+	}
+	c.pollers.remove(c.fs.tables, fh)
 }
 
 func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {

@@ -49,6 +49,10 @@ type eventStream struct {
 	rest    []byte              // of what was taken, for the next read
 	reading func([]byte, error) // the reader that waits, nil if none does
 	size    int                 // how much it takes, in bytes
+	// polled notifies the kernel that there is something to read; nil if nobody polls. It need not be asked again for that once who
+	// polls was told, so it is notified anew after each read (EPOLLET).
+	polled func()
+	armed  bool // polled is to be called
 }
 
 // newEventStream begins one of a user; restarted says that a server which has died opened it.
@@ -171,8 +175,8 @@ func (l *eventLog) wake() {
 	}
 }
 
-// take takes up to n bytes of what the user may see, if there is anything; mu is held.
-func (s *eventStream) take(n int) []byte {
+// fill has rest be n bytes of what the user may see, if there is as much; mu is held.
+func (s *eventStream) fill(n int) {
 	lines, lost := s.fs.control.events.from(s.next)
 	if s.next += lost; lost > 0 {
 		s.rest = append(s.rest, lostEvents(lost).text...)
@@ -186,6 +190,10 @@ func (s *eventStream) take(n int) []byte {
 			s.rest = append(s.rest, line.text...)
 		}
 	}
+}
+
+// take takes up to n bytes of rest; mu is held.
+func (s *eventStream) take(n int) []byte {
 	n = min(n, len(s.rest))
 	text := append([]byte(nil), s.rest[:n]...)
 	if s.rest = s.rest[n:]; len(s.rest) == 0 {
@@ -194,19 +202,39 @@ func (s *eventStream) take(n int) []byte {
 	return text
 }
 
-// answer answers the reader that waits, if there is anything.
+// answer answers the reader that waits and notifies who polls, if there is anything.
 func (s *eventStream) answer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.reading != nil {
-		if text := s.take(s.size); len(text) > 0 {
-			reply := s.reading
+	for s.reading != nil || s.armed {
+		if s.fill(max(s.size, 1)); len(s.rest) == 0 {
+			if s.fs.control.events.sleep(s, s.next) {
+				return
+			}
+			continue
+		}
+		if s.armed {
+			s.armed = false
+			s.polled()
+		}
+		if reply := s.reading; reply != nil {
 			s.reading = nil
-			reply(text, nil)
-		} else if s.fs.control.events.sleep(s, s.next) {
-			return
+			reply(s.take(s.size), nil)
 		}
 	}
+}
+
+// poll reports whether there is anything to read. If not, notify is called when there is.
+func (s *eventStream) poll(notify func()) (ready bool) {
+	s.mu.Lock()
+	s.fill(1)
+	ready = len(s.rest) > 0
+	if notify != nil {
+		s.polled, s.armed = notify, !ready
+	}
+	s.mu.Unlock()
+	s.answer() // something may have happened meanwhile
+	return ready
 }
 
 // read answers with what is there, or what comes next.
@@ -217,7 +245,7 @@ func (s *eventStream) read(in *fuse.ReadIn, reply func([]byte, error)) (cancel f
 		reply(nil, lockstore.ErrInterrupted)
 		return func() {}
 	}
-	s.reading, s.size = reply, int(in.Size)
+	s.reading, s.size, s.armed = reply, int(in.Size), s.polled != nil
 	s.mu.Unlock()
 	s.answer()
 	return s.interrupt
