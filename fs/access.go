@@ -5,8 +5,11 @@ package fs
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"path"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -16,6 +19,7 @@ import (
 type accessor struct {
 	uid    uint32
 	groups []uint32
+	key    string // tells groups from others
 }
 
 // accessor is the caller of a request, while it waits for that.
@@ -25,6 +29,7 @@ func (f *FS) accessor(in *fuse.InHeader) accessor {
 		// The groups of a caller out of sight are not known.
 		groups, _ := f.callers.Groups(int(in.Pid))
 		a.groups = append(a.groups, groups...)
+		a.key = fmt.Sprint(a.groups)
 	}
 	return a
 }
@@ -35,8 +40,12 @@ func (f *FS) mayEnter(in *fuse.InHeader, dir string) error {
 	if in.Uid == 0 {
 		return nil
 	}
-	a := f.accessor(in)
-	need := uint32(unix.W_OK | unix.X_OK)
+	return f.permits(f.accessor(in), dir, unix.W_OK|unix.X_OK)
+}
+
+// permits returns nil if a may search the directories on the way to dir and has what is needed of dir itself, EACCES if
+// not, or what the path says.
+func (f *FS) permits(a accessor, dir string, need uint32) error {
 	for {
 		fd, err := openBeneath(f.root.fd, dir, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
@@ -49,6 +58,60 @@ func (f *FS) mayEnter(in *fuse.InHeader, dir string) error {
 		}
 		dir, need = path.Dir(dir), unix.X_OK
 	}
+}
+
+// What is asked of the directory that a name is in, before anything is told of it.
+const (
+	namesIt = unix.X_OK             // the name is asked for
+	listsIt = unix.X_OK | unix.R_OK // it is told the name
+)
+
+// sees reports whether a may be told of what is at a name: what it could see in the directory itself. Everything that
+// .latchfs, its events and the attributes of locks tell passes here.
+func (f *FS) sees(a accessor, name string, need uint32) bool {
+	if a.uid == 0 {
+		return true
+	}
+	return f.sights.get(sightKey{a.uid, a.key, path.Dir(name), need}, func(key sightKey) bool { return f.permits(a, key.dir, need) == nil })
+}
+
+const (
+	// sightLifetime is how long it is remembered what a user may see.
+	sightLifetime = monotonic(100 * time.Millisecond)
+	// maxSights is how much of that is remembered.
+	maxSights = 10_000
+)
+
+// sights remembers for a moment who may see what: a list of a million locks asks the same of each.
+type sights struct {
+	mu    sync.Mutex
+	since monotonic // of the oldest that is known
+	known map[sightKey]bool
+}
+
+type sightKey struct {
+	uid    uint32
+	groups string
+	dir    string
+	need   uint32
+}
+
+func (s *sights) get(key sightKey, ask func(sightKey) bool) bool {
+	s.mu.Lock()
+	if now := monotonicNow(); s.known == nil || now-s.since > sightLifetime || len(s.known) >= maxSights {
+		s.known, s.since = make(map[sightKey]bool), now
+	}
+	into := s.known
+	is, known := into[key]
+	s.mu.Unlock()
+	if known {
+		return is
+	}
+	is = ask(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	into[key] = is // no longer than what was known before it was asked
+	return is
 }
 
 // mayRemove reports whether the caller may remove the name of the file n from its directory. One that is

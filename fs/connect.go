@@ -19,6 +19,8 @@ import (
 const (
 	// minRead is the least buffer that the kernel gives a request to (FUSE_MIN_READ_BUFFER).
 	minRead = 8192
+	// notifyPoll is FUSE_NOTIFY_POLL: the number follows by which the kernel knows who polls a file.
+	notifyPoll = 1
 	// notifyInvalInode is FUSE_NOTIFY_INVAL_INODE: a node id, an offset and a length follow.
 	notifyInvalInode = 2
 	// notifyStore is FUSE_NOTIFY_STORE: a node id, an offset, a length and as many bytes follow.

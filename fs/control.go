@@ -6,6 +6,8 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"path"
+	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -43,18 +45,18 @@ type controlFile struct {
 	name string
 	id   uint64
 	mode uint32
-	// content is what a file says at the moment it is opened, nil for one that says nothing.
-	content func(*control) (iter.Seq[[]byte], error)
+	// content is what a file says to a user at the moment it is opened, nil for one that says nothing.
+	content func(*control, accessor) (iter.Seq[[]byte], error)
 }
 
 var controlFiles = []controlFile{
 	{"locks", controlTable, unix.S_IFREG | 0o444, (*control).table},
 	{"locks.json", controlLocks, unix.S_IFREG | 0o444, (*control).list},
-	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control) any { return c.current() })},
+	{"status", controlStatus, unix.S_IFREG | 0o444, asJSON(func(c *control, _ accessor) any { return c.current() })},
 	{"events", controlEvents, unix.S_IFREG | 0o444, nil},
 	{"metrics", controlMetrics, unix.S_IFREG | 0o444, (*control).metrics},
 	{"reclaimed", controlReclaimed, unix.S_IFREG | 0o444, asJSON((*control).reclaimed)},
-	// Who may do what is asked here: all may write.
+	// All may write: control_ctl.go says what of that is obeyed.
 	{"ctl", controlCtl, unix.S_IFREG | 0o222, nil},
 	{"lock", controlLock, unix.S_IFDIR | 0o555, nil},
 	{"wait", controlWait, unix.S_IFDIR | 0o555, nil},
@@ -67,6 +69,13 @@ type control struct {
 	nodes   controlNodes
 	files   handles[*controlText]
 	streams handles[*eventStream]
+	turns   handles[*polledTurn]
+	pollers pollers
+	// beginning is held while a stream of another server, or a turn, gets its place.
+	beginning sync.Mutex
+	events    eventLog
+	limits    [limits]limit
+	most      int // of each for each user; 0 is no limit
 }
 
 // refuse answers a request to change something by a node id that is none of the
@@ -120,7 +129,11 @@ func (c *control) lookup(in *fuse.InHeader, name string, out *fuse.EntryOut) fus
 			}
 		}
 	default:
-		out.NodeId = c.lookupLock(in, name)
+		id, err := c.lookupLock(in, name)
+		if err != nil {
+			return status(err)
+		}
+		out.NodeId = id
 	}
 	if out.NodeId == 0 {
 		return fuse.ENOENT
@@ -132,24 +145,43 @@ func (c *control) lookup(in *fuse.InHeader, name string, out *fuse.EntryOut) fus
 func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	out.OpenFlags = fuse.FOPEN_DIRECT_IO | fuse.FOPEN_NOFLUSH
 	if in.NodeId == controlCtl {
+		out.Fh = openedBy(in.Uid, 0)
 		return fuse.OK
 	}
-	// The number tells those who wait for the same name who came first.
-	out.Fh = c.fs.nextHandle()
-	switch {
-	case c.waits(in.NodeId) != "":
-		return fuse.OK
-	case in.NodeId == controlEvents:
+	if name := c.waits(in.NodeId); name != "" {
+		// The number tells those who wait for the same name who came first.
+		out.Fh = c.fs.nextHandle()
+		// So must who reads it, when that reads.
+		return status(c.fs.mayEnter(&in.InHeader, path.Dir(name)))
+	}
+	out.Fh = openedBy(in.Uid, c.fs.nextHandle())
+	for c.files.get(out.Fh) != nil || c.streams.get(out.Fh) != nil {
+		out.Fh = openedBy(in.Uid, c.fs.nextHandle())
+	}
+	if in.NodeId == controlEvents {
 		out.OpenFlags |= fuse.FOPEN_STREAM
-		c.streams.add(out.Fh, newEventStream(c.fs.locks, false))
-		return fuse.OK
+		return status(c.openStream(out.Fh, c.fs.accessor(&in.InHeader), false))
 	}
-	return status(c.openText(in.NodeId, out.Fh))
+	return status(c.openText(&in.InHeader, out.Fh))
 }
 
-// openText puts what the file of a node id says into the table.
-func (c *control) openText(id, fh uint64) error {
-	pieces, err := c.content(id)
+// openedBy is a file handle that tells who opened it, to a later server as well, beside a number of 32 bits.
+func openedBy(uid uint32, number uint64) (fh uint64) { return uint64(uid+1)<<32 | number&(1<<32-1) }
+
+// opener is the user who opened a file handle of openedBy. Of any other handle it is (uid_t)-1, who is nobody.
+func opener(fh uint64) (uid uint32) { return uint32(fh>>32) - 1 }
+
+// opened is the user who opened a file handle, for a caller that uses it. Of one who is not the caller no groups are known.
+func (c *control) opened(in *fuse.InHeader, fh uint64) accessor {
+	if uid := opener(fh); uid != in.Uid {
+		return accessor{uid: uid}
+	}
+	return c.fs.accessor(in)
+}
+
+// openText puts what the file of a node id says to the user who opened it into the table.
+func (c *control) openText(in *fuse.InHeader, fh uint64) error {
+	pieces, err := c.content(in.NodeId, c.opened(in, fh))
 	if err == nil {
 		c.files.add(fh, &controlText{pieces: pieces})
 	}
@@ -157,13 +189,13 @@ func (c *control) openText(id, fh uint64) error {
 }
 
 // content is what the file of a node id says now.
-func (c *control) content(id uint64) (iter.Seq[[]byte], error) {
+func (c *control) content(id uint64, to accessor) (iter.Seq[[]byte], error) {
 	if n := c.nodes.get(id); n != nil {
-		return c.lock(n.path)
+		return c.lock(n.path, to)
 	}
 	for _, file := range controlFiles {
 		if file.id == id && file.content != nil {
-			return file.content(c)
+			return file.content(c, to)
 		}
 	}
 	return nil, unix.EBADF
@@ -183,9 +215,18 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 	}
 	switch name := c.waits(in.NodeId); {
 	case name != "" && in.Offset == 0:
-		cancel = c.wait(in, name, reply)
+		if c.turns.get(in.Fh) != nil || c.pollers.has(in.Fh) {
+			cancel = c.turn(&in.InHeader, in.Fh, name).read(reply)
+		} else {
+			cancel = c.wait(&in.InHeader, in.Fh, name, reply)
+		}
 	case in.NodeId == controlEvents:
-		cancel = c.stream(in.Fh).read(in, reply)
+		s, err := c.stream(&in.InHeader, in.Fh)
+		if err != nil {
+			reply(nil, err)
+			return func() {}
+		}
+		cancel = s.read(in, reply)
 	default:
 		return nil
 	}
@@ -195,14 +236,25 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 	return cancel
 }
 
-// stream is the one of a handle.
-func (c *control) stream(fh uint64) *eventStream {
-	s := c.streams.get(fh)
-	if s == nil {
-		s = newEventStream(c.fs.locks, true)
-		c.streams.add(fh, s)
+// openStream begins the stream of a handle.
+func (c *control) openStream(fh uint64, to accessor, restarted bool) error {
+	if err := c.limits[limitEvents].take(to.uid, c.most); err != nil {
+		return err
 	}
-	return s
+	c.streams.add(fh, newEventStream(c.fs, to, restarted))
+	return nil
+}
+
+// stream is the one of a handle, which another server may have opened.
+func (c *control) stream(in *fuse.InHeader, fh uint64) (*eventStream, error) {
+	c.beginning.Lock()
+	defer c.beginning.Unlock()
+	if c.streams.get(fh) == nil {
+		if err := c.openStream(fh, c.opened(in, fh), true); err != nil {
+			return nil, err
+		}
+	}
+	return c.streams.get(fh), nil
 }
 
 // release closes a handle.
@@ -213,6 +265,10 @@ func (c *control) release(fh uint64) {
 	if s := c.streams.remove(fh); s != nil {
 		s.close()
 	}
+	if t := c.turns.remove(fh); t != nil {
+		t.cancel()
+	}
+	c.pollers.remove(c.fs.tables, fh)
 }
 
 func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
@@ -222,7 +278,7 @@ func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Statu
 			return fuse.ReadResultData(nil), fuse.OK // all was said
 		}
 		// Another server opened it: what is so now has to do.
-		if err := c.openText(in.NodeId, in.Fh); err != nil {
+		if err := c.openText(&in.InHeader, in.Fh); err != nil {
 			return nil, status(err)
 		}
 		text = c.files.get(in.Fh)
@@ -233,7 +289,7 @@ func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Statu
 // readDir lists a directory. Entries of lock and wait are numbered in the order of their names, which may
 // come and go meanwhile.
 func (c *control) readDir(in *fuse.ReadIn, add func(fuse.DirEntry) bool) fuse.Status {
-	entries := c.lockEntries(in.NodeId)
+	entries := c.lockEntries(in.NodeId, c.fs.accessor(&in.InHeader))
 	if in.NodeId == controlDir {
 		for _, file := range controlFiles {
 			entries = append(entries, fuse.DirEntry{Name: file.name, Mode: file.mode & unix.S_IFMT})

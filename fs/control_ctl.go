@@ -17,6 +17,9 @@ import (
 	"latchfs/lockstore"
 )
 
+// A command is obeyed only if both the user who opened ctl and the one who writes may give it: a set-uid program writes
+// to whatever its caller made its standard error.
+
 // command is what is written to ctl: a word and what it is about.
 //
 //	release PATH, force-release PATH	a lock, by its path in the mount
@@ -46,7 +49,7 @@ func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	who := c.fs.caller(&in.InHeader)()
 	err = c.carryOut(command, in, who)
 	if errors.Is(err, lockstore.ErrNotOperator) {
-		c.fs.log.WithFields(logrus.Fields{"caller": who.String(), "uid": in.Uid, "command": command.word, "argument": command.argument}).
+		c.fs.log.WithFields(logrus.Fields{"caller": who.String(), "uid": in.Uid, "opener": opener(in.Fh), "command": command.word, "argument": command.argument}).
 			Warn("refused: not an operator")
 	}
 	if err != nil {
@@ -57,13 +60,16 @@ func (c *control) write(in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 
 func (c *control) carryOut(command command, in *fuse.WriteIn, who bootid.Process) error {
 	owner := uint32(os.Geteuid())
-	operator := in.Uid == 0 || in.Uid == owner
+	operator := (in.Uid == 0 || in.Uid == owner) && (opener(in.Fh) == 0 || opener(in.Fh) == owner)
 	switch {
 	case command.word == "release" || command.word == "force-release":
+		if !c.fs.sees(c.fs.accessor(&in.InHeader), command.argument, namesIt) || !c.fs.sees(c.opened(&in.InHeader, in.Fh), command.argument, namesIt) {
+			return lockstore.ErrNotOperator
+		}
 		i := c.fs.beginEntry(&in.InHeader, opControl, "")
 		return i.once(func() error {
 			return c.fs.locks.ReleaseFor(command.argument, lockstore.Operator{
-				Process: who, UID: in.Uid, Owner: owner, Force: command.word == "force-release",
+				Process: who, UID: in.Uid, Opener: opener(in.Fh), Owner: owner, Force: command.word == "force-release",
 			})
 		}, func(err error) bool { return errors.Is(err, lockstore.ErrNoLock) })
 	case !operator:

@@ -21,8 +21,8 @@ import (
 )
 
 // asJSON makes the content of a file of what it is about.
-func asJSON(of func(*control) any) func(*control) (iter.Seq[[]byte], error) {
-	return func(c *control) (iter.Seq[[]byte], error) { return marshal(of(c)) }
+func asJSON(of func(*control, accessor) any) func(*control, accessor) (iter.Seq[[]byte], error) {
+	return func(c *control, to accessor) (iter.Seq[[]byte], error) { return marshal(of(c, to)) }
 }
 
 func marshal(of any) (iter.Seq[[]byte], error) {
@@ -30,11 +30,19 @@ func marshal(of any) (iter.Seq[[]byte], error) {
 	return said(append(PrintableJSON(text), '\n')), err
 }
 
-// locks are those there are, after the last ones that were reaped.
-func (c *control) locks() iter.Seq[LockInfo] {
-	recent, all := c.fs.locks.Recent(), c.fs.locks.All()
+// all are the locks there are that a user sees.
+func (c *control) all(to accessor) iter.Seq[lockstore.Entry] {
+	return c.fs.locks.All(func(name string) bool { return c.fs.sees(to, name, listsIt) })
+}
+
+// locks are those, after the last ones that were reaped.
+func (c *control) locks(to accessor) iter.Seq[LockInfo] {
+	recent, all := c.fs.locks.Recent(), c.all(to)
 	return func(yield func(LockInfo) bool) {
 		for _, r := range recent {
+			if !c.fs.sees(to, r.Name, listsIt) {
+				continue
+			}
 			info := LockInfoOf(r.Lock, r.Judgment)
 			info.ReclaimedAt = &r.Time
 			if !yield(info) {
@@ -50,8 +58,8 @@ func (c *control) locks() iter.Seq[LockInfo] {
 }
 
 // list is locks as a JSON array, a line each.
-func (c *control) list() (iter.Seq[[]byte], error) {
-	locks := c.locks()
+func (c *control) list(to accessor) (iter.Seq[[]byte], error) {
+	locks := c.locks(to)
 	return func(yield func([]byte) bool) {
 		between := "[\n"
 		var text bytes.Buffer
@@ -77,9 +85,9 @@ func (c *control) list() (iter.Seq[[]byte], error) {
 }
 
 // lock is the one of a name.
-func (c *control) lock(name string) (iter.Seq[[]byte], error) {
+func (c *control) lock(name string, to accessor) (iter.Seq[[]byte], error) {
 	e, ok := c.fs.locks.Get(name)
-	if !ok {
+	if !ok || !c.fs.sees(to, name, namesIt) {
 		return nil, unix.ENOENT
 	}
 	info := entryInfo(e)
@@ -103,8 +111,8 @@ func (f *FS) openedBy(name string) (infos []ProcessInfo) {
 const tableRows = 1000
 
 // table is the locks there are for people. Users are numbers: their names may be others where it is read.
-func (c *control) table() (iter.Seq[[]byte], error) {
-	all := c.fs.locks.All()
+func (c *control) table(to accessor) (iter.Seq[[]byte], error) {
+	all := c.all(to)
 	return func(yield func([]byte) bool) {
 		var text bytes.Buffer
 		w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -139,14 +147,18 @@ func writeRow(w io.Writer, e lockstore.Entry) {
 		time.Since(e.Made).Round(time.Second), Printable(e.Evidence))
 }
 
-func (c *control) metrics() (iter.Seq[[]byte], error) {
+func (c *control) metrics(accessor) (iter.Seq[[]byte], error) {
 	text, err := c.fs.metrics()
 	return said(text), err
 }
 
-func (c *control) reclaimed() any {
+// reclaimed are the files that were removed: those of the user, and those it could have seen.
+func (c *control) reclaimed(to accessor) any {
 	infos := []ReclaimedInfo{}
 	for _, r := range c.fs.locks.Reclaimed() {
+		if r.UID != to.uid && !(r.Whole && c.fs.sees(to, r.Name, listsIt)) && to.uid != 0 {
+			continue
+		}
 		infos = append(infos, ReclaimedInfo{r.Name, r.Generation, r.Time, string(r.Reason), r.Size, r.File})
 	}
 	return infos

@@ -129,13 +129,16 @@ func (c *control) place(dir uint64) (tree uint64, path string) {
 }
 
 // lookupLock finds an entry of lock or wait and counts a lookup of it; 0 if there is none: beneath lock is
-// what is a lock, beneath wait what may become one.
-func (c *control) lookupLock(in *fuse.InHeader, name string) uint64 {
+// what is a lock, beneath wait what may become one. It returns EACCES where the directory itself would be closed to the caller.
+func (c *control) lookupLock(in *fuse.InHeader, name string) (id uint64, err error) {
 	tree, dir := c.place(in.NodeId)
 	if tree == 0 {
-		return 0
+		return 0, nil
 	}
 	at := controlPath{tree, path.Join(dir, name)}
+	if in.Uid != 0 && !c.fs.sees(c.fs.accessor(in), at.path, namesIt) {
+		return 0, unix.EACCES
+	}
 	mode := uint32(unix.S_IFREG | 0o444)
 	if !c.fs.locks.Holds(at.path) {
 		file, err := c.fs.LockFiles().Stat(at.path)
@@ -143,14 +146,14 @@ func (c *control) lookupLock(in *fuse.InHeader, name string) uint64 {
 		case err == nil && file.Type == lockstore.Directory && (tree == controlWait || !c.fs.isLockName(name) || c.locksBeneath(at.path)):
 			mode = unix.S_IFDIR | 0o555
 		case tree == controlLock || !c.fs.isLockName(name):
-			return 0
+			return 0, nil
 		}
 	}
 	c.fs.undo(in)
 	if n := c.nodes.find(c.fs.tables, in.NodeId, at, mode, in.Unique); n != nil {
-		return n.id
+		return n.id, nil
 	}
-	return 0
+	return 0, nil
 }
 
 // locksBeneath reports whether there are locks in a directory or deeper.
@@ -158,9 +161,9 @@ func (c *control) locksBeneath(dir string) bool {
 	return slices.ContainsFunc(c.fs.locks.Names(), func(name string) bool { return strings.HasPrefix(name, dir+"/") })
 }
 
-// lockEntries are the entries of a directory of lock or wait: the locks there are, and the directories
+// lockEntries are the entries of a directory of lock or wait: the locks there are that a user sees, and the directories
 // they are in.
-func (c *control) lockEntries(dir uint64) (entries []fuse.DirEntry) {
+func (c *control) lockEntries(dir uint64, to accessor) (entries []fuse.DirEntry) {
 	tree, path := c.place(dir)
 	if tree == 0 {
 		return nil
@@ -171,7 +174,7 @@ func (c *control) lockEntries(dir uint64) (entries []fuse.DirEntry) {
 	kinds := make(map[string]uint32)
 	for _, name := range c.fs.locks.Names() {
 		rest, ok := strings.CutPrefix(name, path)
-		if !ok {
+		if !ok || !c.fs.sees(to, name, listsIt) {
 			continue
 		}
 		if dir, _, deeper := strings.Cut(rest, "/"); !deeper {

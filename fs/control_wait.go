@@ -17,14 +17,21 @@ func (c *control) waits(id uint64) string {
 	return ""
 }
 
-// wait answers a read of wait/NAME when it is the reader's turn.
-func (c *control) wait(in *fuse.ReadIn, name string, reply func([]byte, error)) (cancel func()) {
-	if err := c.fs.mayEnter(&in.InHeader, path.Dir(name)); err != nil {
+// wait answers a read of wait/NAME, or one that is to come, when it is the caller's turn.
+func (c *control) wait(in *fuse.InHeader, fh uint64, name string, reply func([]byte, error)) (cancel func()) {
+	if err := c.fs.mayEnter(in, path.Dir(name)); err != nil {
 		reply(nil, err)
 		return func() {}
 	}
-	who := c.fs.caller(&in.InHeader)()
-	waiter := c.fs.locks.Await(name, in.Fh, who, func(err error) {
+	waiting := &c.limits[limitWaiting]
+	if err := waiting.take(in.Uid, c.most); err != nil {
+		reply(nil, err)
+		return func() {}
+	}
+	uid := in.Uid // the request is not there any more when it is answered
+	who := c.fs.caller(in)()
+	waiter := c.fs.locks.Await(name, fh, uid, who, func(err error) {
+		waiting.give(uid)
 		if err != nil {
 			reply(nil, err)
 		} else {

@@ -359,6 +359,7 @@ const (
 	opcodeRelease   = 18
 	opcodeCreate    = 35
 	opcodeInterrupt = 36
+	opcodePoll      = 40
 )
 
 // handle carries out a request.
@@ -368,6 +369,9 @@ func (d *device) handle(request, out []byte) {
 		if isControl(binary.NativeEndian.Uint64(request[nodeAt:])) && d.handleSlow(request) {
 			return
 		}
+	case opcodePoll:
+		d.poll(request, out)
+		return
 	case opcodeInterrupt:
 		// It is not answered: on EAGAIN the kernel would send it again and again until the request is over.
 		d.interrupt(binary.NativeEndian.Uint64(request[bodyAt:]))

@@ -38,6 +38,9 @@ type Options struct {
 	LockPatterns Patterns
 	// NoHeartbeat leaves the times of live locks as they are to everybody.
 	NoHeartbeat bool
+	// MaxWaitingPerUser is how many streams of events a user other than root and the mount's owner may have open at a time, and how many
+	// readers of wait; 0 is no limit.
+	MaxWaitingPerUser int
 	// NoPassthrough has all reads and writes come by, even where the kernel could do without.
 	NoPassthrough bool
 	// Callers knows the threads that wait for us.
@@ -86,6 +89,7 @@ type FS struct {
 	setLogLevel func(string) error
 	log         logrus.FieldLogger
 	control     control
+	sights      sights
 	survey      *survey
 	herald      *herald
 	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
@@ -139,7 +143,7 @@ func New(o Options) (*FS, error) {
 		return nil, err
 	}
 	f.inodes = newInodes(f.tables)
-	f.control.fs, f.control.status = f, o.Status
+	f.control.fs, f.control.status, f.control.most = f, o.Status, o.MaxWaitingPerUser
 	f.noPassthrough.Store(o.NoPassthrough)
 	if f.Resumed() {
 		err = f.takeOver(o.Stored)

@@ -150,6 +150,7 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 	if err := m.fs.resend(); err != nil {
 		return fmt.Errorf("have the kernel send requests again: %w", err)
 	}
+	m.fs.control.pollers.again(m.fs)
 	found := m.fs.found
 	m.fs.found = nil
 	m.fs.survey.later(sweepDelay, func() { m.fs.sweep(found, m.fs.survey.stopped) })

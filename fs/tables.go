@@ -135,6 +135,7 @@ const (
 	bitReleased  // it does not count as open any more
 	bitClosedEnd // its lock's creator was ending then
 	bitFlushed   // a descriptor of it was closed before, while that creator was not ending
+	bitPolled    // what is polled of .latchfs: node is the kernel's number of that
 )
 
 // lookupRow says that a lookup of node was counted for a request.

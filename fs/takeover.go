@@ -238,6 +238,10 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 			return
 		}
 		fd, bits := take(&row.fd), row.bits.Load()
+		if bits&bitPolled != 0 {
+			f.control.pollers.keep(row)
+			return
+		}
 		n := f.inodes.byID[row.node]
 		if n == nil {
 			// Forgotten, so it only waits for its RELEASE.

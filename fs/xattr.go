@@ -33,7 +33,7 @@ func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []
 	case n != nil && name == aclAccess:
 		return f.accessACL(n, in, dest)
 	case strings.HasPrefix(name, lockAttributes):
-		return f.getLockAttribute(n, name, dest)
+		return f.getLockAttribute(n, in, name, dest)
 	}
 	return f.attributes(n, in, func(path string) (int, error) {
 		size, err := unix.Getxattr(path, name, dest)

@@ -47,9 +47,10 @@ func (f *FS) lockAt(n *inode) (LockInfo, bool) {
 }
 
 // getLockAttribute answers for one of them.
-func (f *FS) getLockAttribute(n *inode, name string, dest []byte) (uint32, fuse.Status) {
+func (f *FS) getLockAttribute(n *inode, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	l, ok := f.lockAt(n)
-	if !ok {
+	// The caller may have come to the file by another link.
+	if !ok || in.Uid != 0 && !f.sees(f.accessor(in), l.Name, namesIt) {
 		return 0, fuse.ENODATA
 	}
 	for _, a := range lockAttributeNames {

@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -107,6 +108,62 @@ func TestLimitsPerUser(t *testing.T) {
 	attacker.kill()
 	another := newLocker(t, asUser(t, attackerUID)...)
 	eventually(t, "the locks of the dead do not count", func() bool { return another.do("take", m.path("more.lock")) == "ok" })
+}
+
+// TestWaitingIsLimited: one user cannot wait and follow events without end, and what it has costs the server little; others do not notice.
+func TestWaitingIsLimited(t *testing.T) {
+	const limit = 20
+	m := mountOver(t, sharedDir(t), "--max-waiting-per-user", strconv.Itoa(limit))
+	holder := newLocker(t)
+	holder.must("ok", "take", m.path("x.lock"))
+	events := m.path(".latchfs/events")
+	for range limit {
+		openAs(t, attackerUID, events, unix.O_RDONLY)
+	}
+	attacker, bystander := newLocker(t, asUser(t, attackerUID)...), newLocker(t, asUser(t, bystanderUID)...)
+	attacker.must("EDQUOT", "read", events)
+	bystander.must("ok", "read", events)
+	attacker.must("ok", "crowd", m.wait("x.lock"), strconv.Itoa(limit))
+	m.eventuallyWaiting(limit)
+	another := newLocker(t, asUser(t, attackerUID)...)
+	another.must("EDQUOT", "await", m.wait("x.lock"))
+	bystander.must("ok", "await", m.wait("y.lock"))
+	if n := m.metric("latchfs_waiting_refusals_total"); n != 2 {
+		t.Errorf("%v refusals", n)
+	}
+	if n := m.metric("latchfs_event_readers"); n != limit {
+		t.Errorf("%v readers of events", n)
+	}
+	attacker.kill()
+	m.eventuallyWaiting(0)
+	another.must("ok", "await", m.wait("z.lock"))
+}
+
+// TestManyEventStreams: 10,000 streams that nobody reads cost neither memory nor time.
+func TestManyEventStreams(t *testing.T) {
+	m := mountOver(t, sharedDir(t))
+	const streams = 10_000
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil || files.Cur < streams+1000 {
+		t.Skipf("%d descriptors: %v", files.Cur, err)
+	}
+	holder := newLocker(t)
+	cycles := func() time.Duration {
+		start := time.Now()
+		holder.must("ok", "cycle", m.path("x.lock"), "2000")
+		return time.Since(start)
+	}
+	openAs(t, 0, m.path(".latchfs/events"), unix.O_RDONLY)
+	memory := func() int { return statusNumber(t, fmt.Sprintf("/proc/%d/status", m.server()), "VmRSS:") }
+	before, one := cycles(), memory()
+	for range streams {
+		openAs(t, 0, m.path(".latchfs/events"), unix.O_RDONLY)
+	}
+	after, many := cycles(), memory()
+	t.Logf("%v and %d KiB, %v and %d KiB", before, one, after, many)
+	if many > one+50<<10 || after > 5*before {
+		t.Errorf("2,000 cycles took %v and %d KiB with one stream, %v and %d KiB with %d", before, one, after, many, streams)
+	}
 }
 
 // TestOddNames: locks at names of odd bytes, of the greatest length, and deeper than a path can say.
@@ -217,4 +274,105 @@ func TestNoWayOut(t *testing.T) {
 	if text, err := os.ReadFile(filepath.Join(outside, "file")); err != nil || string(text) != "outside" {
 		t.Errorf("outside: %q, %v", text, err)
 	}
+}
+
+// denyingACL is mode 0755 for all but one user (linux/posix_acl_xattr.h).
+func denyingACL(uid uint32) (acl []byte) {
+	const undefined = ^uint32(0)
+	acl = binary.LittleEndian.AppendUint32(acl, 2)
+	for _, e := range []struct{ tag, perm, id uint32 }{{1, 7, undefined}, {2, 0, uid}, {4, 5, undefined}, {0x10, 5, undefined}, {0x20, 5, undefined}} {
+		acl = binary.LittleEndian.AppendUint32(acl, e.perm<<16|e.tag)
+		acl = binary.LittleEndian.AppendUint32(acl, e.id)
+	}
+	return acl
+}
+
+// TestPrivateDirectory: another user hears nothing of the locks in a directory that is closed to it, whatever it looks at; the
+// directory's owner and root hear everything. By mode or by ACL, and where names may be looked up but not listed too.
+func TestPrivateDirectory(t *testing.T) {
+	m := mountOver(t, sharedDir(t))
+	owner, dead := newLocker(t, asUser(t, bystanderUID)...), newLocker(t, asUser(t, bystanderUID)...)
+	private := m.path("private")
+	owner.must("ok", "mkdir", private)
+	if err := os.Chmod(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	owner.must("ok", "mkdir", private+"/sub")
+	owner.must("ok", "take", private+"/secret.lock")
+	dead.must("ok", "take", private+"/secret-dead.lock")
+	if err := unix.Link(private+"/secret.lock", m.path("linked.lock")); err != nil {
+		t.Fatal(err)
+	}
+	read := func(uid int, name string) string {
+		words := append(asUser(t, uid), "cat", m.path(".latchfs/"+name))
+		out, _ := exec.Command(words[0], words[1:]...).CombinedOutput()
+		return string(out)
+	}
+	events := make(map[int]int)
+	for _, uid := range []int{attackerUID, bystanderUID, 0} {
+		events[uid] = openAs(t, uid, m.path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK)
+	}
+	dead.kill()
+	eventually(t, "the dead one's lock is kept", func() bool { return strings.Contains(read(0, "reclaimed"), "secret-dead") })
+	looks := func(mode os.FileMode, denied ...uint32) {
+		t.Helper()
+		if err := os.Chmod(private, mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, uid := range denied {
+			if err := unix.Setxattr(private, "system.posix_acl_access", denyingACL(uid), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(150 * time.Millisecond) // what users may see is remembered for a moment
+		for _, name := range []string{"locks", "locks.json", "reclaimed", "events"} {
+			for uid, fd := range events {
+				var text string
+				if name != "events" {
+					text = read(uid, name)
+				} else {
+					owner.must("ok", "take", private+"/secret-new.lock")
+					owner.must("ok", "remove", private+"/secret-new.lock")
+					owner.must("ok", "take", m.path("public.lock"))
+					owner.must("ok", "remove", m.path("public.lock"))
+					eventually(t, "the last event", func() bool {
+						var buf [64 << 10]byte
+						n, _ := unix.Read(fd, buf[:])
+						text += string(buf[:max(n, 0)])
+						return strings.Contains(text, "public.lock")
+					})
+				}
+				if seen := strings.Contains(text, "secret"); seen != (uid != attackerUID) {
+					t.Errorf("%v %v: user %d in %s: %s", mode, denied, uid, name, text)
+				}
+			}
+		}
+	}
+	looks(0o700)
+	looks(0o711)
+	looks(0o755, attackerUID)
+	stranger := newLocker(t, asUser(t, attackerUID)...)
+	for _, name := range []string{"lock/private/secret.lock", "lock/private/no.lock", "wait/private/sub", "wait/private/no", "wait/private/secret.lock"} {
+		stranger.must("EACCES", "look", m.path(".latchfs/"+name))
+	}
+	for _, name := range []string{"private/secret.lock", "private/no.lock"} {
+		stranger.must("EACCES", "write", m.path(".latchfs/ctl"), "release "+name)
+	}
+	for _, dir := range []string{"lock", "lock/private"} {
+		words := append(asUser(t, attackerUID), "ls", m.path(".latchfs/"+dir))
+		if out, err := exec.Command(words[0], words[1:]...).Output(); err != nil || strings.Contains(string(out), "private") || strings.Contains(string(out), "secret") {
+			t.Errorf("%s lists %q: %v", dir, out, err)
+		}
+	}
+	value := make([]byte, 100)
+	as(attackerUID, func() {
+		if _, err := unix.Lgetxattr(m.path("linked.lock"), "user.latchfs.holder.pid", value); err != unix.ENODATA {
+			t.Errorf("the attribute of a link: %v", err)
+		}
+	})
+	as(bystanderUID, func() {
+		if _, err := unix.Lgetxattr(private+"/secret.lock", "user.latchfs.holder.pid", value); err != nil {
+			t.Errorf("the attribute of its own: %v", err)
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -285,6 +286,56 @@ func TestControl(t *testing.T) {
 	out, err := exec.Command(latchfs, "check", m.stateDir).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "0 locks; ") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// as calls do on a thread that is another user to filesystems.
+func as(uid int, do func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	unix.SetfsuidRetUid(uid)
+	defer unix.SetfsuidRetUid(0)
+	do()
+}
+
+// openAs opens a file as another user.
+func openAs(t *testing.T, uid int, path string, flags int) (fd int) {
+	t.Helper()
+	var err error
+	as(uid, func() { fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return fd
+}
+
+// TestControlAsksWhoOpened: a descriptor of ctl obeys only if both who opened it and who writes may, after a restart of the
+// server as well.
+func TestControlAsksWhoOpened(t *testing.T) {
+	m := mountOver(t, sharedDir(t))
+	newLocker(t).must("ok", "take", m.path("x.lock"))
+	ctl := m.path(".latchfs/ctl")
+	strangers, roots := openAs(t, attackerUID, ctl, unix.O_WRONLY), openAs(t, 0, ctl, unix.O_WRONLY)
+	refuse := func() {
+		t.Helper()
+		for _, command := range []string{"force-release x.lock", "compact", "log-level debug"} {
+			if _, err := unix.Write(strangers, []byte(command)); err != unix.EACCES {
+				t.Errorf("%s, opened by another: %v", command, err)
+			}
+			var err error
+			as(attackerUID, func() { _, err = unix.Write(roots, []byte(command)) })
+			if err != unix.EACCES {
+				t.Errorf("%s, written by another: %v", command, err)
+			}
+		}
+	}
+	refuse()
+	m.killServer()
+	m.eventuallyServed()
+	refuse()
+	if _, err := unix.Write(roots, []byte("force-release x.lock")); err != nil || exists(m.path("x.lock")) {
+		t.Errorf("of root alone: %v", err)
 	}
 }
 

@@ -45,6 +45,16 @@ func metrics(t *testing.T, text []byte) map[string]float64 {
 	return samples
 }
 
+// metric is a sample of .latchfs/metrics.
+func (m *mount) metric(name string) float64 {
+	m.t.Helper()
+	text, err := os.ReadFile(m.path(".latchfs/metrics"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return metrics(m.t, text)[name]
+}
+
 // metricsAddress is where a mount with --metrics-listen serves them.
 func (m *mount) metricsAddress() string {
 	m.t.Helper()

@@ -416,7 +416,7 @@ func (w *world) admitted(name string, p bootid.Process) bool {
 
 // entry is what is listed of a name.
 func (w *world) entry(name string) (Entry, bool) {
-	for e := range w.store.All() {
+	for e := range w.store.All(func(string) bool { return true }) {
 		if e.Name == name {
 			return e, true
 		}

@@ -280,7 +280,8 @@ func TestOperatorReleases(t *testing.T) {
 		done     bool
 	}{
 		{Operator{UID: 1001}, false}, {Operator{UID: 1001, Force: true}, false},
-		{Operator{UID: 1000}, false}, {Operator{UID: 0}, false}, {Operator{UID: 1000, Force: true}, true},
+		{Operator{UID: 0, Opener: 1001, Force: true}, false}, {Operator{UID: 1001, Opener: 0, Force: true}, false},
+		{Operator{UID: 1000}, false}, {Operator{UID: 0}, false}, {Operator{UID: 1000, Opener: 1000, Force: true}, true},
 	} {
 		w.files.files[name].uid = 1000
 		err := w.store.ReleaseFor(name, c.operator)

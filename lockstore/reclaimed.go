@@ -28,6 +28,8 @@ const (
 	maxReclaimedBytes = 1 << 30
 	// maxCopied is the size in bytes of a file that is kept by copying it.
 	maxCopied = 64 << 20
+	// maxKeptName is how much of an escaped name is kept, in bytes: a file name holds 255.
+	maxKeptName = 180
 	// reclaimedTime is how the time is written in a name.
 	reclaimedTime = "20060102T150405.000Z"
 )
@@ -44,8 +46,10 @@ type Reclaimed struct {
 	Reason     verdict.Reason // empty if it was released
 	// Name is what it was in the mount; only its end if that is long.
 	Name string
-	Size int64 // bytes
-	UID  uint32
+	// Whole says that it is all of that.
+	Whole bool
+	Size  int64 // bytes
+	UID   uint32
 }
 
 // reclaimed are the files in that directory. What is known of each is in its name.
@@ -81,8 +85,8 @@ func openReclaimed(stateDir string) (*reclaimed, error) {
 // fileName is the name under which it is kept: generation, time, reason and name.
 func (r Reclaimed) fileName() string {
 	escaped := url.PathEscape(r.Name)
-	if len(escaped) > 180 { // a file name holds 255 bytes
-		escaped = escaped[len(escaped)-180:]
+	if len(escaped) > maxKeptName {
+		escaped = escaped[len(escaped)-maxKeptName:]
 		// Not in the middle of an escape.
 		if i := strings.IndexByte(escaped, '%'); i >= 0 {
 			escaped = escaped[i:]
@@ -101,6 +105,7 @@ func parseReclaimed(name string) (r Reclaimed, ok bool) {
 	r.Time, errs[1] = time.Parse(reclaimedTime, parts[1])
 	r.Name, errs[2] = url.PathUnescape(parts[3])
 	r.Reason = verdict.Reason(parts[2])
+	r.Whole = len(parts[3]) < maxKeptName && !strings.HasPrefix(parts[3], "%")
 	return r, errors.Join(errs[:]...) == nil
 }
 
@@ -148,7 +153,7 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 			return err
 		}
 	}
-	as.Size, as.UID = file.Size, file.UID
+	as.Size, as.UID, as.Whole = file.Size, file.UID, true
 	if file.Type == Directory {
 		as.Size = sizeOf(as.File)
 	}

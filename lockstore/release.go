@@ -15,10 +15,17 @@ import (
 type Operator struct {
 	Process bootid.Process // for the log
 	UID     uint32
+	// Opener is the user who opened what the request came by: it must be allowed to both.
+	Opener uint32
 	// Owner is the user the mount belongs to.
 	Owner uint32
 	// Force releases a live lock too.
 	Force bool
+}
+
+// may reports whether a user may have the lock l released, whose file is file.
+func (o Operator) may(uid uint32, file File, l Lock) bool {
+	return uid == 0 || uid == o.Owner || uid == file.UID || l.Holder.Known() && uid == l.Holder.UID
 }
 
 // ReleaseFor ends the lock of the name and removes its file, keeping what that holds, for an
@@ -32,8 +39,7 @@ func (s *Store) ReleaseFor(name string, o Operator) error {
 	}
 	if file, err := s.files.Stat(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	} else if l := s.state(r); o.UID != 0 && o.UID != o.Owner && o.UID != file.UID &&
-		!(l.Holder.Known() && o.UID == l.Holder.UID) {
+	} else if l := s.state(r).Lock; !o.may(o.UID, file, l) || !o.may(o.Opener, file, l) {
 		return fmt.Errorf("%s: %w", name, ErrNotOperator)
 	}
 	var refused error

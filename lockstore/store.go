@@ -421,12 +421,15 @@ func (s *Store) Subscribe() *Subscription { return s.events.add() }
 // Followed says that somebody is told of events.
 func (s *Store) Followed() bool { return s.events.some() }
 
-// All judges every lock there is now when its turn comes, without any consequence, in the order of names.
-func (s *Store) All() iter.Seq[Entry] {
+// All judges every lock there is now whose name is asked for when its turn comes, without any consequence, in the order of names.
+func (s *Store) All(asked func(name string) bool) iter.Seq[Entry] {
 	names := s.Names()
 	return func(yield func(Entry) bool) {
 		slices.Sort(names)
 		for _, name := range slices.Compact(names) {
+			if !asked(name) {
+				continue
+			}
 			if entry, ok := s.Get(name); ok && !yield(entry) {
 				return
 			}

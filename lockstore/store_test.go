@@ -514,8 +514,8 @@ func TestOneAcquires(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if turns.Load() == 0 || len(slices.Collect(w.store.All())) != 0 {
-		t.Errorf("%d turns, left %v", turns.Load(), slices.Collect(w.store.All()))
+	if turns.Load() == 0 || len(slices.Collect(w.store.All(func(string) bool { return true }))) != 0 {
+		t.Errorf("%d turns, left %v", turns.Load(), slices.Collect(w.store.All(func(string) bool { return true })))
 	}
 }
 

@@ -31,10 +31,14 @@ type waiting struct {
 	queues map[string]*queue
 }
 
-// queue is who waits for one name. It is there while somebody waits or has the turn.
+// queue is who waits for one name. It is there while somebody waits, has the turn or has not used it.
 type queue struct {
 	waiters []*Waiter // in the order of their tickets
 	turn    *turn     // nil while it is nobody's
+	// unused are the users who did not use their turn. They have no other before the name was taken, or was free to anybody for as
+	// long as a turn: nobody is kept out by turns that nobody uses.
+	unused map[uint32]bool
+	free   *time.Timer // ends that; nil before
 }
 
 // Waiter is who waits for a name. While it is in no queue it has the turn, or is done.
@@ -42,6 +46,7 @@ type Waiter struct {
 	store  *Store
 	name   string
 	ticket uint64
+	uid    uint32
 	since  time.Time
 	process,
 	script bootid.Process // its nearest ancestor, which stands in for a command that has ended
@@ -60,12 +65,12 @@ type turn struct {
 	early bool // its waiter was told before the name was free, which is to be published
 }
 
-// Await has tell called, once, when it is the turn of process p to take the lock of that name: nobody waits
+// Await has tell called, once, when it is the turn of process p of user uid to take the lock of that name: nobody waits
 // who has a smaller ticket, the name is free, and for a second it is reserved for p. If p has ended by
 // then, as cat(1) in a script, it is its nearest ancestor's. It may be called at once, and within the section in
 // which the name becomes free: it must not enter one. Its error is ErrInterrupted after Cancel, or what Files says.
-func (s *Store) Await(name string, ticket uint64, p bootid.Process, tell func(error)) *Waiter {
-	w := &Waiter{store: s, name: name, ticket: ticket, since: s.now(), process: p, tell: tell}
+func (s *Store) Await(name string, ticket uint64, uid uint32, p bootid.Process, tell func(error)) *Waiter {
+	w := &Waiter{store: s, name: name, ticket: ticket, uid: uid, since: s.now(), process: p, tell: tell}
 	if p.Known() {
 		w.record = &record{gone: true}
 		w.watch = s.processes.attach(p, w.record)
@@ -182,13 +187,22 @@ func (ws *waiting) give(s *Store, name string, sure bool) *turn {
 	if q == nil || q.turn != nil {
 		return nil
 	}
-	if len(q.waiters) == 0 {
+	next := slices.IndexFunc(q.waiters, func(w *Waiter) bool { return !q.unused[w.uid] })
+	switch {
+	case next < 0 && len(q.unused) == 0:
 		ws.drop(name)
 		return nil
+	case next < 0:
+		if q.free == nil {
+			q.free = time.AfterFunc(turnLength, func() {
+				ws.forgive(q)
+				s.look(name)
+			})
+		}
+		return nil
 	}
-	t := &turn{of: q.waiters[0]}
-	q.waiters[0] = nil
-	q.waiters = q.waiters[1:]
+	t := &turn{of: q.waiters[next]}
+	q.waiters = slices.Delete(q.waiters, next, next+1)
 	q.turn = t
 	t.timer = time.AfterFunc(turnLength, func() {
 		if ws.expire(t) {
@@ -258,12 +272,30 @@ func (s *Store) taken(name string) {
 	}
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	if q := ws.queues[name]; q != nil && q.turn != nil {
-		q.endTurn()
+	if q := ws.queues[name]; q != nil {
+		if q.turn != nil {
+			q.endTurn()
+		}
+		q.forgive()
 		if len(q.waiters) == 0 {
 			ws.drop(name)
 		}
 	}
+}
+
+// forgive forgets whose turns were not used.
+func (ws *waiting) forgive(q *queue) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	q.forgive()
+}
+
+// forgive does so; mu is held.
+func (q *queue) forgive() {
+	if q.free != nil {
+		q.free.Stop()
+	}
+	q.unused, q.free = nil, nil
 }
 
 // drop takes a queue away; mu is held.
@@ -350,8 +382,13 @@ func (ws *waiting) expire(t *turn) bool {
 		return false
 	}
 	q.endTurn()
-	if !t.of.done {
+	switch {
+	case !t.of.done:
 		ws.add(t.of)
+	case q.unused == nil:
+		q.unused = map[uint32]bool{t.of.uid: true}
+	default:
+		q.unused[t.of.uid] = true
 	}
 	return true
 }

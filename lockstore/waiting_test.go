@@ -3,6 +3,7 @@ package lockstore
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"latchfs/bootid"
 	"latchfs/lockstore/verdict"
@@ -11,7 +12,7 @@ import (
 // waitFor has p wait for name and returns what it is told, when it is.
 func (w *world) waitFor(ticket uint64, p bootid.Process) (answer <-chan error, waiter *Waiter) {
 	told := make(chan error, 2) // one too many
-	waiter = w.store.Await(name, ticket, p, func(err error) { told <- err })
+	waiter = w.store.Await(name, ticket, p.UID, p, func(err error) { told <- err })
 	return told, waiter
 }
 
@@ -127,7 +128,7 @@ func TestTurnOfACommandThatEnded(t *testing.T) {
 // TestUnusedTurnEnds: then it is the next one's.
 func TestUnusedTurnEnds(t *testing.T) {
 	w := newWorld(t)
-	first, second := w.run(10, 1, 0), w.run(11, 1, 0)
+	first, second := w.run(10, 1, 1000), w.run(11, 1, 1001)
 	one, _ := w.waitFor(1, first)
 	two, _ := w.waitFor(2, second)
 	if err := <-one; err != nil || len(two) > 0 {
@@ -141,5 +142,46 @@ func TestUnusedTurnEnds(t *testing.T) {
 	}
 	if err := w.acquire(second); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUnusedTurnsDoNotFollowEachOther: after one the name is free to anybody before a turn of the same user, whether that waited already or
+// comes later, and though others of its kind take turns with it.
+func TestUnusedTurnsDoNotFollowEachOther(t *testing.T) {
+	for _, already := range []bool{true, false} {
+		w := newWorld(t)
+		first, accomplice, again, contender := w.run(10, 1, 1000), w.run(11, 1, 1001), w.run(12, 1, 1000), w.run(13, 1, 1002)
+		one, _ := w.waitFor(1, first)
+		if err := <-one; err != nil {
+			t.Fatal(err)
+		}
+		two, _ := w.waitFor(2, accomplice)
+		var three <-chan error
+		if already {
+			three, _ = w.waitFor(3, again)
+		}
+		if err := <-two; err != nil { // the first did not use its own
+			t.Fatal(err)
+		}
+		for over := false; !over; time.Sleep(time.Millisecond) {
+			w.store.waiting.mu.Lock()
+			q := w.store.waiting.queues[name]
+			over = q == nil || q.turn == nil
+			w.store.waiting.mu.Unlock()
+		}
+		if !already {
+			three, _ = w.waitFor(3, again)
+		}
+		if len(three) > 0 {
+			t.Errorf("the name was free to nobody (waited already: %v)", already)
+			continue
+		}
+		if err := w.acquire(contender); err != nil {
+			t.Error(err)
+		}
+		w.release()
+		if err := <-three; err != nil {
+			t.Error(err)
+		}
 	}
 }

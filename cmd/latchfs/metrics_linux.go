@@ -95,6 +95,10 @@ func (m *metrics) follow(of *mounted, recovery time.Duration) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
 	gauge("latchfs_waiters", "Readers of .latchfs/wait whose turn it is not yet.", func() float64 { return float64(of.store.Waiting()) })
+	gauge("latchfs_event_readers", "Open files of .latchfs/events.", func() float64 { return float64(of.fs.EventReaders()) })
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "latchfs_waiting_refusals_total", Help: "Readers of .latchfs/wait and .latchfs/events beyond a user's limit.",
+	}, func() float64 { return float64(of.fs.LimitRefusals()) }))
 	gauge("latchfs_journal_size_bytes", "Size of the journal.", func() float64 { return float64(of.store.JournalSize()) })
 	gauge("latchfs_inodes", "Files and directories the kernel knows.", func() float64 { return float64(of.fs.Inodes()) })
 	gauge("latchfs_recovery_seconds", "What it took this server to recover the locks of the journal.", recovery.Seconds)

@@ -26,6 +26,7 @@ type mountFlags struct {
 	StaleAfter    time.Duration
 	MaxHold       time.Duration
 	MaxPerUser    int
+	MaxWaiting    int
 	NoHeartbeat   bool
 	NoPassthrough bool
 	AllowOther    bool
@@ -65,6 +66,7 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	f.DurationVar(&flags.StaleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
 	f.DurationVar(&flags.MaxHold, "max-hold", 0, "age at which a lock is stale though its holder lives; 0 is never")
 	f.IntVar(&flags.MaxPerUser, "max-locks-per-user", 10_000, "how many locks another user than root and yours may have at a time (EDQUOT); 0 is no limit")
+	f.IntVar(&flags.MaxWaiting, "max-waiting-per-user", 1000, "how many readers of .latchfs/wait, and of .latchfs/events, another user than root and yours may have at a time (EDQUOT); 0 is no limit")
 	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
 	f.BoolVar(&flags.NoPassthrough, "no-passthrough", false, "have reads and writes of ordinary files go through latchfs, even where the kernel can spare that")
 	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
@@ -88,6 +90,9 @@ func (f mountFlags) check() error {
 		return err
 	}
 	if err := notNegative("max-locks-per-user", f.MaxPerUser); err != nil {
+		return err
+	}
+	if err := notNegative("max-waiting-per-user", f.MaxWaiting); err != nil {
 		return err
 	}
 	if _, err := latch.ParsePatterns(f.LockPatterns); err != nil {
@@ -150,7 +155,7 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	raiseFileLimit()
 	options := latch.Options{
 		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
-		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, NoPassthrough: flags.NoPassthrough, Callers: m.host,
+		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting, NoPassthrough: flags.NoPassthrough, Callers: m.host,
 		Log: log, Metrics: m.metrics.text, Herald: func() (latch.Herald, error) { return startHerald(dir) }, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
