@@ -251,6 +251,18 @@ func TestWaitTakesTheRightToTake(t *testing.T) {
 	for dir, answer := range map[string]string{"open": "ok", "closed": "EACCES", "closed/open": "ok", "hidden": "EACCES", "hidden/open": "EACCES"} {
 		stranger.must(answer, "await", m.wait(dir+"/x.lock"))
 	}
+	// Both who opened the file and who reads it must have it.
+	as(65534, func() {
+		if fd, err := unix.Open(m.wait("closed/x.lock"), unix.O_RDONLY, 0); err != unix.EACCES {
+			t.Errorf("opened for another to read: %d %v", fd, err)
+		}
+	})
+	fd := openAs(t, 0, m.wait("closed/x.lock"), unix.O_RDONLY)
+	as(65534, func() {
+		if n, err := unix.Read(fd, make([]byte, 100)); err != unix.EACCES {
+			t.Errorf("opened by another: %d %v", n, err)
+		}
+	})
 }
 
 // TestLockCommand runs commands under a lock, as with flock(1).
