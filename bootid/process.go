@@ -118,9 +118,9 @@ type System interface {
 	// OpenedBy returns the processes that have a descriptor open on the file whose path ends in suffix, as
 	// far as they can be seen. It looks at all processes.
 	OpenedBy(suffix string) []Process
-	// Children returns the direct children that p has now, at most 64 of them, nil where the kernel does
-	// not list them.
-	Children(p Process) []Process
+	// Relatives returns the pids of the parent and of the children that p has now; 0 and nil if p has
+	// ended, and nil where the kernel does not list children. It is quick.
+	Relatives(p Process) (parent int, children []int)
 	// GroupRuns says that a process of p's process group or, if that is known, of its session runs. If it
 	// cannot be known the result is true. It looks at all processes.
 	GroupRuns(p Process) bool

@@ -7,32 +7,25 @@ import (
 	"strings"
 )
 
-// maxChildren is how many children of a process are looked at.
-const maxChildren = 64
-
-// Children implements [System]. Of a process that has very many, the last ones are left out.
-func (h *Host) Children(p Process) []Process {
-	if stat, err := readStat(p.PID); h.blind || err != nil || stat.startTime != p.StartTime {
-		return nil
+// Relatives implements [System]. A process with several threads may have children of others than the first:
+// these are left out.
+func (h *Host) Relatives(p Process) (parent int, children []int) {
+	stat, err := readStat(p.PID)
+	if h.blind || err != nil || stat.startTime != p.StartTime {
+		return 0, nil
 	}
-	tasks := "/proc/" + strconv.Itoa(p.PID) + "/task/"
-	threads, err := os.ReadDir(tasks)
+	pid := strconv.Itoa(p.PID)
+	var buffer [procSize]byte
+	text, err := readOnce("/proc/"+pid+"/task/"+pid+"/children", buffer[:])
 	if err != nil {
-		return nil
+		return stat.ppid, nil
 	}
-	var children []Process
-	for _, thread := range threads {
-		// A thread that has exited has left its children to another one.
-		text, _ := os.ReadFile(tasks + thread.Name() + "/children")
-		for _, number := range strings.Fields(string(text)) {
-			if pid, err := strconv.Atoi(number); err == nil {
-				if child, err := h.Process(pid); err == nil && len(children) < maxChildren {
-					children = append(children, child)
-				}
-			}
+	for _, number := range strings.Fields(string(text)) {
+		if child, err := strconv.Atoi(number); err == nil {
+			children = append(children, child)
 		}
 	}
-	return children
+	return stat.ppid, children
 }
 
 // GroupRuns implements [System]. A process that ends while it looks may have started another behind its

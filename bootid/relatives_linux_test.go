@@ -89,18 +89,18 @@ func TestManagers(t *testing.T) {
 	}
 }
 
-func TestChildren(t *testing.T) {
+func TestRelatives(t *testing.T) {
 	if _, err := os.Stat("/proc/self/task/" + strconv.Itoa(os.Getpid()) + "/children"); err != nil {
 		t.Skip(err)
 	}
 	h := newHost(t)
 	shell, child := startFamily(t, h)
-	if children := h.Children(shell); len(children) != 1 || !children[0].Same(child) {
-		t.Errorf("%+v, not %+v", children, child)
+	if parent, children := h.Relatives(shell); parent != os.Getpid() || !slices.Equal(children, []int{child.PID}) {
+		t.Errorf("parent %d, children %d, not %d and %d", parent, children, os.Getpid(), child.PID)
 	}
 	shell.StartTime--
-	if children := h.Children(shell); children != nil {
-		t.Errorf("children of a process that is not there: %+v", children)
+	if parent, children := h.Relatives(shell); parent != 0 || children != nil {
+		t.Errorf("relatives of a process that is not there: %d %d", parent, children)
 	}
 }
 

@@ -63,8 +63,9 @@ func (s *Store) read(name string, file File, family *family) (content, error) {
 	if file.Type == Directory {
 		err = s.readDirectory(name, &c, family, digest)
 	} else if text, textErr := s.text(name, file); textErr == nil {
-		c.take(text, path.Base(name), family)
-		digest.Write(text)
+		if c.take(text, path.Base(name), family); c.form.Class == payload.Naming { // only of those the bytes matter
+			digest.Write(text)
+		}
 	} else {
 		err = textErr
 	}

@@ -151,15 +151,15 @@ func (m *machine) OpenedBy(suffix string) []bootid.Process {
 	return m.openers[suffix]
 }
 
-func (m *machine) Children(p bootid.Process) (children []bootid.Process) {
+func (m *machine) Relatives(p bootid.Process) (parent int, children []int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for pid, child := range m.processes {
+	for pid := range m.processes {
 		if m.parents[pid] == p.PID {
-			children = append(children, child)
+			children = append(children, pid)
 		}
 	}
-	return children
+	return m.parents[p.PID], children
 }
 
 func (m *machine) GroupRuns(p bootid.Process) bool {

@@ -54,6 +54,8 @@ type family struct {
 	writer bootid.Process // zero if it is not known: then it has no family
 	// relatives are those that are known from before; they may have ended, as the writer may.
 	relatives []bootid.Process
+	// opener is the writer as it was when it opened the file, if that was seen.
+	opener *Writer
 	// script is a process whose descendants count too: the one that ran the writer, of a lock made
 	// by a command.
 	script bootid.Process
@@ -83,7 +85,7 @@ func (s *Store) familyOf(l *state) *family {
 
 // familyOfWriter is the family of a process that wrote a file.
 func (s *Store) familyOfWriter(w *Writer) *family {
-	return &family{store: s, writer: w.Process, relatives: w.relatives}
+	return &family{store: s, writer: w.Process, opener: w}
 }
 
 // includes reports whether a claim of a text that was last written at a time is true of a process of
@@ -129,7 +131,17 @@ func (f *family) relative(pid int) (bootid.Process, bool) {
 func (f *family) isRelated(p bootid.Process) bool {
 	s := f.store
 	return descends(s.sys, p, f.writer) || f.script.Known() && (p.Same(f.script) || descends(s.sys, p, f.script)) ||
-		slices.ContainsFunc(s.processes.ancestors(f.writer), p.Same)
+		slices.ContainsFunc(s.processes.ancestors(f.writer), p.Same) || f.opener != nil && f.wasRelated(p)
+}
+
+// wasRelated reports whether p was related to the writer when it opened the file, by way of its parent.
+func (f *family) wasRelated(p bootid.Process) bool {
+	s := f.store
+	if f.opener.isRelative(s, p) {
+		return true
+	}
+	parent, err := s.sys.Process(f.opener.parent)
+	return err == nil && f.opener.isRelative(s, parent) && slices.ContainsFunc(s.sys.Ancestors(parent), p.Same)
 }
 
 func (s *Store) startedAfter(p bootid.Process, written time.Time) bool {

@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -52,18 +53,23 @@ type Writer struct {
 	// file only if its writer may. Otherwise a user could have other users' files removed by writing a
 	// pid into them.
 	MayRemove bool
-	relatives []bootid.Process // its ancestors and children when it opened the file
+	// What it had for relatives when it opened the file: it may have ended when the text is read.
+	opened   time.Time
+	parent   int
+	children []int
+}
+
+// isRelative reports whether p was the writer's parent or a child of it.
+func (w *Writer) isRelative(s *Store, p bootid.Process) bool {
+	// A number that was given to another process since is that of a younger one.
+	return !s.startedAfter(p, w.opened) && (p.PID == w.parent || slices.Contains(w.children, p.PID))
 }
 
 // Writer describes a process that opens a file for writing, while it waits for that.
 func (s *Store) Writer(p bootid.Process, mayRemove bool) *Writer {
-	if now, err := s.sys.Process(p.PID); err == nil && now.Same(p) {
-		now.UID = p.UID
-		p = now
-	}
-	w := &Writer{Process: p, MayRemove: mayRemove}
+	w := &Writer{Process: p, MayRemove: mayRemove, opened: s.now()}
 	if p.Known() {
-		w.relatives = append(s.sys.Ancestors(p), s.sys.Children(p)...)
+		w.parent, w.children = s.sys.Relatives(p)
 	}
 	return w
 }

@@ -163,7 +163,13 @@ func (s *Store) Writing(name string, w *Writer) {
 	}
 	l := s.state(r)
 	if family := s.familyOf(&l); w.Same(l.Creator) || w.Same(l.Holder) || family.isRelated(w.Process) {
-		s.processes.addRelatives(r.creator, append(w.relatives, w.Process)...)
+		relatives := []bootid.Process{w.Process}
+		for _, pid := range append(w.children, w.parent) {
+			if p, err := s.sys.Process(pid); err == nil && !p.Manager {
+				relatives = append(relatives, p)
+			}
+		}
+		s.processes.addRelatives(r.creator, relatives...)
 	}
 	if l.Kind == verdict.KindMkdir && w.Same(l.Creator) && !l.Furnished {
 		s.change(r, "that its creator has put something into a lock directory", func() { r.furnished = true })
