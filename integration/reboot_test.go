@@ -111,10 +111,7 @@ func report(t *testing.T, scenario string, before, after []string) {
 		verdict, reason := "stale", "boot-id-mismatch"
 		if scenario == "noid" {
 			reason = "recycled-pid"
-			switch kind {
-			case "empty":
-				verdict, reason = "unmanaged", ""
-			case "mkdir":
+			if kind == "empty" || kind == "mkdir" {
 				verdict, reason = "unknown", ""
 			}
 		}

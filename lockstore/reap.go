@@ -2,6 +2,7 @@ package lockstore
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 
@@ -138,14 +139,15 @@ func (s *Store) identify(r *record) {
 	case l.Kind == verdict.KindFound || l.open || l.closedByEnd || c.hidden != nil:
 		// Judged as a whole, when that is over.
 	case c.claim.Class == payload.Data, c.claim.Class == payload.Empty && l.Kind == verdict.KindRename && !s.attributesOf(l.Name).Opaque:
-		s.settleFile(r)
+		s.settleFile(r, fmt.Sprintf("it is %v, and names nobody of its creator's family", c.claim.Class))
 	}
 }
 
-// settleFile ends a lock that turned out to be none; its file stays. That is remembered. It is called
-// within the section.
-func (s *Store) settleFile(r *record) {
+// settleFile ends a lock that turned out to be none; its file stays. That is remembered. The evidence is for
+// the log. It is called within the section.
+func (s *Store) settleFile(r *record, evidence string) {
 	c := Section{store: s, name: r.Name}
+	s.log.WithFields(fields(s.state(r).Lock)).WithField("evidence", evidence).Debug("a file turned out to be no lock")
 	s.drop(r, Dropped)
 	if found, err := s.inspect(c.name, s.nobodys()); err == nil {
 		c.remember(found)
@@ -228,7 +230,7 @@ func (c Section) reclaim(r *record, j verdict.Judgment, transition Transition) e
 	err := s.takeAway(c.name, r.Generation, j.Reason)
 	if errors.Is(err, errTooLarge) {
 		log.WithError(err).Warn("a stale lock stays as an ordinary file, see latchfs reclaimed: it holds more than is kept")
-		s.settleFile(r)
+		s.settleFile(r, "it is stale, and holds more than is kept")
 		return err
 	} else if err != nil {
 		log.WithError(err).Error("a stale lock could not be removed")

@@ -76,7 +76,7 @@ func (c Section) settle(r *record, d verdict.Decision) bool {
 	case verdict.Live:
 		s.pass(r, d.Holder, d.Rule)
 	case verdict.Settled:
-		s.settleFile(r)
+		s.settleFile(r, d.Evidence)
 	case verdict.Stale:
 		return !c.removable(r) || c.reclaim(r, d.Judgment, Reaped) != nil
 	}
@@ -200,8 +200,7 @@ func (c Section) TimeSet(who func() bootid.Process, at time.Time) {
 	}
 	l := s.state(r)
 	if caller := who(); at.Before(l.Made.Add(-restoredAge)) && (related(s.sys, caller, l.Creator) || related(s.sys, caller, l.Holder)) {
-		s.log.WithFields(fields(l.Lock)).WithField("time", at).Info("a file was restored from a copy: it is no lock")
-		s.settleFile(r)
+		s.settleFile(r, fmt.Sprintf("its time was set to %v, before it was made: it is a copy", at.Format(time.RFC3339)))
 	}
 }
 
@@ -388,7 +387,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 	if l := s.state(r); l.Kind == verdict.KindCreate && d.Rule == verdict.RuleCreator {
 		found, err := s.inspectOwn(&l)
 		if err == nil && found.claim.Class == payload.Data && found.hidden == nil && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
-			s.settleFile(r)
+			s.settleFile(r, "it holds data, and its creator has closed it")
 			return nil
 		}
 	}
