@@ -1,6 +1,7 @@
 package bootid
 
 import (
+	"io"
 	"os"
 	"os/exec"
 	"testing"
@@ -19,6 +20,21 @@ func connectedHost(t *testing.T) *Host {
 	h := newHost(t)
 	h.watcher.exits.once.Do(func() { h.watcher.exits.name, h.watcher.exits.connector = ExitsFromConnector, connector })
 	return h
+}
+
+// startReading starts a process that reads from in, and so waits until that is closed.
+func startReading(t *testing.T, h *Host, words ...string) (cmd *exec.Cmd, in io.Closer, p Process) {
+	t.Helper()
+	cmd = exec.Command(words[0], words[1:]...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, cmd)
+	if p, err = h.Process(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, in, p
 }
 
 // threadsScript is Python: the first thread ends, then another one ends the process.
@@ -48,18 +64,7 @@ func TestConnectorTellsExit(t *testing.T) {
 			t.Log(err)
 			continue
 		}
-		cmd := exec.Command(c.words[0], c.words[1:]...)
-		in, err := cmd.StdinPipe()
-		if err == nil {
-			err = cmd.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := h.Process(cmd.Process.Pid)
-		if err != nil {
-			t.Fatal(err)
-		}
+		cmd, in, p := startReading(t, h, c.words...)
 		watch, err := h.Watch(p, func() {})
 		if err != nil {
 			t.Fatal(err)
@@ -113,18 +118,7 @@ func TestConnectorLostEvents(t *testing.T) {
 		t.Fatal(err)
 	}
 	runs := c.watch(self)
-	cmd := exec.Command("sh", "-c", "read x; exit 3")
-	in, err := cmd.StdinPipe()
-	if err == nil {
-		err = cmd.Start()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := h.Process(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cmd, in, p := startReading(t, h, "sh", "-c", "read x; exit 3")
 	e := c.watch(p)
 	for range 20 {
 		_ = start(t, "true").Wait()

@@ -2,6 +2,7 @@ package bootid
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +25,13 @@ func newHost(t *testing.T) *Host {
 func start(t *testing.T, words ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(words[0], words[1:]...)
+	run(t, cmd)
+	return cmd
+}
+
+// run starts a command, which ends with the test at the latest.
+func run(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +41,6 @@ func start(t *testing.T, words ...string) *exec.Cmd {
 			_ = cmd.Wait()
 		}
 	})
-	return cmd
 }
 
 func TestReadBoot(t *testing.T) {
@@ -303,17 +310,15 @@ func startFamily(t *testing.T, h *Host) (shell, child Process) {
 // childOf waits for a child of p.
 func childOf(t *testing.T, h *Host, p Process) (child Process) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !child.Known(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%v has no child", p)
-		}
+	waitFor(t, fmt.Sprintf("%v has no child", p), func() bool {
 		_ = h.eachProcess(func(pid int) bool {
 			if stat, err := readStat(pid); err == nil && stat.ppid == p.PID {
 				child, _ = h.Process(pid)
 			}
 			return !child.Known()
 		})
-	}
+		return child.Known()
+	})
 	return child
 }
 

@@ -19,15 +19,7 @@ func startIn(t *testing.T, attributes *syscall.SysProcAttr, words ...string) (*e
 	t.Helper()
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.SysProcAttr = attributes
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if cmd.ProcessState == nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	})
+	run(t, cmd)
 	p, err := newHost(t).Process(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
@@ -114,10 +106,7 @@ func TestOpenedBy(t *testing.T) {
 	defer file.Close()
 	cmd := exec.Command("sleep", "1000")
 	cmd.ExtraFiles = []*os.File{file}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	run(t, cmd)
 	var pids []int
 	for _, p := range h.OpenedBy(path) {
 		pids = append(pids, p.PID)
@@ -127,12 +116,12 @@ func TestOpenedBy(t *testing.T) {
 	}
 }
 
-// waitFor waits until what is asked for is so.
-func waitFor(t *testing.T, what string, is func() bool) {
+// waitFor waits until is returns true. If that takes too long the test fails, and says missing.
+func waitFor(t *testing.T, missing string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal(what)
+			t.Fatal(missing)
 		}
 	}
 }

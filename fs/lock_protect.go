@@ -174,8 +174,8 @@ func (f *FS) changedWithin(dir *inode) {
 	}
 }
 
-// timeSet tells the store that the caller has given n, which may be a lock, a time other than the present:
-// what copies files does so.
+// timeSet tells the store that the caller has given n, which may be a lock, a time other than the present,
+// as programs that copy files do.
 func (f *FS) timeSet(n *inode, in *fuse.SetAttrIn) {
 	if in.Valid&fuse.FATTR_MTIME == 0 || in.Valid&fuse.FATTR_MTIME_NOW != 0 {
 		return

@@ -23,7 +23,7 @@ func TestOldKernel(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// What a user who is not root mounts with, and the libraries that takes.
+	// The program that other users than root need to mount, and its libraries.
 	programs["fusermount3"], _ = exec.LookPath("fusermount3")
 	libraries, err := exec.Command("ldd", programs["fusermount3"]).Output()
 	if err != nil {

@@ -374,7 +374,7 @@ func TestProofCanFail(t *testing.T) {
 		{"verdict/judge.go", "case holder.Exit == bootid.ExitSuccess && !f.Outlived:", "case false:"},
 		{"verdict/judge.go", "if f.Holder.Exit == bootid.ExitSignal {", "if true {"},
 		{"verdict/judge.go", "f.ClosedByEnd && f.Maker.Exit == bootid.ExitSignal", "true"},
-		{"section.go", "if c.remembers(found) {", "if false {"},
+		{"section.go", "if writer != nil || c.remembers(found) {", "if writer != nil {"},
 		{"payload/payload.go", "add(true, numbers)", ""},
 	} {
 		t.Run(m.file+": "+m.rule, func(t *testing.T) {

@@ -194,8 +194,8 @@ func (s *Store) Wrote(d *Descriptor, text []byte, who func() bootid.Process) {
 	if heir := who(); heir.Known() && slices.Contains(numbers, heir.NSPID) {
 		s.processes.addRelatives(maker, heir)
 	}
+	family := &family{store: s, writer: maker.process}
 	for _, pid := range numbers {
-		family := &family{store: s, writer: maker.process}
 		if p, err := s.sys.InNamespace(pid, maker.process); err == nil && family.isRelated(p) {
 			s.processes.addRelatives(maker, p)
 		}

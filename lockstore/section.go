@@ -144,22 +144,23 @@ func (s *Store) awaitClose(r *record) bool {
 func (c Section) lookFound(file File, seen *Sighting) bool {
 	s := c.store
 	writer, family := seen.Writer(), s.nobodys()
-	if writer != nil && file.Type == Regular {
+	if file.Type != Regular {
+		writer = nil
+	}
+	if writer != nil {
 		family = s.familyOfWriter(writer)
 	}
 	found, err := s.read(c.name, file, family)
 	if err != nil {
 		return !errors.Is(err, fs.ErrNotExist)
 	}
-	if family.writer.Known() && c.adoptPIDFile(writer, found) {
-		return c.lookRecorded()
-	}
-	if writer != nil && file.Type == Regular {
+	if writer != nil {
+		if c.adoptPIDFile(writer, found) {
+			return c.lookRecorded()
+		}
 		c.remember(found)
-		seen.noLock.Store(file.Changed.UnixNano())
-		return true
 	}
-	if c.remembers(found) {
+	if writer != nil || c.remembers(found) {
 		seen.noLock.Store(file.Changed.UnixNano())
 		return true
 	}

@@ -43,22 +43,24 @@ func (c Section) remember(found content) {
 	file := settledFile{identity, found.sum, found.UID}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, known := s.settled[c.name]
-	switch {
-	case known && before == file:
+	if before, known := s.settled[c.name]; known && before == file {
 		return
-	case known:
-		s.forget(c.name)
 	}
+	s.forget(c.name)
 	if s.settledByUser[file.uid] >= maxSettledPerUser {
 		s.log.WithField("path", c.name).WithField("uid", file.uid).
 			Debug("too many files of this user look like locks and are none: after a restart this one is judged by its text")
 		return
 	}
-	if err := s.journal.settle(c.name, file); err != nil {
-		s.log.WithError(err).WithField("path", c.name).Warn("could not journal that a file is no lock; after a restart its text decides")
+	s.addSettled(c.name, file)
+}
+
+// addSettled remembers a file at a name of which nothing is remembered; mu is held.
+func (s *Store) addSettled(name string, file settledFile) {
+	if err := s.journal.settle(name, file); err != nil {
+		s.log.WithError(err).WithField("path", name).Warn("could not journal that a file is no lock; after a restart its text decides")
 	}
-	s.settled[c.name] = file
+	s.settled[name] = file
 	s.settledByUser[file.uid]++
 }
 
@@ -110,11 +112,7 @@ func (s *Store) moveSettled(rename func(name string) (string, bool)) {
 		}
 	}
 	for name, file := range moved {
-		if err := s.journal.settle(name, file); err != nil {
-			s.log.WithError(err).WithField("path", name).Warn("could not journal that a file is no lock; after a restart its text decides")
-		}
-		s.settled[name] = file
-		s.settledByUser[file.uid]++
+		s.addSettled(name, file)
 	}
 }
 

@@ -134,7 +134,7 @@ func lockFiles(dir string, patterns latch.Patterns) (names []string, err error) 
 func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
 	class := payload.Data
 	switch {
-	case info.Mode().IsRegular() && info.Size() <= 4096:
+	case info.Mode().IsRegular() && info.Size() <= payload.Limit:
 		if text, err := os.ReadFile(path); err == nil {
 			class = payload.Found(text).Class
 		}
