@@ -56,6 +56,8 @@ type family struct {
 	relatives []bootid.Process
 	// opener is the writer as it was when it opened the file, if that was seen.
 	opener *Writer
+	// holder is the process that the lock's text was found to name before.
+	holder bootid.Process
 	// script is a process whose descendants count too: the one that ran the writer, of a lock made
 	// by a command.
 	script bootid.Process
@@ -71,6 +73,7 @@ func (s *Store) nobodys() *family { return &family{store: s} }
 func (s *Store) familyOf(l *state) *family {
 	f := &family{store: s, writer: l.Creator, relatives: slices.Clone(l.Ancestors)}
 	if l.Rule == verdict.RuleNamed {
+		f.holder = l.Holder
 		f.relatives = append(f.relatives, l.Holder)
 	}
 	f.relatives = append(f.relatives, s.processes.relatives(l.creator)...)
@@ -106,11 +109,23 @@ func (f *family) includes(c payload.Claim, written time.Time) bool {
 			return false
 		}
 	}
-	if c.Contradict(p.StartTime, s.sys.StartedAt(p)) || s.namesOther(c.Host) && s.sys.SameHost(p) {
+	if c.Contradict(p.StartTime, s.sys.StartedAt(p)) || s.namesOther(c.Host) && f.onThisHost(p) {
 		return false
 	}
 	f.found = p
 	return true
+}
+
+// onThisHost reports whether p is known, or has to be taken, to have the host name of this machine. Of one that
+// has ended nothing tells its name: then a process of our own pid namespace had ours, unless it was found to
+// hold the lock while that could be asked.
+func (f *family) onThisHost(p bootid.Process) bool {
+	if f.store.sys.SameHost(p) {
+		return true
+	}
+	now, err := f.store.sys.Process(p.PID)
+	ended := errors.Is(err, bootid.ErrNoProcess) || err == nil && !now.Same(p)
+	return ended && !p.Same(f.holder) && p.PIDNamespace == f.store.sys.Namespace().Inode
 }
 
 // relative is the writer or one of the processes that are known to be relatives, by the number it has

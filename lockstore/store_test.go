@@ -326,6 +326,60 @@ func TestPayloadThatNamesAnotherIsNoLock(t *testing.T) {
 	}
 }
 
+// TestHostOfAProcessThatHasEnded: a copy that has its copier's pid and another host's name stays, also if the
+// copier has ended by the time it is read; the lock of a process that had that name is free after its end.
+func TestHostOfAProcessThatHasEnded(t *testing.T) {
+	const text = `{"pid":10,"hostname":"there"}`
+	for _, c := range []struct {
+		what               string
+		foreign, elsewhere bool // it has that host name, or is in another pid namespace
+		read               bool // the text is read while it runs
+		stays              bool
+	}{
+		{"copy", false, false, false, true},
+		{"copy that is read", false, false, true, true},
+		{"lock of another host name that is read", true, false, true, false},
+		{"lock of a container", true, true, false, false},
+		{"lock of a container that is read", true, true, true, false},
+	} {
+		w := newWorld(t)
+		script := w.run(10, 100, 0)
+		if w.foreign[10] = c.foreign; c.elsewhere {
+			script.PIDNamespace = 2
+			w.processes[10] = script
+		}
+		cp := w.run(20, 100, 0)
+		cp.PIDNamespace = script.PIDNamespace
+		w.processes[20] = cp
+		w.parents[20] = 10
+		section := w.store.Enter(name)
+		d, err := section.Acquire(verdict.KindCreate, cp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.files.put(name, text, w.now())
+		w.store.familyOf(&state{Lock: Lock{Creator: cp}}).isRelated(script) // as when it is opened: its ancestors are known
+		section.Leave()
+		w.end(cp, bootid.ExitSuccess, false)
+		if c.read {
+			w.store.Closed(d, false)
+			w.entry(name)
+			w.visible(name)
+		}
+		w.end(script, bootid.ExitSignal, true)
+		if !c.read {
+			w.store.Closed(d, false)
+		}
+		for _, after := range []func(){func() {}, w.restart} {
+			after()
+			if visible := w.visible(name); visible != c.stays {
+				e, _ := w.entry(name)
+				t.Errorf("%s: there %v: %+v", c.what, visible, e)
+			}
+		}
+	}
+}
+
 func TestNamedProcessHoldsAfterTheCreator(t *testing.T) {
 	for exit, stays := range map[bootid.Exit]bool{bootid.ExitSuccess: true, bootid.ExitFailure: false, bootid.ExitSignal: false, bootid.ExitUnknown: false} {
 		w := newWorld(t)
