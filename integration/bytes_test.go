@@ -32,7 +32,8 @@ func withAncestors(pids ...int) (family []string) {
 }
 
 // writePackageLocks writes n lock files of package managers to dirs, in turn. A small one in which the pid of
-// one of family occurs by accident would be a lock, so there is none.
+// one of family occurs by accident would be a lock, so there is none; the number in its name stands right
+// behind a letter, and so is no pid either.
 func writePackageLocks(t *testing.T, n int, family []string, dirs ...string) {
 	t.Helper()
 	g := newPackageLocks(17)
@@ -41,7 +42,7 @@ func writePackageLocks(t *testing.T, n int, family []string, dirs ...string) {
 		if len(text) <= 4096 && slices.ContainsFunc(digits.FindAllString(text, -1), func(number string) bool { return slices.Contains(family, number) }) {
 			continue
 		}
-		if err := os.WriteFile(fmt.Sprintf("%s/%d-%s", dirs[i%len(dirs)], i, file), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(fmt.Sprintf("%s/n%d-%s", dirs[i%len(dirs)], i, file), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		i++
