@@ -85,11 +85,15 @@ func (s *simulation) start(t *rapid.T) {
 func (s *simulation) die(t *rapid.T) {
 	p := s.somebody(t)
 	how := rapid.SampledFrom([]bootid.Exit{bootid.ExitSuccess, bootid.ExitFailure, bootid.ExitSignal, bootid.ExitUnknown}).Draw(t, "exit")
+	for name, holder := range s.holders {
+		if holder == p && how == bootid.ExitSuccess {
+			s.left[name] = s.files.files[name].written // one that is too old is gone soon after the end
+		}
+	}
 	s.end(p, how, rapid.Bool().Draw(t, "told"))
 	s.living = slices.DeleteFunc(s.living, func(other bootid.Process) bool { return other == p })
 	for name, holder := range s.holders {
 		if holder == p && how == bootid.ExitSuccess {
-			s.left[name] = s.files.files[name].written
 			s.visible(name) // before a restart, after which nobody could tell
 		}
 	}
