@@ -28,6 +28,9 @@ const (
 	// notifyResend is FUSE_NOTIFY_RESEND (Linux 6.9): all requests that were read and not
 	// answered come again.
 	notifyResend = 7
+	// notifyPrune is FUSE_NOTIFY_PRUNE (Linux 6.18): as many node ids follow as the first word says, after one more
+	// word. The kernel forgets those that nobody uses.
+	notifyPrune = 9
 )
 
 // connect readies the connection f.device for its requests. The kernel says INIT once: what it said is kept

@@ -172,18 +172,31 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 		return status(err)
 	}
 	i := f.beginEntry(&in.InHeader, opCreate, name)
-	if f.isLockName(name) {
-		return status(f.createLock(i, dir, name, in, out))
+	create, lockNamed := f.createOther, f.isLockName(name)
+	if lockNamed {
+		create = f.createLock
 	}
+	if err := f.mayOpen(&in.InHeader, lockNamed); err != nil {
+		return status(err)
+	}
+	err := create(i, dir, name, in, out)
+	if err != nil {
+		f.descriptors.give(in.Uid)
+	}
+	return status(err)
+}
+
+// createOther makes and opens a file that has no lock name.
+func (f *FS) createOther(i intent, dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	n, h, st, err := f.create(i, dir, name, in, false)
 	if err != nil {
-		return status(err)
+		return err
 	}
 	f.place(n, dir, name)
 	f.writingWithin(dir, &in.InHeader)
 	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
-	return fuse.OK
+	return nil
 }
 
 // create makes and opens the entry name of dir. Brief is that of newFile. A file that is there by now was made
@@ -238,12 +251,12 @@ func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*inode, *handle, un
 		unix.Close(fd)
 		return nil, nil, unix.Stat_t{}, err
 	}
-	n, st, err := f.adopt(pathFD, in.Unique)
+	n, st, err := f.adopt(pathFD, in.Unique, brief)
 	if err != nil {
 		unix.Close(fd)
 		return nil, nil, st, err
 	}
-	return n, &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, fd: fd}, st, nil
+	return n, &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, user: in.Uid, fd: fd}, st, nil
 }
 
 // opened gives a file of that mode that is open its handle, with a passthrough
@@ -287,6 +300,17 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	f.undo(&in.InHeader)
 	crashAt(opTmpfile, crashBefore)
 	defer crashAt(opTmpfile, crashReply)
+	if err := f.mayOpen(&in.InHeader, false); err != nil {
+		return status(err)
+	}
+	err := f.createTmpfile(dir, in, out)
+	if err != nil {
+		f.descriptors.give(in.Uid)
+	}
+	return status(err)
+}
+
+func (f *FS) createTmpfile(dir *inode, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	var fd int
 	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
 		fd, err = unix.Open(procPath(dir.fd), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
@@ -294,13 +318,13 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return err
 	})
 	if err != nil {
-		return status(err)
+		return err
 	}
 	n, h, st, err := f.newFile(fd, in, false)
 	if err != nil {
-		return status(err)
+		return err
 	}
 	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
-	return fuse.OK
+	return nil
 }

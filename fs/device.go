@@ -33,13 +33,15 @@ const (
 	idleTicks = 10
 	// helpAfter is how many requests in a row were waiting when a helper is called.
 	helpAfter = 4
+	// crowdedAfter is how many requests in a row were waiting when the users are served in turn.
+	crowdedAfter = 32
 	// maxDeferred is how many requests for which nobody waits are put off at most. They keep descriptors open.
 	maxDeferred = 4
 	// headSpace is how much longer than its payload a request or an answer may be.
 	headSpace = minRead
 	// maxSmall is the longest request that is copied.
 	maxSmall = 4096
-	// maxInterrupted is more than can be interrupted between being read and waiting.
+	// maxInterrupted is more than can be interrupted between being read and waiting, while no request is queued.
 	maxInterrupted = 64
 	// spareReaders is how many are kept: to unmap the memory of one interrupts all processors.
 	spareReaders = 2
@@ -59,14 +61,15 @@ type device struct {
 	ended    atomic.Bool // the mount is gone
 	running  sync.WaitGroup
 	maxHelps int32 // helpers at a time; 0 on one processor
+	queued   fairQueue
 
 	mu    sync.Mutex
 	spare []*reader
 	slow  map[uint64]func() // how to give up the requests that wait for other processes
-	// interrupted are the last requests that were to be given up and were not among slow, or not yet.
-	interrupted [maxInterrupted]uint64
-	interrupts  int
-	lead        *reader // the leader's
+	// interrupted are the last requests that were to be given up and were not among slow, or not yet; those before them
+	// are in interruptedBefore.
+	interrupted, interruptedBefore map[uint64]bool
+	lead                           *reader // the leader's
 }
 
 // reader is what a goroutine that reads requests has.
@@ -81,7 +84,7 @@ type reader struct {
 
 // newDevice takes what the kernel said in INIT.
 func newDevice(f *FS, fd int, init []byte, options *fuse.MountOptions) (d *device, answer []byte, err error) {
-	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), debug: options.Debug, slow: make(map[uint64]func())}
+	d = &device{fs: f, fd: fd, protocol: fuse.NewProtocolServer(guard{f}, options), debug: options.Debug, slow: make(map[uint64]func()), interrupted: make(map[uint64]bool)}
 	d.maxHelps = int32(min(runtime.GOMAXPROCS(0), runtime.NumCPU()) - 1)
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(&d.settings)), unsafe.Sizeof(d.settings)), init)
 	answer = make([]byte, minRead)
@@ -163,10 +166,22 @@ func (d *device) leadFrom(in []byte) {
 	d.mu.Unlock()
 	leads, inARow, answered := true, 0, false
 	for leads {
+		if request := d.turn(r); request != nil {
+			inARow, answered = 0, false
+			leads = d.busy(func() {
+				d.doDeferred(r, maxDeferred)
+				d.carryOut(request, r)
+			})
+			continue
+		}
 		n, err := d.read(r.in)
 		if err == nil {
 			if inARow++; inARow >= helpAfter {
 				d.callHelper()
+			}
+			if inARow == crowdedAfter {
+				d.queue(r, n)
+				continue
 			}
 		} else if inARow = 0; err == unix.EAGAIN && (!answered || len(r.deferred) == 0) {
 			n, err = d.spin(r.in)
@@ -194,6 +209,37 @@ func (d *device) leadFrom(in []byte) {
 			}
 		})
 	}
+}
+
+// turn is the request whose turn it is, nil unless some are queued. Those that the kernel has by now are queued before.
+func (d *device) turn(r *reader) (request []byte) {
+	if d.queued.n.Load() == 0 {
+		return nil
+	}
+	if n, err := d.read(r.in); err == nil {
+		d.queue(r, n)
+	}
+	return d.queued.next()
+}
+
+// queue queues the request of n bytes that r has read, and those that wait in the kernel.
+func (d *device) queue(r *reader, n int) {
+	for err := error(nil); err == nil; n, err = d.read(r.in) {
+		request := r.in[:n]
+		opcode := binary.NativeEndian.Uint32(request[opcodeAt:])
+		d.fs.requests.count(opcode)
+		if opcode == opcodeInterrupt {
+			d.handle(request, r.out)
+		} else if !d.queued.add(request) {
+			return
+		}
+	}
+}
+
+// carryOut carries out a request that was queued.
+func (d *device) carryOut(request []byte, r *reader) {
+	d.handle(request, r.out)
+	d.queued.done(request)
 }
 
 // busy carries something out as the leader. It says whether it still is that: if not, another has taken its place, and
@@ -292,6 +338,10 @@ func (d *device) callHelper() {
 		r := d.newReader(nil)
 		defer d.closeReader(r)
 		for {
+			if request := d.turn(r); request != nil {
+				d.carryOut(request, r)
+				continue
+			}
 			n, err := d.read(r.in)
 			if err != nil {
 				return // the leader sees what is wrong
@@ -346,20 +396,23 @@ const (
 	opcodeAt      = 4
 	uniqueAt      = 8
 	nodeAt        = 16
+	uidAt         = 24
 	callerAt      = 32
 	bodyAt        = 40 // begins with the handle of a RELEASE, the number of an INTERRUPT
 
-	opcodeLookup    = 1
-	opcodeForget    = 2
-	opcodeGetAttr   = 3
-	opcodeUnlink    = 10
-	opcodeOpen      = 14
-	opcodeRead      = 15
-	opcodeWrite     = 16
-	opcodeRelease   = 18
-	opcodeCreate    = 35
-	opcodeInterrupt = 36
-	opcodePoll      = 40
+	opcodeLookup      = 1
+	opcodeForget      = 2
+	opcodeGetAttr     = 3
+	opcodeUnlink      = 10
+	opcodeOpen        = 14
+	opcodeRead        = 15
+	opcodeWrite       = 16
+	opcodeRelease     = 18
+	opcodeReleaseDir  = 29
+	opcodeCreate      = 35
+	opcodeInterrupt   = 36
+	opcodePoll        = 40
+	opcodeBatchForget = 42
 )
 
 // handle carries out a request.
@@ -407,7 +460,7 @@ func (d *device) handleSlow(request []byte) (is bool) {
 	if !replied {
 		d.slow[in.Unique] = cancel
 	}
-	over := d.ended.Load() || slices.Contains(d.interrupted[:], in.Unique)
+	over := d.ended.Load() || d.interrupted[in.Unique] || d.interruptedBefore[in.Unique]
 	d.mu.Unlock()
 	if over {
 		cancel()
@@ -421,8 +474,10 @@ func (d *device) interrupt(unique uint64) {
 	d.mu.Lock()
 	cancel := d.slow[unique]
 	if cancel == nil {
-		d.interrupted[d.interrupts%maxInterrupted] = unique
-		d.interrupts++
+		if len(d.interrupted) >= maxInterrupted && d.queued.n.Load() == 0 {
+			d.interrupted, d.interruptedBefore = make(map[uint64]bool), d.interrupted
+		}
+		d.interrupted[unique] = true
 	}
 	d.mu.Unlock()
 	if cancel != nil {

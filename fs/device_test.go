@@ -3,7 +3,9 @@
 package fs
 
 import (
+	"encoding/binary"
 	"os"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -37,5 +39,39 @@ func TestBuffersAreResident(t *testing.T) {
 	}
 	if n := absent(t, r.in); n != 0 {
 		t.Errorf("%d pages of a buffer are not in memory", n)
+	}
+}
+
+// TestUsersAreServedInTurn: a request of one user that comes after a hundred of another is answered before most of these.
+func TestUsersAreServedInTurn(t *testing.T) {
+	f, _ := testFS(t)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel := pair[0] // it stays open: what serves the other end ends with this process
+	const many = 100
+	for n := range uint64(many + 1) {
+		request := append(requestOf(opcodeLookup, 1000, n), "name\x00"...)
+		if n == many {
+			binary.NativeEndian.PutUint32(request[uidAt:], 1001)
+		}
+		binary.NativeEndian.PutUint32(request, uint32(len(request)))
+		binary.NativeEndian.PutUint64(request[nodeAt:], 1)
+		if _, err := unix.Write(kernel, request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := &device{fs: f, fd: pair[1], slow: make(map[uint64]func()), interrupted: make(map[uint64]bool)}
+	go func() { _ = d.serve() }()
+	var order []uint64
+	for answer := make([]byte, minRead); len(order) < many+1; {
+		if n, err := unix.Read(kernel, answer); err != nil || n < outHeaderSize {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+		order = append(order, binary.NativeEndian.Uint64(answer[uniqueAt:]))
+	}
+	if at := slices.Index(order, many); at > crowdedAfter+2 {
+		t.Errorf("it was answered after %d others", at)
 	}
 }

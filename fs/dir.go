@@ -38,12 +38,16 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	}
 	f.undo(&in.InHeader)
 	crashAt(opOpenDir, crashBefore)
+	if err := f.mayOpen(&in.InHeader, false); err != nil {
+		return status(err)
+	}
 	fd, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
+		f.descriptors.give(in.Uid)
 		return status(err)
 	}
 	d := &dirHandle{node: n, fd: fd, row: f.tables.handles.take()}
-	d.row.node, d.row.unique = n.id, in.Unique&^uniqueResent
+	d.row.node, d.row.unique, d.row.user = n.id, in.Unique&^uniqueResent, in.Uid
 	d.row.bits.Store(bitDirectory)
 	f.tables.set(&d.row.fd, fd)
 	out.Fh = f.nextHandle()
@@ -60,9 +64,11 @@ func (f *FS) removeDir(id uint64) {
 	if d := f.dirs.remove(id); d != nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		user := d.row.user
 		d.row.id.Store(0)
 		unix.Close(d.fd)
 		f.tables.handles.give(d.row)
+		f.descriptors.give(user)
 	}
 }
 

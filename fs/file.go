@@ -22,12 +22,19 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	f.undo(&in.InHeader)
 	crashAt(opOpen, crashBefore)
 	defer crashAt(opOpen, crashReply)
-	return status(f.open(n, in, out))
+	if err := f.mayOpen(&in.InHeader, n.lockNamed()); err != nil {
+		return status(err)
+	}
+	err := f.open(n, in, out)
+	if err != nil {
+		f.descriptors.give(in.Uid)
+	}
+	return status(err)
 }
 
 // newHandle is that of a file which is about to be opened.
 func (f *FS) newHandle(n *inode, in *fuse.OpenIn) *handle {
-	return &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, fd: -1}
+	return &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, user: in.Uid, fd: -1}
 }
 
 // openFile opens the file of h. Watched are those whose writes are to come by here.
@@ -97,6 +104,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	crashAt(opRelease, crashAfter)
 	f.closedLock(h)
 	f.removeFile(in.Fh, h)
+	f.descriptors.give(h.user)
 	crashAt(opRelease, crashReply)
 }
 

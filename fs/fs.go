@@ -93,11 +93,12 @@ type FS struct {
 	survey      *survey
 	herald      *herald
 	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
-	// maxDescriptors is how many inodes may keep one.
-	maxDescriptors int
-	local          bool // no other machine can write to the backing directory
-	acls           bool // the backing directory may have default ACLs
-	selinux        bool // SELinux is enabled
+	descriptors descriptors
+	pruning     atomic.Bool // the kernel is being asked to forget inodes
+	cannotPrune atomic.Bool // it was tried and failed
+	local       bool        // no other machine can write to the backing directory
+	acls        bool        // the backing directory may have default ACLs
+	selinux     bool        // SELinux is enabled
 
 	usualLocks    usualLocks
 	requests      requestCounts

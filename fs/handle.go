@@ -25,6 +25,7 @@ type handle struct {
 	// O_EXCL; else nil.
 	writer *lockstore.Writer
 	unique uint64     // of the request that opened it
+	user   uint32     // who opened it
 	row    *handleRow // what outlives the server; nil until it is in the table
 
 	mu sync.Mutex
@@ -70,7 +71,7 @@ func (f *FS) closeFile(h *handle) {
 // addFile puts h, opened as out says, into the table.
 func (f *FS) addFile(h *handle, out *fuse.OpenOut) {
 	row := f.tables.handles.take()
-	row.node, row.unique, row.flags = h.node.id, h.unique&^uniqueResent, uint32(h.flags)
+	row.node, row.unique, row.flags, row.user = h.node.id, h.unique&^uniqueResent, uint32(h.flags), h.user
 	if h.descriptor != nil {
 		row.generation = h.descriptor.Generation()
 	}
@@ -123,6 +124,7 @@ func (f *FS) undoOpens(unique uint64) {
 			f.closeFile(h)
 			f.closed(h)
 			f.removeFile(id, h)
+			f.descriptors.give(h.user)
 		}
 	})
 }

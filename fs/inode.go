@@ -214,11 +214,30 @@ func (t *inodes) remove(n *inode) {
 	t.tables.inodes.give(row)
 }
 
-// crowded says that no more descriptors than limit are to be kept.
-func (t *inodes) crowded(limit int) bool {
+// pinned is how many of them have a descriptor.
+func (t *inodes) pinned() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.descriptors >= limit
+	return t.descriptors
+}
+
+// unused are the node ids of at most that many inodes that are not open. Directories come last: the kernel cannot forget
+// one before what is in it.
+func (t *inodes) unused(most int) (ids []uint64) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var dirs []uint64
+	for id, n := range t.byID {
+		switch {
+		case len(ids)+len(dirs) == most:
+			return append(ids, dirs...)
+		case n.isDir() && id != fuse.FUSE_ROOT_ID:
+			dirs = append(dirs, id)
+		case !n.isDir() && !n.opens.any():
+			ids = append(ids, id)
+		}
+	}
+	return append(ids, dirs...)
 }
 
 // place remembers that n is the entry name of parent, which is a lock name or not.

@@ -4,27 +4,25 @@ package fs
 
 import (
 	"bytes"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // The kernel forgets an inode when it likes, and may know more of them than a process may
-// have descriptors. Beyond a part of that limit files are not kept open but found by their
+// have descriptors. Beyond a part of that limit (descriptors.go) files are not kept open but found by their
 // handle (name_to_handle_at(2)), which takes CAP_DAC_READ_SEARCH and a filesystem that can;
-// where these are missing the limit is the limit. Directories are always kept open.
+// where these are missing the limit is the limit. Directories are always kept open. Before the limit is reached the
+// kernel is asked to forget what nobody uses (Linux 6.18).
 
-// descriptorShare is the part of the limit that inodes may take, of 4.
-const descriptorShare = 3
-
-// probeHandles finds out whether files can be opened by handle, and how many inodes may keep
-// a descriptor.
+// probeHandles finds out how many descriptors there may be, and whether files can be opened by handle.
 func (f *FS) probeHandles() {
 	f.byHandle = -1
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return
 	}
-	f.maxDescriptors = int(min(limit.Cur, 1<<30)) / 4 * descriptorShare
+	f.descriptors.limit = max(1, int(min(limit.Cur, 1<<30))-ownDescriptors)
 	handle, _, err := unix.NameToHandleAt(f.root.fd, "", unix.AT_EMPTY_PATH)
 	if err != nil {
 		return
@@ -84,7 +82,7 @@ func (f *FS) reopen(n *inode, flags int) (opened int, err error) {
 // unpinned returns the handle of a file for which no descriptor is to be kept; nil if it is to be
 // kept.
 func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
-	if f.byHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.root.key.dev || !f.inodes.crowded(f.maxDescriptors) {
+	if f.byHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.root.key.dev || f.inodes.pinned() < f.descriptors.share(handledShare) {
 		return nil
 	}
 	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
@@ -93,6 +91,45 @@ func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
 	}
 	exact := unix.NewFileHandle(handle.Type(), handle.Bytes()) // what it is in is larger
 	return &exact
+}
+
+const (
+	// maxPruned is how many inodes the kernel is asked to forget at a time.
+	maxPruned = 1 << 14
+	// pruneTime is how long a lookup waits for it, in milliseconds.
+	pruneTime = 100
+)
+
+// mayPin returns ENFILE if no more inodes may keep a descriptor. In time the kernel is asked to forget some.
+func (f *FS) mayPin() error {
+	most := f.descriptors.share(pinnedShare)
+	if most == 0 || f.inodes.pinned() < most*3/4 {
+		return nil
+	}
+	f.prune()
+	for i := 0; f.inodes.pinned() >= most; i++ {
+		if f.cannotPrune.Load() || i == pruneTime {
+			return unix.ENFILE
+		}
+		time.Sleep(time.Millisecond)
+		f.prune()
+	}
+	return nil
+}
+
+// prune asks the kernel to forget what nobody uses, unless that is being done already.
+func (f *FS) prune() {
+	if f.cannotPrune.Load() || f.pruning.Swap(true) {
+		return
+	}
+	go func() {
+		defer f.pruning.Store(false)
+		ids := f.inodes.unused(maxPruned)
+		if err := f.notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !f.cannotPrune.Swap(true) {
+			f.log.WithField("descriptors", f.descriptors.limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): when more of them " +
+				"are known than there are descriptors, further ones cannot be looked up (ENFILE)")
+		}
+	}()
 }
 
 // storedHandle is the handle to be written down with a file that has a descriptor or a handle.

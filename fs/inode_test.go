@@ -161,7 +161,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	if f.byHandle < 0 {
 		t.Skip("files cannot be opened by handle here")
 	}
-	f.maxDescriptors = 2
+	f.descriptors.limit = 16
 	path := func(name string) string { return filepath.Join(dir, name) }
 	var all []*inode
 	for i := range 10 {
@@ -232,7 +232,7 @@ func TestMadeWithAUsedNumber(t *testing.T) {
 	if f.byHandle < 0 {
 		t.Skip("files cannot be opened by handle here")
 	}
-	f.maxDescriptors = 0
+	f.descriptors.limit = 7
 	path := filepath.Join(dir, "x.lock")
 	create := func() (*inode, *handle) {
 		fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o644)

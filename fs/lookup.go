@@ -50,7 +50,7 @@ func (f *FS) entry(dir *inode, name string, unique uint64) (*inode, unix.Stat_t,
 		if err != nil {
 			return nil, st, err
 		}
-		if n, st, err = f.adopt(fd, unique); err != nil {
+		if n, st, err = f.adopt(fd, unique, f.isLockName(name)); err != nil {
 			return nil, st, err
 		}
 	}
@@ -60,14 +60,21 @@ func (f *FS) entry(dir *inode, name string, unique uint64) (*inode, unix.Stat_t,
 	return n, st, nil
 }
 
-// adopt takes an O_PATH descriptor into the table and counts a lookup for a request.
-func (f *FS) adopt(fd int, unique uint64) (*inode, unix.Stat_t, error) {
+// adopt takes the O_PATH descriptor of a file, which has a lock name or not, into the table and counts a lookup for a
+// request.
+func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*inode, unix.Stat_t, error) {
 	st, err := statFD(fd)
 	if err != nil {
 		unix.Close(fd)
 		return nil, st, err
 	}
 	handle := f.unpinned(fd, &st)
+	if handle == nil && !lockNamed {
+		if err := f.mayPin(); err != nil {
+			unix.Close(fd)
+			return nil, st, err
+		}
+	}
 	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
 	f.survey.take(n)
 	return n, st, nil

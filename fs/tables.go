@@ -113,6 +113,7 @@ type handleRow struct {
 	flags      uint32
 	bits       atomic.Uint32
 	backing    int32
+	user       uint32 // who opened it
 }
 
 // writerRow is the process that opened a file at a lock name for writing.

@@ -248,6 +248,7 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 			n = &inode{fd: -1}
 			n.row.Store(&inodeRow{})
 		}
+		f.descriptors.took(row.user)
 		if bits&bitDirectory != 0 {
 			if fd < 0 && n.fd >= 0 {
 				if opened, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
@@ -260,7 +261,7 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 		}
 		h := &handle{
 			node: n, flags: int(row.flags), passthrough: bits&bitPassthrough != 0, direct: bits&bitDirect != 0, family: bits&bitFamily != 0,
-			unique: row.unique, row: row, fd: fd,
+			unique: row.unique, user: row.user, row: row, fd: fd,
 		}
 		if bits&bitReleased == 0 {
 			f.countOpen(h, row.backing)

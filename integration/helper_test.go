@@ -106,6 +106,11 @@ func locker() {
 			}
 		case "crowd": // crowd WAIT N: N threads that wait
 			err = crowd(words[1], words[2])
+		case "open": // open FILE N: open it N times and keep that
+			n, _ := strconv.Atoi(words[2])
+			for i := 0; i < n && err == nil; i++ {
+				_, err = unix.Open(words[1], unix.O_RDONLY, 0)
+			}
 		case "hoard": // hoard DIR N: make DIR and take N locks in it
 			n, _ := strconv.Atoi(words[2])
 			err = unix.Mkdir(words[1], 0o755)

@@ -166,6 +166,72 @@ func TestManyEventStreams(t *testing.T) {
 	}
 }
 
+// kernelBefore reports whether the kernel is older than a version.
+func kernelBefore(t *testing.T, major, minor int) bool {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var is [2]int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &is[0], &is[1]); err != nil {
+		t.Fatal(err)
+	}
+	return slices.Compare(is[:], []int{major, minor}) < 0
+}
+
+// TestDescriptorsAreShared: a user that opens all it may leaves the others room, and a tree of more directories than latchfs
+// has descriptors is served, whether files can be opened by handle or not.
+func TestDescriptorsAreShared(t *testing.T) {
+	needProgram(t, "prlimit")
+	for _, without := range []string{"-sys_resource", "-sys_resource,-dac_read_search"} {
+		t.Run("without "+without, func(t *testing.T) {
+			dir := sharedDir(t)
+			for i := range 1500 {
+				if err := os.Mkdir(filepath.Join(dir, strconv.Itoa(i)), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(filepath.Join(dir, "file"), []byte("text"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			m := mountOver(t, dir)
+			m.kill()
+			m.start("prlimit", "--nofile=700:700", "setpriv", "--inh-caps="+without, "--bounding-set="+without)
+			if kernelBefore(t, 6, 18) {
+				t.Log("the kernel cannot be asked to forget directories here")
+			} else {
+				inShell(t, m.dir, `test $(find . -type d | wc -l) = 1501; test $(find . -type d | wc -l) = 1501`)
+			}
+			attacker, bystander := newLocker(t, asUser(t, attackerUID)...), newLocker(t, asUser(t, bystanderUID)...)
+			attacker.must("ENFILE", "open", m.path("file"), "10000")
+			check := func() {
+				t.Helper()
+				attacker.must("ENFILE", "open", m.path("file"), "10000")
+				bystander.must("ok", "read", m.path("file"))
+				bystander.must("ok", "cycle", m.path("x.lock"), "10")
+				bystander.must("ok", "take", m.path("y.lock"))
+				attacker.must("EEXIST", "take", m.path("y.lock"))
+				bystander.must("ok", "remove", m.path("y.lock"))
+				if out, err := exec.Command(latchfs, "ls", m.dir).CombinedOutput(); err != nil {
+					t.Errorf("latchfs ls: %v: %s", err, out)
+				}
+			}
+			check()
+			if m.metric("latchfs_open_refusals_total") == 0 || m.metric("latchfs_open_files") < 100 {
+				t.Error("the metrics do not say it")
+			}
+			m.killServer()
+			m.eventuallyServed()
+			check()
+			attacker.kill()
+			eventually(t, "what it had open is closed", func() bool { return m.metric("latchfs_open_files") < 10 })
+			another := newLocker(t, asUser(t, attackerUID)...)
+			another.must("ok", "open", m.path("file"), "100")
+		})
+	}
+}
+
 // TestOddNames: locks at names of odd bytes, of the greatest length, and deeper than a path can say.
 func TestOddNames(t *testing.T) {
 	m := mountOver(t, t.TempDir())

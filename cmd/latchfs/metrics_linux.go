@@ -99,6 +99,10 @@ func (m *metrics) follow(of *mounted, recovery time.Duration) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "latchfs_waiting_refusals_total", Help: "Readers of .latchfs/wait and .latchfs/events beyond a user's limit.",
 	}, func() float64 { return float64(of.fs.LimitRefusals()) }))
+	gauge("latchfs_open_files", "Files and directories that are open in the mount.", func() float64 { return float64(of.fs.OpenFiles()) })
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "latchfs_open_refusals_total", Help: "Files that were not opened for want of descriptors, or beyond a user's share (ENFILE).",
+	}, func() float64 { return float64(of.fs.OpenRefusals()) }))
 	gauge("latchfs_journal_size_bytes", "Size of the journal.", func() float64 { return float64(of.store.JournalSize()) })
 	gauge("latchfs_inodes", "Files and directories the kernel knows.", func() float64 { return float64(of.fs.Inodes()) })
 	gauge("latchfs_recovery_seconds", "What it took this server to recover the locks of the journal.", recovery.Seconds)
