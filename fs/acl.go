@@ -72,9 +72,9 @@ func (a *aclAbsence) look(absent func() bool) {
 	}
 }
 
-// surveyed tells the status change time with which the file was found to have none, 0 if it is not
+// scanned tells the status change time with which the file was found to have none, 0 if it is not
 // known.
-func (a *aclAbsence) surveyed(changed int64) {
+func (a *aclAbsence) scanned(changed int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.known = changed

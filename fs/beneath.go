@@ -170,7 +170,7 @@ func (l lockFiles) takeAway(name string, do func() error) error {
 	if n != nil {
 		l.fs.forgetAttributes(n)
 	}
-	l.fs.herald.announce(name, ghost{n, file.Type == lockstore.Directory})
+	l.fs.notifier.announce(name, tombstone{n, file.Type == lockstore.Directory})
 	return nil
 }
 

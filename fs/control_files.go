@@ -100,7 +100,7 @@ func (c *control) lock(name string, to accessor) (iter.Seq[[]byte], error) {
 // openedBy are the processes that have the file at name open, but for latchfs's own.
 func (f *FS) openedBy(name string) (infos []ProcessInfo) {
 	for _, p := range f.callers.OpenedBy(path.Join(f.dir, name)) {
-		if p.PID != os.Getpid() && p.PID != f.Anchor() {
+		if p.PID != os.Getpid() && p.PID != f.DescriptorKeeper() {
 			infos = append(infos, ProcessInfoOf(p))
 		}
 	}
@@ -166,7 +166,7 @@ func (c *control) reclaimed(to accessor) any {
 
 func (c *control) current() Status {
 	s := c.status
-	s.ServerPID, s.AnchorPID, s.DiesWithServer = os.Getpid(), c.fs.Anchor(), c.fs.bound
+	s.ServerPID, s.DescriptorKeeperPID, s.DiesWithServer = os.Getpid(), c.fs.DescriptorKeeper(), c.fs.bound
 	s.Passthrough = !c.fs.noPassthrough.Load()
 	s.Inodes, s.Handles, s.Goroutines = c.fs.inodes.size(), c.fs.files.size(), runtime.NumGoroutine()
 	s.Locks, s.Waiting = c.fs.locks.Count(), c.fs.locks.Waiting()

@@ -10,7 +10,7 @@
 // [FS] is the raw file system that go-fuse serves. It keeps two tables, of inodes
 // and of handles, under numbers that are never used again. What of them the kernel was
 // told is in memory that outlives the server (tables.go), its descriptors are kept open by
-// another process (anchor.go), and another server takes both over (takeover.go). A [Mount] is
+// another process (descriptor keeper.go), and another server takes both over (takeover.go). A [Mount] is
 // one mounted FS.
 //
 // # Decisions
@@ -58,7 +58,7 @@
 //     leaves 12 KiB of garbage, and beside a million locks collecting it is what others wait for.
 //   - A handler never waits for another process. A read of .latchfs/wait or events is answered by
 //     whoever brings about what it waits for.
-//   - Who watches with inotify(7) is told of a reap by another process that unlinks the name in the mount (herald.go): no
+//   - Who watches with inotify(7) is told of a reap by another process that unlinks the name in the mount (notifier.go): no
 //     FUSE notification raises that event, and a server that calls into its own mount cannot be killed while it waits for
 //     itself.
 //   - What a control file says of all locks is made while it is read (control_text.go): a million take half a

@@ -8,6 +8,6 @@ var (
 	ErrTables = errors.New("the tables of the running server are of another format version")
 	// ErrNegotiated: the first server agreed with the kernel on something this one does not.
 	ErrNegotiated = errors.New("the connection was negotiated by a latchfs that differs from this one")
-	// ErrNoAnchor: the anchor has ended too, and the mount with it.
-	ErrNoAnchor = errors.New("the anchor of the dead server has ended too")
+	// ErrNoDescriptorKeeper: the descriptor keeper has ended too, and the mount with it.
+	ErrNoDescriptorKeeper = errors.New("the descriptorKeeper of the dead server has ended too")
 )

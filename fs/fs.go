@@ -47,9 +47,9 @@ type Options struct {
 	Callers Callers
 	// Status is what the control file of that name says of the daemon.
 	Status Status
-	// Herald starts a process that unlinks names in the mount, so that who watches it hears of locks that were reaped.
+	// Notifier starts a process that unlinks names in the mount, so that who watches it hears of locks that were reaped.
 	// Nil is that nobody is told.
-	Herald func() (Herald, error)
+	Notifier func() (Notifier, error)
 	// Metrics is what the control file of that name says, in Prometheus's text format.
 	Metrics func() ([]byte, error)
 	// SetLogLevel changes the level of Log.
@@ -90,8 +90,8 @@ type FS struct {
 	log         logrus.FieldLogger
 	control     control
 	sights      sights
-	survey      *survey
-	herald      *herald
+	initialScan *initialScan
+	notifier    *notifier
 	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
 	descriptors descriptors
 	pruning     atomic.Bool // the kernel is being asked to forget inodes
@@ -133,7 +133,7 @@ func New(o Options) (*FS, error) {
 		log:           o.Log,
 	}
 	f.usualLocks.seed = maphash.MakeSeed()
-	f.herald = &herald{fs: f, start: o.Herald, queue: make(chan string, maxGhosts), ghosts: make(map[string]*ghost)}
+	f.notifier = &notifier{fs: f, start: o.Notifier, queue: make(chan string, maxTombstones), tombstones: make(map[string]*tombstone)}
 	var err error
 	if o.Tables == nil {
 		if o.Tables, err = NewTables(); err != nil {
@@ -163,7 +163,7 @@ func New(o Options) (*FS, error) {
 	f.acls = err == nil || err == unix.ENODATA
 	f.selinux = unix.Access("/sys/fs/selinux/enforce", unix.F_OK) == nil
 	f.probeHandles()
-	f.survey = newSurvey(f)
+	f.initialScan = newInitialScan(f)
 	return f, nil
 }
 
@@ -228,7 +228,7 @@ func (f *FS) OnUnmount() {}
 
 // Close releases every descriptor once nothing is served any more.
 func (f *FS) Close() {
-	f.weighAnchor()
+	f.stopDescriptorKeeper()
 	f.inodes.close()
 	closeFD(f.byHandle)
 	closeFD(f.device)

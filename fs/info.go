@@ -10,16 +10,16 @@ import (
 
 // Status is what latchfs says of itself, in .latchfs/status.
 type Status struct {
-	Version      string    `json:"version"`
-	PID          int       `json:"pid"`        // of the keeper
-	ServerPID    int       `json:"server_pid"` // the process that answers
-	AnchorPID    int       `json:"anchor_pid"` // keeps its descriptors open; 0 if the mount dies with the server
-	StateDir     string    `json:"state_dir"`
-	BootID       string    `json:"boot_id"`
-	Started      time.Time `json:"started"`
-	LockPatterns []string  `json:"lock_patterns"`
-	StaleAfter   int       `json:"stale_after"` // seconds; 0 is never
-	MaxHold      int       `json:"max_hold"`    // seconds; 0 is no limit
+	Version             string    `json:"version"`
+	PID                 int       `json:"pid"`                   // of the keeper
+	ServerPID           int       `json:"server_pid"`            // the process that answers
+	DescriptorKeeperPID int       `json:"descriptor_keeper_pid"` // keeps its descriptors open; 0 if the mount dies with the server
+	StateDir            string    `json:"state_dir"`
+	BootID              string    `json:"boot_id"`
+	Started             time.Time `json:"started"`
+	LockPatterns        []string  `json:"lock_patterns"`
+	StaleAfter          int       `json:"stale_after"` // seconds; 0 is never
+	MaxHold             int       `json:"max_hold"`    // seconds; 0 is no limit
 	// DiesWithServer says why the mount does not outlive the server; "" if it does.
 	DiesWithServer string `json:"dies_with_server,omitempty"`
 	// ExitStatus says how it is known how a holder ended that its parent has reaped: "pidfd", "connector" or "unknown".
@@ -38,7 +38,7 @@ type LockInfo struct {
 	Kind       string      `json:"kind"`
 	Generation uint64      `json:"generation"` // 0 without a record
 	Made       time.Time   `json:"made"`
-	Verdict    string      `json:"verdict"` // live, stale, unknown or unmanaged
+	Verdict    string      `json:"verdict"` // live, stale, unknown or settled
 	Reason     string      `json:"reason,omitempty"`
 	Rule       string      `json:"rule"`
 	Evidence   string      `json:"evidence"`

@@ -40,7 +40,7 @@ type inode struct {
 	name   string
 
 	// seen is what lockstore remembers of the file.
-	seen lockstore.Sighting
+	seen lockstore.CachedJudgment
 
 	noACL aclAbsence
 

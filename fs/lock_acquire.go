@@ -13,13 +13,13 @@ import (
 // createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
 // record comes first, then the file, then the reply.
 func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
-	section := f.enter(dir, name)
-	defer section.Leave()
+	nameLock := f.enter(dir, name)
+	defer nameLock.Leave()
 	exclusive := in.Flags&unix.O_EXCL != 0
-	switch visible, err := f.lookEntry(section, dir, name); {
+	switch visible, err := f.lookEntry(nameLock, dir, name); {
 	case err != nil:
 		return err
-	case visible && i.made(section):
+	case visible && i.made(nameLock):
 	// Somebody made it since the kernel looked.
 	case visible && exclusive:
 		return unix.EEXIST
@@ -28,18 +28,18 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	}
 	caller := f.caller(&in.InHeader)()
 	var descriptor *lockstore.Descriptor
-	if exclusive && i.made(section) {
-		descriptor = section.Descriptor()
+	if exclusive && i.made(nameLock) {
+		descriptor = nameLock.Descriptor()
 	} else if exclusive {
 		var err error
-		if descriptor, err = section.Acquire(verdict.KindCreate, caller); err != nil {
+		if descriptor, err = nameLock.Acquire(verdict.KindCreate, caller); err != nil {
 			return err
 		}
 		i.row.generation.Store(descriptor.Generation())
 	}
 	n, h, st, err := f.create(i, dir, name, in, exclusive)
 	if err != nil {
-		section.Release()
+		nameLock.Release()
 		return err
 	}
 	f.place(n, dir, name)
@@ -57,36 +57,36 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 // makeLock calls do, which makes the entry at a lock name in another way, and fills out
 // with what came of it: an exclusive lock, unless it is data.
 func (f *FS) makeLock(i intent, dir *inode, m making, out *fuse.EntryOut, do func() error) error {
-	section := f.enter(dir, m.name)
-	defer section.Leave()
-	switch visible, err := f.lookEntry(section, dir, m.name); {
+	nameLock := f.enter(dir, m.name)
+	defer nameLock.Leave()
+	switch visible, err := f.lookEntry(nameLock, dir, m.name); {
 	case err != nil:
 		return err
-	case visible && i.made(section):
+	case visible && i.made(nameLock):
 	case visible:
 		return unix.EEXIST
 	default:
-		if _, err := section.Acquire(m.lock, f.caller(m.in)()); err != nil {
+		if _, err := nameLock.Acquire(m.lock, f.caller(m.in)()); err != nil {
 			return err
 		}
-		i.row.generation.Store(section.Generation())
+		i.row.generation.Store(nameLock.Generation())
 	}
 	if err := do(); err != nil {
-		section.Release()
+		nameLock.Release()
 		return err
 	}
-	section.Made()
-	err := f.lookupIn(section, dir, m.name, m.in, out)
+	nameLock.Made()
+	err := f.lookupIn(nameLock, dir, m.name, m.in, out)
 	if err != nil {
 		err = i.unmake(dir, m.name, m.kind, err)
-		section.Release()
+		nameLock.Release()
 	}
 	return err
 }
 
-// made says that the lock, whose section that is, was acquired by a dead server for this request,
+// made says that the lock, whose name lock that is, was acquired by a dead server for this request,
 // or that it settled since: then there is only the file.
-func (i intent) made(section lockstore.Section) bool {
+func (i intent) made(nameLock lockstore.NameLock) bool {
 	generation := i.row.generation.Load()
-	return i.again && generation != 0 && (section.Generation() == generation || !section.Held())
+	return i.again && generation != 0 && (nameLock.Generation() == generation || !nameLock.Held())
 }

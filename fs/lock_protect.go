@@ -17,15 +17,15 @@ import (
 
 // removeLock removes the entry at a lock name: first the file, then the record.
 func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() error) error {
-	section := f.enter(dir, name)
-	defer section.Leave()
-	if err := f.admitEntry(section, dir, name, f.caller(in), lockstore.Removing); err != nil {
+	nameLock := f.enter(dir, name)
+	defer nameLock.Leave()
+	if err := f.admitEntry(nameLock, dir, name, f.caller(in), lockstore.Removing); err != nil {
 		return err
 	}
-	held := section.Held()
+	held := nameLock.Held()
 	err := do()
 	if err == nil || errors.Is(err, unix.ENOENT) {
-		section.Release()
+		nameLock.Release()
 		f.usualLocks.set(f.inodes.path(dir, name), held)
 	}
 	return err
@@ -33,13 +33,13 @@ func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() er
 
 // admitEntry says whether who may remove or rename the entry at a lock name. What was not
 // judged so far is first.
-func (f *FS) admitEntry(section lockstore.Section, dir *inode, name string, who func() bootid.Process, attempt lockstore.Attempt) error {
-	if !section.Held() {
-		if _, err := f.lookEntry(section, dir, name); err != nil {
+func (f *FS) admitEntry(nameLock lockstore.NameLock, dir *inode, name string, who func() bootid.Process, attempt lockstore.Attempt) error {
+	if !nameLock.Held() {
+		if _, err := f.lookEntry(nameLock, dir, name); err != nil {
 			return err
 		}
 	}
-	return section.Admit(who, attempt)
+	return nameLock.Admit(who, attempt)
 }
 
 // renaming is a rename(2) between two entries.
@@ -54,7 +54,7 @@ type renaming struct {
 
 // renameLock renames a file from or onto a lock name, or both.
 func (f *FS) renameLock(r renaming) error {
-	var from, to lockstore.Section
+	var from, to lockstore.NameLock
 	switch oldLock, newLock := f.isLockName(r.oldName), f.isLockName(r.newName); {
 	case r.oldDir == r.newDir && r.oldName == r.newName:
 		return r.do()
@@ -72,10 +72,10 @@ func (f *FS) renameLock(r renaming) error {
 	return f.renameIn(from, to, r)
 }
 
-// renameIn does so within the sections of those names that are lock names; the zero Section
+// renameIn does so within the name locks of those names that are lock names; the zero NameLock
 // is that of one that is not.
-func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
-	atLock, ontoLock := from != lockstore.Section{}, to != lockstore.Section{}
+func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
+	atLock, ontoLock := from != lockstore.NameLock{}, to != lockstore.NameLock{}
 	if atLock {
 		if err := f.admitEntry(from, r.oldDir, r.oldName, r.who, lockstore.Renaming); err != nil {
 			return err
@@ -129,7 +129,7 @@ func (f *FS) renameIn(from, to lockstore.Section, r renaming) error {
 
 // admitReplacement says whether what lies at a lock name may be replaced, and whether the
 // name is free.
-func (f *FS) admitReplacement(to lockstore.Section, r renaming) (free bool, err error) {
+func (f *FS) admitReplacement(to lockstore.NameLock, r renaming) (free bool, err error) {
 	visible, err := f.lookEntry(to, r.newDir, r.newName)
 	if err != nil || !visible {
 		return !visible, err
@@ -145,23 +145,23 @@ func (f *FS) admitChange(n *inode, in *fuse.InHeader, attempt lockstore.Attempt)
 			return err
 		}
 	}
-	section, ok := f.lockOf(n)
+	nameLock, ok := f.lockOf(n)
 	if !ok {
 		return nil
 	}
-	defer section.Leave()
-	return section.Admit(f.caller(in), attempt)
+	defer nameLock.Leave()
+	return nameLock.Admit(f.caller(in), attempt)
 }
 
 // admitWithin refuses who made a request to change what lies in dir if that is a live lock of
 // another family.
 func (f *FS) admitWithin(dir *inode, in *fuse.InHeader) error {
-	section, ok := f.lockOf(dir)
+	nameLock, ok := f.lockOf(dir)
 	if !ok {
 		return nil
 	}
-	defer section.Leave()
-	return section.Admit(f.caller(in), lockstore.Entering)
+	defer nameLock.Leave()
+	return nameLock.Admit(f.caller(in), lockstore.Entering)
 }
 
 // changedWithin tells the store that something in dir was changed.
@@ -180,32 +180,32 @@ func (f *FS) timeSet(n *inode, in *fuse.SetAttrIn) {
 	if in.Valid&fuse.FATTR_MTIME == 0 || in.Valid&fuse.FATTR_MTIME_NOW != 0 {
 		return
 	}
-	if section, ok := f.lockOf(n); ok {
-		defer section.Leave()
-		section.TimeSet(f.caller(&in.InHeader), time.Unix(int64(in.Mtime), int64(in.Mtimensec)))
+	if nameLock, ok := f.lockOf(n); ok {
+		defer nameLock.Leave()
+		nameLock.TimeSet(f.caller(&in.InHeader), time.Unix(int64(in.Mtime), int64(in.Mtimensec)))
 	}
 }
 
 // ofStranger says that n is a live exclusive lock of another family than that of who made the
 // request.
 func (f *FS) ofStranger(n *inode, in *fuse.InHeader) bool {
-	section, ok := f.lockOf(n)
+	nameLock, ok := f.lockOf(n)
 	if !ok {
 		return false
 	}
-	defer section.Leave()
-	return section.Stranger(f.caller(in))
+	defer nameLock.Leave()
+	return nameLock.Stranger(f.caller(in))
 }
 
 // open opens n. At a lock name that is one step with the look at it, so that no pid file is
 // removed under who is about to open it.
 func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
-	section, ok := f.enterPlace(n)
+	nameLock, ok := f.enterPlace(n)
 	if !ok {
 		return f.openOther(n, in, out)
 	}
-	defer section.Leave()
-	visible, err := f.look(section, n)
+	defer nameLock.Leave()
+	visible, err := f.look(nameLock, n)
 	switch {
 	case err != nil:
 		return err
@@ -215,16 +215,16 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 		}
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
-		if err := section.Admit(f.caller(&in.InHeader), lockstore.Truncating); err != nil {
+		if err := nameLock.Admit(f.caller(&in.InHeader), lockstore.Truncating); err != nil {
 			return err
 		}
 	}
 	h := f.newHandle(n, in)
-	guarded := section.Guarded()
+	guarded := nameLock.Guarded()
 	if h.writes() {
 		caller := f.caller(&in.InHeader)()
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
-		h.family = guarded && !section.Stranger(func() bootid.Process { return caller })
+		h.family = guarded && !nameLock.Stranger(func() bootid.Process { return caller })
 	}
 	return f.openFile(h, in, out, guarded)
 }

@@ -14,55 +14,55 @@ import (
 )
 
 // This file, lock_acquire.go and lock_protect.go are where requests branch into the lock
-// store: everything that is different at a lock name is there. Here is how the section of
+// store: everything that is different at a lock name is there. Here is how the name lock of
 // a name is found, and what looks at locks see.
 
 func (f *FS) isLockName(name string) bool { return f.patterns.Match(name) }
 
-// enter takes the section of the entry name of dir. Directories are renamed outside of all
-// sections, so that once inside the path stays true.
-func (f *FS) enter(dir *inode, name string) lockstore.Section {
+// enter takes the name lock of the entry name of dir. Directories are renamed outside of all
+// name locks, so that once inside the path stays true.
+func (f *FS) enter(dir *inode, name string) lockstore.NameLock {
 	for {
 		path := f.inodes.path(dir, name)
-		section := f.locks.Enter(path)
+		nameLock := f.locks.Enter(path)
 		if f.inodes.path(dir, name) == path {
-			return section
+			return nameLock
 		}
-		section.Leave()
+		nameLock.Leave()
 	}
 }
 
 // enterBoth does so for two names.
-func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.Section, lockstore.Section) {
+func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.NameLock, lockstore.NameLock) {
 	for {
 		pathA, pathB := f.inodes.path(dirA, a), f.inodes.path(dirB, b)
-		sectionA, sectionB := f.locks.EnterBoth(pathA, pathB)
+		nameLockA, nameLockB := f.locks.EnterBoth(pathA, pathB)
 		if f.inodes.path(dirA, a) == pathA && f.inodes.path(dirB, b) == pathB {
-			return sectionA, sectionB
+			return nameLockA, nameLockB
 		}
-		sectionB.Leave()
-		sectionA.Leave()
+		nameLockB.Leave()
+		nameLockA.Leave()
 	}
 }
 
-// enterPlace takes the section of the lock name that the file n was last seen at; false if
+// enterPlace takes the name lock of the lock name that the file n was last seen at; false if
 // it is not there any more.
-func (f *FS) enterPlace(n *inode) (lockstore.Section, bool) {
+func (f *FS) enterPlace(n *inode) (lockstore.NameLock, bool) {
 	if !n.lockNamed() {
-		return lockstore.Section{}, false
+		return lockstore.NameLock{}, false
 	}
 	for {
 		path, ok := f.inodes.placePath(n)
 		if !ok {
-			return lockstore.Section{}, false
+			return lockstore.NameLock{}, false
 		}
-		section := f.locks.Enter(path)
+		nameLock := f.locks.Enter(path)
 		if f.isAt(n, path) {
-			return section, true
+			return nameLock, true
 		}
-		section.Leave()
+		nameLock.Leave()
 		if again, _ := f.inodes.placePath(n); again == path {
-			return lockstore.Section{}, false // another file is at that name
+			return lockstore.NameLock{}, false // another file is at that name
 		}
 	}
 }
@@ -78,12 +78,12 @@ func (f *FS) isAt(n *inode, path string) (is bool) {
 }
 
 // lockOf does the same if there is a record of a lock of that name.
-func (f *FS) lockOf(n *inode) (lockstore.Section, bool) {
+func (f *FS) lockOf(n *inode) (lockstore.NameLock, bool) {
 	if !n.lockNamed() {
-		return lockstore.Section{}, false
+		return lockstore.NameLock{}, false
 	}
 	if path, ok := f.inodes.placePath(n); !ok || !f.locks.Holds(path) {
-		return lockstore.Section{}, false
+		return lockstore.NameLock{}, false
 	}
 	return f.enterPlace(n)
 }
@@ -137,32 +137,32 @@ func fileOf(st *unix.Stat_t) lockstore.File {
 // lookupLock finds the entry at a lock name, unless it is stale: then it is reclaimed and
 // there is none.
 func (f *FS) lookupLock(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
-	section := f.enter(dir, name)
-	defer section.Leave()
-	return f.lookupIn(section, dir, name, in, out)
+	nameLock := f.enter(dir, name)
+	defer nameLock.Leave()
+	return f.lookupIn(nameLock, dir, name, in, out)
 }
 
-// lookupIn does so within the section.
-func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
+// lookupIn does so within the name lock.
+func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	n, st, err := f.entry(dir, name, in.Unique)
 	if errors.Is(err, unix.ENOENT) {
-		section.Look(nil, nil)
+		nameLock.Look(nil, nil)
 	}
 	if err != nil {
 		return err
 	}
 	file := fileOf(&st)
-	if !section.Look(&file, &n.seen) {
+	if !nameLock.Look(&file, &n.seen) {
 		f.inodes.unfind(n.id, in.Unique)
 		return unix.ENOENT
 	}
 	f.retries.lookedUp(in, n.id)
 	fillEntry(out, n, &st)
-	if section.Held() {
+	if nameLock.Held() {
 		out.SetAttrTimeout(0)
 		who := f.caller(in)
-		if (f.heartbeat || f.locks.Followed()) && section.Stranger(who) {
-			section.Contend(who)
+		if (f.heartbeat || f.locks.Followed()) && nameLock.Stranger(who) {
+			nameLock.Contend(who)
 			if f.heartbeat {
 				freshen(&out.Attr)
 			}
@@ -171,10 +171,10 @@ func (f *FS) lookupIn(section lockstore.Section, dir *inode, name string, in *fu
 	return nil
 }
 
-// seesFresh says that who made a request is to see the lock, whose section that is, as if it
+// seesFresh says that who made a request is to see the lock, whose name lock that is, as if it
 // had just been taken: programs that judge by age would break it otherwise.
-func (f *FS) seesFresh(section lockstore.Section, in *fuse.InHeader) bool {
-	return f.heartbeat && section.Stranger(f.caller(in))
+func (f *FS) seesFresh(nameLock lockstore.NameLock, in *fuse.InHeader) bool {
+	return f.heartbeat && nameLock.Stranger(f.caller(in))
 }
 
 func freshen(attr *fuse.Attr) {
@@ -186,42 +186,42 @@ func freshen(attr *fuse.Attr) {
 // reclaimed. It says whether n is a lock that is not, and whether its times are to be
 // the present.
 func (f *FS) lookAgain(n *inode, in *fuse.InHeader) (held, fresh bool, err error) {
-	section, ok := f.lockOf(n)
+	nameLock, ok := f.lockOf(n)
 	if !ok {
 		return false, false, nil
 	}
-	defer section.Leave()
-	visible, err := f.look(section, n)
-	held = visible && section.Held()
-	return held, held && f.seesFresh(section, in), err
+	defer nameLock.Leave()
+	visible, err := f.look(nameLock, n)
+	held = visible && nameLock.Held()
+	return held, held && f.seesFresh(nameLock, in), err
 }
 
-// look judges the lock whose section that is and whose file n is.
-func (f *FS) look(section lockstore.Section, n *inode) (visible bool, err error) {
+// look judges the lock whose name lock that is and whose file n is.
+func (f *FS) look(nameLock lockstore.NameLock, n *inode) (visible bool, err error) {
 	st, err := f.stat(n)
 	if err != nil {
 		return false, err
 	}
 	file := fileOf(&st)
-	return section.Look(&file, &n.seen), nil
+	return nameLock.Look(&file, &n.seen), nil
 }
 
-// lookEntry judges what lies at the entry name of dir, whose section that is.
-func (f *FS) lookEntry(section lockstore.Section, dir *inode, name string) (visible bool, err error) {
+// lookEntry judges what lies at the entry name of dir, whose name lock that is.
+func (f *FS) lookEntry(nameLock lockstore.NameLock, dir *inode, name string) (visible bool, err error) {
 	st, err := statEntry(dir.fd, name)
 	if errors.Is(err, unix.ENOENT) {
-		return section.Look(nil, nil), nil
+		return nameLock.Look(nil, nil), nil
 	} else if err != nil {
 		return false, err
 	}
 	file := fileOf(&st)
-	return f.survey.look(section, &file, f.inodes.peek(keyOf(&st), dir.fd, name)), nil
+	return f.initialScan.look(nameLock, &file, f.inodes.peek(keyOf(&st), dir.fd, name)), nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.
 func (f *FS) hiddenLock(dir *inode, name string) bool {
-	section := f.enter(dir, name)
-	defer section.Leave()
-	visible, err := f.lookEntry(section, dir, name)
+	nameLock := f.enter(dir, name)
+	defer nameLock.Leave()
+	visible, err := f.lookEntry(nameLock, dir, name)
 	return err == nil && !visible
 }

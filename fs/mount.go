@@ -130,11 +130,11 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !f.tables.head.surveyed.Load() {
-		f.survey.start()
+	if !f.tables.head.scanned.Load() {
+		f.initialScan.start()
 	}
-	f.survey.begin(func() { f.herald.run(f.survey.stop) })
-	f.survey.begin(func() { f.locks.Verify(f.survey.stopped) })
+	f.initialScan.begin(func() { f.notifier.run(f.initialScan.stop) })
+	f.initialScan.begin(func() { f.locks.Verify(f.initialScan.stopped) })
 	return m, nil
 }
 
@@ -153,7 +153,7 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 	m.fs.control.pollers.again(m.fs)
 	found := m.fs.found
 	m.fs.found = nil
-	m.fs.survey.later(sweepDelay, func() { m.fs.sweep(found, m.fs.survey.stopped) })
+	m.fs.initialScan.later(sweepDelay, func() { m.fs.sweep(found, m.fs.initialScan.stopped) })
 	m.serve()
 	return nil
 }
@@ -182,7 +182,7 @@ func (f *FS) outlive() error {
 	case f.served.Load().settings.Flags64()&fuse.CAP_HAS_RESEND == 0:
 		return errors.New("the kernel cannot send requests again (Linux 6.9)")
 	}
-	if err := f.dropAnchor(); err != nil {
+	if err := f.startDescriptorKeeper(); err != nil {
 		return err
 	}
 	f.tables.head.active.Store(uint32(f.tables.column) + 1)
@@ -199,7 +199,7 @@ func (m *Mount) serve() {
 		if err := m.fs.served.Load().serve(); err != nil {
 			m.fs.log.WithError(err).Error("cannot serve")
 		}
-		m.fs.survey.end()
+		m.fs.initialScan.end()
 	}()
 }
 

@@ -24,8 +24,8 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	if dir == nil || dir == f.root && name == controlName {
 		return f.control.refuse(in.NodeId)
 	}
-	if f.herald.calls(in) {
-		return status(f.herald.remove(dir, name))
+	if f.notifier.calls(in) {
+		return status(f.notifier.remove(dir, name))
 	}
 	if err := f.admitWithin(dir, in); err != nil {
 		return status(err)
@@ -97,22 +97,22 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 // themselves (Options.Renames).
 func (f *FS) finishRename(r renaming) {
 	if f.isLockName(r.oldName) {
-		section := f.enter(r.oldDir, r.oldName)
+		nameLock := f.enter(r.oldDir, r.oldName)
 		if r.exchange {
-			section.Replaced(r.who)
+			nameLock.Replaced(r.who)
 		} else {
-			section.Release()
+			nameLock.Release()
 		}
-		section.Leave()
+		nameLock.Leave()
 	}
 	if f.isLockName(r.newName) {
-		section := f.enter(r.newDir, r.newName)
-		if section.Held() && section.Generation() == r.intent.row.generation.Load() {
-			section.Made()
+		nameLock := f.enter(r.newDir, r.newName)
+		if nameLock.Held() && nameLock.Generation() == r.intent.row.generation.Load() {
+			nameLock.Made()
 		} else {
-			section.Replaced(r.who)
+			nameLock.Replaced(r.who)
 		}
-		section.Leave()
+		nameLock.Leave()
 	}
 	f.moved(r.newDir, r.newName)
 	if r.exchange {
@@ -164,10 +164,10 @@ func (f *FS) isDirectory(dir *inode, name string) bool {
 // renameTree renames a directory, or exchanges one for something, and keeps the table's
 // and the store's idea of what is beneath them.
 func (f *FS) renameTree(r renaming) error {
-	return f.locks.MoveTree(r.exchange, func(at func(string) lockstore.Section) (string, string, error) {
+	return f.locks.MoveTree(r.exchange, func(at func(string) lockstore.NameLock) (string, string, error) {
 		// Under the store's lock no other directory moves, so these stay true.
 		oldPath, newPath := f.inodes.path(r.oldDir, r.oldName), f.inodes.path(r.newDir, r.newName)
-		var from, to lockstore.Section
+		var from, to lockstore.NameLock
 		if f.isLockName(r.oldName) {
 			from = at(oldPath)
 		}

@@ -49,15 +49,15 @@ type tableHead struct {
 
 	magic, version uint64
 	// active is the column of the server whose descriptors are valid, plus 1: 0 before the mount.
-	active  atomic.Uint32
-	anchors [2]anchorRow
+	active            atomic.Uint32
+	descriptorKeepers [2]descriptorKeeperRow
 
-	// surveyed says that the files from before the mount have all been judged.
-	surveyed                                        atomic.Bool
+	// scanned says that the files from before the mount have all been judged.
+	scanned                                         atomic.Bool
 	device                                          descriptorPair
 	nextNode, nextHandle                            atomic.Uint64
 	poison                                          atomic.Uint64 // a request that made a handler panic
-	herald                                          atomic.Uint64 // the thread of the last one
+	notifier                                        atomic.Uint64 // the thread of the last one
 	lookupsMade                                     atomic.Uint64
 	intentsMade                                     atomic.Uint64
 	lastBacking                                     atomic.Int32 // the last backing id given out
@@ -67,8 +67,8 @@ type tableHead struct {
 	initReply                                       [256]byte
 }
 
-// anchorRow is the anchor of a server.
-type anchorRow struct {
+// descriptorKeeperRow is the descriptor keeper of a server.
+type descriptorKeeperRow struct {
 	pid, started atomic.Uint64
 	server       atomic.Uint64 // its pid
 }

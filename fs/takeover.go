@@ -40,11 +40,11 @@ type Stored struct {
 // Stored returns what is to be stored; the caller does not close it.
 func (f *FS) Stored() (device, root int) { return f.device, f.root.fd }
 
-// takeStored readies f to go on without an anchor: files are opened anew by their handles.
+// takeStored readies f to go on without an descriptor keeper: files are opened anew by their handles.
 func (f *FS) takeStored(stored *Stored) error {
-	// Server and anchor end with the keeper, if not at the same moment.
-	anchor := &f.tables.head.anchors[f.tables.activeColumn()]
-	for _, pid := range []uint64{anchor.pid.Load(), anchor.server.Load()} {
+	// Server and descriptor keeper end with the keeper, if not at the same moment.
+	descriptorKeeper := &f.tables.head.descriptorKeepers[f.tables.activeColumn()]
+	for _, pid := range []uint64{descriptorKeeper.pid.Load(), descriptorKeeper.server.Load()} {
 		if pidfd, err := unix.PidfdOpen(int(pid), 0); err == nil {
 			awaitEnd(pidfd)
 			unix.Close(pidfd)
@@ -55,33 +55,33 @@ func (f *FS) takeStored(stored *Stored) error {
 	return err
 }
 
-// takeOver takes the descriptors of a dead server from its anchor and rebuilds the tables. The other
+// takeOver takes the descriptors of a dead server from its descriptor keeper and rebuilds the tables. The other
 // column counts from the moment when all are there; until then a server after this one begins
 // again.
 func (f *FS) takeOver(stored *Stored) error {
 	t := f.tables
 	from, to := t.activeColumn(), t.column
 	// That of a server that died while it did this.
-	if pidfd := openAnchor(&t.head.anchors[to]); pidfd >= 0 {
+	if pidfd := openDescriptorKeeper(&t.head.descriptorKeepers[to]); pidfd >= 0 {
 		kill(pidfd)
 		unix.Close(pidfd)
 	}
-	t.head.anchors[to].pid.Store(0)
-	anchor := -1
+	t.head.descriptorKeepers[to].pid.Store(0)
+	descriptorKeeper := -1
 	if stored != nil {
 		if err := f.takeStored(stored); err != nil {
 			return err
 		}
-	} else if anchor = openAnchor(&t.head.anchors[from]); anchor < 0 {
-		return ErrNoAnchor
+	} else if descriptorKeeper = openDescriptorKeeper(&t.head.descriptorKeepers[from]); descriptorKeeper < 0 {
+		return ErrNoDescriptorKeeper
 	}
-	defer closeFD(anchor)
+	defer closeFD(descriptorKeeper)
 
 	var failed error
 	take := func(pair *descriptorPair) int {
 		fd := -1
-		if number := int(pair[from].Load()) - 1; number >= 0 && anchor >= 0 {
-			taken, err := unix.PidfdGetfd(anchor, number, 0)
+		if number := int(pair[from].Load()) - 1; number >= 0 && descriptorKeeper >= 0 {
+			taken, err := unix.PidfdGetfd(descriptorKeeper, number, 0)
 			if err != nil {
 				failed = errors.Join(failed, fmt.Errorf("take descriptor %d: %w", number, err))
 			} else {
@@ -92,7 +92,7 @@ func (f *FS) takeOver(stored *Stored) error {
 		return fd
 	}
 	// Early, while there is little memory to copy.
-	if err := f.dropAnchor(); err != nil {
+	if err := f.startDescriptorKeeper(); err != nil {
 		return err
 	}
 	f.device = take(&t.head.device)
@@ -121,8 +121,8 @@ func (f *FS) takeOver(stored *Stored) error {
 		return failed
 	}
 	t.head.active.Store(uint32(to) + 1)
-	if anchor >= 0 {
-		kill(anchor) // then the state directory is free
+	if descriptorKeeper >= 0 {
+		kill(descriptorKeeper) // then the state directory is free
 	}
 	f.closeLostBacking()
 	return nil

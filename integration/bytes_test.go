@@ -103,7 +103,7 @@ func TestPackageLocksAreNobodys(t *testing.T) {
 			closed()
 			verdicts := m.verdicts()
 			for name, l := range verdicts {
-				if l.Verdict != "unmanaged" {
+				if l.Verdict != "settled" {
 					t.Errorf("%s is %s: %s", name, l.Verdict, l.Evidence)
 				}
 			}

@@ -149,9 +149,9 @@ func watchesInotify(pid int) bool {
 	return false
 }
 
-// TestHeraldTakesNothing: a name that was made anew at once, as a lock or as data, stays, however often the one before it
+// TestNotifierTakesNothing: a name that was made anew at once, as a lock or as data, stays, however often the one before it
 // was reaped.
-func TestHeraldTakesNothing(t *testing.T) {
+func TestNotifierTakesNothing(t *testing.T) {
 	m := mountOver(t, t.TempDir())
 	next := newLocker(t)
 	created := watch(t, m.dir, unix.IN_CREATE|unix.IN_DELETE)
@@ -181,14 +181,14 @@ func TestHeraldTakesNothing(t *testing.T) {
 	}
 }
 
-// TestHeraldOfDeadServer: one whose server was killed is waited for.
-func TestHeraldOfDeadServer(t *testing.T) {
+// TestNotifierOfDeadServer: one whose server was killed is waited for.
+func TestNotifierOfDeadServer(t *testing.T) {
 	m := mountOver(t, t.TempDir())
 	directory := watch(t, m.dir, unix.IN_DELETE)
 	holder := newLocker(t)
 	holder.must("ok", "take", m.path("x.lock"))
 	holder.kill()
-	heard(t, directory, "delete x.lock") // so there is a herald
+	heard(t, directory, "delete x.lock") // so there is a notifier
 	m.killServer()
 	m.eventuallyServed()
 	eventually(t, "no child of the keeper is a zombie", func() bool {

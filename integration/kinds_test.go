@@ -144,14 +144,14 @@ func TestLinksAndRenames(t *testing.T) {
 	if locks := m.locks(); len(locks) != 0 {
 		t.Errorf("data are locks: %+v", locks)
 	}
-	var unmanaged []string
+	var settled []string
 	for _, l := range m.listed() {
-		if l.Verdict == "unmanaged" && l.Payload == "data" {
-			unmanaged = append(unmanaged, l.Name)
+		if l.Verdict == "settled" && l.Payload == "data" {
+			settled = append(settled, l.Name)
 		}
 	}
-	if want := []string{"SingletonLock", "d.lock", "data.lock", "data2.lock", "data3.lock"}; !slices.Equal(unmanaged, want) {
-		t.Errorf("unmanaged %v, want %v", unmanaged, want)
+	if want := []string{"SingletonLock", "d.lock", "data.lock", "data2.lock", "data3.lock"}; !slices.Equal(settled, want) {
+		t.Errorf("settled %v, want %v", settled, want)
 	}
 }
 

@@ -184,7 +184,7 @@ func (m *mount) tryStart(prefix ...string) error {
 	return nil
 }
 
-// served are the processes that the keeper has started, and those that they have: server and anchor.
+// served are the processes that the keeper has started, and those that they have: server and descriptor keeper.
 func (m *mount) served() (pids []int) {
 	for _, server := range children(m.process.Process.Pid) {
 		pids = append(append(pids, server), children(server)...)
@@ -201,7 +201,7 @@ func (m *mount) kill() {
 	}
 	<-m.ended
 	for _, pid := range others {
-		eventually(m.t, "server and anchor have ended", func() bool { return ended(pid) })
+		eventually(m.t, "server and descriptorKeeper have ended", func() bool { return ended(pid) })
 	}
 }
 
@@ -224,7 +224,7 @@ func (m *mount) cleanUp() {
 			break
 		}
 		for deadline := time.Now().Add(time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
-			time.Sleep(10 * time.Millisecond) // the herald looks something up
+			time.Sleep(10 * time.Millisecond) // the notifier looks something up
 			err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
 		}
 		if errors.Is(err, unix.EBUSY) {
@@ -297,7 +297,7 @@ func (m *mount) locks() map[string]lock {
 	m.t.Helper()
 	locks := make(map[string]lock)
 	for _, l := range m.listed() {
-		if l.ReclaimedAt == nil && l.Verdict != "unmanaged" {
+		if l.ReclaimedAt == nil && l.Verdict != "settled" {
 			locks[l.Name] = l
 		}
 	}

@@ -24,7 +24,7 @@ import (
 func (m *mount) server() int {
 	for _, pid := range children(m.process.Process.Pid) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(comm)) != "latchfs-anchor" && !ended(pid) { // a herald has ended with its server
+		if err == nil && strings.TrimSpace(string(comm)) != "latchfs-descriptorKeeper" && !ended(pid) { // a notifier has ended with its server
 			return pid
 		}
 	}
@@ -338,14 +338,14 @@ func TestIdle(t *testing.T) {
 	m := mountOver(t, t.TempDir())
 	m.killServer()
 	m.eventuallyServed()
-	anchor := 0
+	descriptorKeeper := 0
 	for _, pid := range append(children(m.server()), children(m.process.Process.Pid)...) {
-		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "latchfs-anchor\n" && !ended(pid) {
-			anchor = pid
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "latchfs-descriptorKeeper\n" && !ended(pid) {
+			descriptorKeeper = pid
 		}
 	}
-	if anchor == 0 {
-		t.Fatal("there is no anchor")
+	if descriptorKeeper == 0 {
+		t.Fatal("there is no descriptorKeeper")
 	}
 	switches := func(pid int) (n int) {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
@@ -358,7 +358,7 @@ func TestIdle(t *testing.T) {
 		name string
 		pid  int
 		most int // MiB resident
-	}{{"keeper", m.process.Process.Pid, 16}, {"anchor", anchor, 10}, {"server", m.server(), 30}} {
+	}{{"keeper", m.process.Process.Pid, 16}, {"descriptorKeeper", descriptorKeeper, 10}, {"server", m.server(), 30}} {
 		name, pid := p.name, p.pid
 		resident := statusNumber(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
 		t.Logf("%s: %d KiB resident", name, resident)

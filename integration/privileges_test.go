@@ -31,8 +31,8 @@ func TestCapabilities(t *testing.T) {
 	m := mountOver(t, t.TempDir())
 	check := func() {
 		var pids []int
-		eventually(t, "there are keeper, server and anchor", func() bool {
-			// An anchor whose server has died is waited for later.
+		eventually(t, "there are keeper, server and descriptorKeeper", func() bool {
+			// An descriptor keeper whose server has died is waited for later.
 			pids = slices.DeleteFunc(append(m.served(), m.process.Process.Pid), ended)
 			return len(pids) == 3
 		})

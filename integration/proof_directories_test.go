@@ -60,10 +60,10 @@ func TestDirectoryOfMoreIsData(t *testing.T) {
 			before := dumpTree(t, m.dir)
 			for _, restart := range restarts {
 				restart.do(m)
-				eventually(t, "it is nobody's, "+restart.name, func() bool { return m.verdicts()["x.lock"].Verdict == "unmanaged" })
+				eventually(t, "it is nobody's, "+restart.name, func() bool { return m.verdicts()["x.lock"].Verdict == "settled" })
 			}
 			s.kill()
-			if l := m.verdicts()["x.lock"]; l.Verdict != "unmanaged" {
+			if l := m.verdicts()["x.lock"]; l.Verdict != "settled" {
 				t.Errorf("after the script was killed: %+v", l)
 			}
 			compareLines(t, 0, dumpTree(t, m.dir), before)
@@ -103,7 +103,7 @@ func TestRestoredTimesMakeNoLock(t *testing.T) {
 				restart.do(m)
 				verdicts := m.verdicts()
 				for _, name := range names {
-					if l := verdicts["restored/"+name]; l.Verdict != "unmanaged" {
+					if l := verdicts["restored/"+name]; l.Verdict != "settled" {
 						t.Errorf("%s: %s is listed as %+v", restart.name, name, l)
 					}
 					for _, dir := range []string{plain, m.dir} {

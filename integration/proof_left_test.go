@@ -127,7 +127,7 @@ func TestAccidentIsNoLock(t *testing.T) {
 				end.do(maker)
 				contender.must(end.take, "take", lock)
 				if end.take == "EEXIST" {
-					eventually(t, "it is nobody's", func() bool { return m.verdicts()[name].Verdict == "unmanaged" })
+					eventually(t, "it is nobody's", func() bool { return m.verdicts()[name].Verdict == "settled" })
 					holds(t, lock, text)
 				}
 				contender.must("ok", "remove", lock)

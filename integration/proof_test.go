@@ -215,7 +215,7 @@ func TestDataIsNobodys(t *testing.T) {
 		eventually(t, "nothing is open any more", func() bool { return statusNumber(t, m.path(".latchfs/status"), `  "handles":`) == 0 })
 		verdicts := m.verdicts()
 		each(restart.name, func(t *testing.T, i int) {
-			if l := verdicts[name(i)]; l.Verdict != "unmanaged" {
+			if l := verdicts[name(i)]; l.Verdict != "settled" {
 				t.Errorf("listed as %+v", l)
 			}
 			check(t, m.dir, i)

@@ -94,7 +94,7 @@ func TestCopiedDirectoryIsNoLock(t *testing.T) {
 	for _, restart := range restarts {
 		restart.do(m)
 		for _, name := range []string{"clone/b.lock", "src/c.lock", "g/b.lock"} {
-			if l := m.verdicts()[name]; l.Verdict != "unmanaged" {
+			if l := m.verdicts()[name]; l.Verdict != "settled" {
 				t.Errorf("%s: %s: %+v", restart.name, name, l)
 			}
 			holds(t, m.path(name)+"/one", "some words\n")

@@ -99,8 +99,8 @@ func report(t *testing.T, scenario string, before, after []string) {
 	locks := 0
 	for name, l := range held {
 		f := found[name]
-		if l.Verdict == "unmanaged" {
-			if f.Verdict != "unmanaged" {
+		if l.Verdict == "settled" {
+			if f.Verdict != "settled" {
 				t.Errorf("%s, which is data: %s", name, f.Verdict)
 			}
 			continue

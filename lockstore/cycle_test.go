@@ -12,16 +12,16 @@ import (
 
 // cycle acquires and releases a lock of p, as a program that takes and gives one back does.
 func (w *world) cycle(p bootid.Process) {
-	section := w.store.Enter(name)
-	d, err := section.Acquire(verdict.KindCreate, p)
+	nameLock := w.store.Enter(name)
+	d, err := nameLock.Acquire(verdict.KindCreate, p)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	section.Leave()
+	nameLock.Leave()
 	w.store.Closed(d, false)
-	section = w.store.Enter(name)
-	section.Release()
-	section.Leave()
+	nameLock = w.store.Enter(name)
+	nameLock.Release()
+	nameLock.Leave()
 }
 
 // silentWorld is a world whose store logs nothing, as one that logs from info on.

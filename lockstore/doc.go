@@ -3,9 +3,9 @@
 // transition, and watches holders die. It knows nothing of FUSE: what lies at a lock name it
 // asks of a [Files], and of processes a bootid.System.
 //
-// The types: a [Store] holds a [Lock] for each held name; a [Section] is the critical
-// section of one name, in which everything about it is decided; a [Descriptor] stands for the
-// open file a lock was made with; a [Sighting] is what is remembered of a file that is no lock.
+// The types: a [Store] holds a [Lock] for each held name; a [NameLock] is the critical
+// name lock of one name, in which everything about it is decided; a [Descriptor] stands for the
+// open file a lock was made with; a [CachedJudgment] is what is remembered of a file that is no lock.
 // A [Scanner] judges a directory that is not mounted.
 //
 // What a text says is read by package payload, and who holds a lock is decided by package
@@ -25,10 +25,10 @@
 //     holder has ended. What cannot be asked later is asked while the caller waits: the ancestors of a
 //     command, and whose relatives a text names that does not name its maker (Wrote, Writing). A look at a
 //     lock in that moment has it read first, so that no process sees the difference; its creator may
-//     remove it unread (unread.go).
+//     remove it pending payload (pending payload.go).
 //   - A file that was seen to be no lock stays none, over restarts and reboots, as long as it is the
 //     same file with the same bytes (settled.go).
-//   - Who waits for a name is told by who frees it, in the section in which it becomes free, and has it
+//   - Who waits for a name is told by who frees it, in the name lock in which it becomes free, and has it
 //     reserved: nobody who comes by gets in between, and there is nobody who polls (waiting.go).
 //     Only where nobody can tell, of an unknown lock that grows old, the first in line looks every second.
 //   - No data is destroyed. What is not a payload that names somebody, or empty, ends as an
@@ -44,7 +44,7 @@
 //     made; else it is data.
 //   - What locks have in common they share, and a record is 112 bytes: a million locks are memory that is
 //     always there (kept in lock.go).
-//   - After a restart nobody waits until all locks were looked at, which takes seconds for a million: who enters the section of
+//   - After a restart nobody waits until all locks were looked at, which takes seconds for a million: who enters the name lock of
 //     one has it looked at first, and the rest is done in the background (Verify).
 //   - What ended together with its pid namespace was killed.
 //

@@ -372,46 +372,46 @@ func (w *world) reboot(processes ...bootid.Process) {
 // make makes a lock of another kind than take.
 func (w *world) make(name string, kind verdict.Kind, creator bootid.Process, file FileType, text string) {
 	w.t.Helper()
-	section := w.store.Enter(name)
-	defer section.Leave()
-	if _, err := section.Acquire(kind, creator); err != nil {
+	nameLock := w.store.Enter(name)
+	defer nameLock.Leave()
+	if _, err := nameLock.Acquire(kind, creator); err != nil {
 		w.t.Fatal(err)
 	}
 	w.files.make(name, file, text, w.now())
-	section.Made()
+	nameLock.Made()
 }
 
 // take makes a lock with a payload and closes it.
 func (w *world) take(name string, creator bootid.Process, payload string) {
 	w.t.Helper()
-	section := w.store.Enter(name)
-	d, err := section.Acquire(verdict.KindCreate, creator)
+	nameLock := w.store.Enter(name)
+	d, err := nameLock.Acquire(verdict.KindCreate, creator)
 	if err != nil {
-		section.Leave()
+		nameLock.Leave()
 		w.t.Fatal(err)
 	}
 	w.files.put(name, payload, w.now())
-	section.Leave()
+	nameLock.Leave()
 	w.store.Closed(d, w.store.Ending(d))
 }
 
 // visible looks at a name as a LOOKUP does.
 func (w *world) visible(name string) bool {
 	w.t.Helper()
-	section := w.store.Enter(name)
-	defer section.Leave()
+	nameLock := w.store.Enter(name)
+	defer nameLock.Leave()
 	file, err := w.files.Stat(name)
 	if err != nil {
-		return section.Look(nil, nil)
+		return nameLock.Look(nil, nil)
 	}
-	return section.Look(&file, &Sighting{})
+	return nameLock.Look(&file, &CachedJudgment{})
 }
 
 // admitted asks whether p may remove the lock.
 func (w *world) admitted(name string, p bootid.Process) bool {
-	section := w.store.Enter(name)
-	defer section.Leave()
-	return section.Admit(func() bootid.Process { return p }, Removing) == nil
+	nameLock := w.store.Enter(name)
+	defer nameLock.Leave()
+	return nameLock.Admit(func() bootid.Process { return p }, Removing) == nil
 }
 
 // entry is what is listed of a name.

@@ -38,9 +38,9 @@ type File struct {
 	Written time.Time
 }
 
-// Sighting is what is remembered with a file at a lock name for which there is no record.
+// CachedJudgment is what is remembered with a file at a lock name for which there is no record.
 // Who knows the file keeps it; the zero value is that of a file never seen before.
-type Sighting struct {
+type CachedJudgment struct {
 	// noLock is Changed of the file when it was found to be no lock.
 	noLock atomic.Int64
 	writer atomic.Pointer[Writer]
@@ -75,18 +75,18 @@ func (s *Store) Writer(p bootid.Process, mayRemove bool) *Writer {
 }
 
 // WrittenBy remembers the process that opened the file for writing.
-func (s *Sighting) WrittenBy(w *Writer) { s.writer.Store(w) }
+func (s *CachedJudgment) WrittenBy(w *Writer) { s.writer.Store(w) }
 
 // Writer is the process that opened the file for writing last, nil if none was seen to.
-func (s *Sighting) Writer() *Writer { return s.writer.Load() }
+func (s *CachedJudgment) Writer() *Writer { return s.writer.Load() }
 
-// TakeOver takes over what is remembered in another Sighting of the same file, that nobody
+// TakeOver takes over what is remembered in another CachedJudgment of the same file, that nobody
 // was seen to write.
-func (s *Sighting) TakeOver(from *Sighting) { s.noLock.Store(from.noLock.Load()) }
+func (s *CachedJudgment) TakeOver(from *CachedJudgment) { s.noLock.Store(from.noLock.Load()) }
 
 // Files is the directory beneath the mount as the store needs it. Names are lock
 // names, or those of files in a directory at a lock name. Every method is called within the
-// name's section and must not enter one.
+// name's name lock and must not enter one.
 type Files interface {
 	// Stat describes the file at name, or returns an error that is
 	// fs.ErrNotExist.

@@ -237,16 +237,16 @@ func TestCompactionLosesNothing(t *testing.T) {
 		workers.Go(func() {
 			for round := range 300 {
 				lock := fmt.Sprintf("%d-%d.lock", i, round%20)
-				section := w.store.Enter(lock)
-				if section.Held() {
+				nameLock := w.store.Enter(lock)
+				if nameLock.Held() {
 					_ = w.files.Remove(lock)
-					section.Release()
-				} else if _, err := section.Acquire(verdict.KindCreate, p); err != nil {
+					nameLock.Release()
+				} else if _, err := nameLock.Acquire(verdict.KindCreate, p); err != nil {
 					t.Error(err)
 				} else {
 					w.files.put(lock, "", w.now())
 				}
-				section.Leave()
+				nameLock.Leave()
 			}
 		})
 	}
@@ -283,10 +283,10 @@ func TestGenerationsAreNotReusedAfterCompaction(t *testing.T) {
 	p := w.run(10, 100, 0)
 	for range 5 {
 		w.take(name, p, "10\n")
-		section := w.store.Enter(name)
+		nameLock := w.store.Enter(name)
 		_ = w.files.Remove(name)
-		section.Release()
-		section.Leave()
+		nameLock.Release()
+		nameLock.Leave()
 	}
 	if err := w.store.Compact(); err != nil {
 		t.Fatal(err)

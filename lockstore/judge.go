@@ -31,8 +31,8 @@ func (s *Store) state(r *record) state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := state{Lock: r.lock(s.began), holder: r.holder, creator: r.creator, open: r.open, closedByEnd: r.closedByEnd}
-	if r.lineage != nil {
-		l.ancestors = r.lineage.watched
+	if r.ancestorSet != nil {
+		l.ancestors = r.ancestorSet.watched
 	}
 	if r.closedAfter != 0 {
 		l.closedAt = s.began.Add(r.closedAfter)
@@ -40,7 +40,7 @@ func (s *Store) state(r *record) state {
 	return l
 }
 
-// judge decides on a recorded lock. It changes nothing; see Section.settle for what
+// judge decides on a recorded lock. It changes nothing; see NameLock.settle for what
 // follows from it.
 func (s *Store) judge(r *record) verdict.Decision {
 	l := s.state(r)

@@ -55,7 +55,7 @@ func TestCopiedDirectoryIsNotTheShells(t *testing.T) {
 		}
 		w.store.Writing(name, w.store.Writer(writer, false))
 		w.files.put(name+"/note", "some words\n", w.now())
-		w.store.Written(name, &Sighting{})
+		w.store.Written(name, &CachedJudgment{})
 		w.restart()
 		w.end(maker, bootid.ExitSuccess, true)
 		if e, held := w.entry(name); !w.visible(name) || held && e.Verdict == verdict.Live == copied {
@@ -134,12 +134,12 @@ func TestDirectoryIsALockWithAFewNotes(t *testing.T) {
 		for _, note := range []string{"1", "2", "3", "4"} {
 			w.files.put(name+"/"+note, "a few words\n", w.now())
 		}
-		w.store.Written(name, &Sighting{})
+		w.store.Written(name, &CachedJudgment{})
 		if e, held := w.entry(name); !held || e.Holder.PID != 10 {
 			t.Errorf("with four notes: %+v", e)
 		}
 		add(w)
-		w.store.Written(name, &Sighting{})
+		w.store.Written(name, &CachedJudgment{})
 		if _, held := w.entry(name); held || !w.visible(name) {
 			t.Errorf("with %s: it is still a lock", what)
 		}
@@ -155,7 +155,7 @@ func TestDirectoryThatNamesItsHolderMayHoldMore(t *testing.T) {
 		w.files.put(name+"/"+note, strings.Repeat("x", 5000), w.now())
 	}
 	w.files.put(name+"/pid", "500\n", w.now())
-	w.store.Written(name, &Sighting{})
+	w.store.Written(name, &CachedJudgment{})
 	if e, _ := w.entry(name); e.Holder.PID != 500 || e.Judgment.Rule != verdict.RuleNamed {
 		t.Errorf("%+v", e)
 	}
@@ -171,7 +171,7 @@ func TestFileInADirectoryNamesTheHolder(t *testing.T) {
 		w.end(mkdir, bootid.ExitSuccess, true)
 		w.files.put(name+"/"+entry, text, w.now())
 		w.files.put(name+"/note", "read this\n", w.now())
-		w.store.Written(name, &Sighting{})
+		w.store.Written(name, &CachedJudgment{})
 		if e, _ := w.entry(name); e.Holder.PID != daemon.PID || e.Judgment.Rule != verdict.RuleNamed {
 			t.Errorf("%s: %+v", entry, e)
 		}
@@ -211,7 +211,7 @@ func TestTextThatMayNameSomebody(t *testing.T) {
 func TestPIDFile(t *testing.T) {
 	w := newWorld(t)
 	daemon, other, next := w.run(10, 100, 0), w.run(11, 100, 0), w.run(12, 100, 0)
-	seen := &Sighting{}
+	seen := &CachedJudgment{}
 	w.files.put(name, "10\n", w.now())
 	seen.WrittenBy(w.store.Writer(daemon, true))
 	w.store.Written(name, seen)
@@ -219,9 +219,9 @@ func TestPIDFile(t *testing.T) {
 		t.Fatalf("%+v", e)
 	}
 	admit := func(p bootid.Process, attempt Attempt) bool {
-		section := w.store.Enter(name)
-		defer section.Leave()
-		return section.Admit(func() bootid.Process { return p }, attempt) == nil
+		nameLock := w.store.Enter(name)
+		defer nameLock.Leave()
+		return nameLock.Admit(func() bootid.Process { return p }, attempt) == nil
 	}
 	if admit(other, Removing) || admit(other, Replacing) || !admit(other, Truncating) || !admit(other, Writing) || !admit(daemon, Removing) {
 		t.Error("a pid file is protected from removal and replacement, no more")
@@ -249,7 +249,7 @@ func TestOrdinaryFileThatNamesAnother(t *testing.T) {
 	w := newWorld(t)
 	p, other := w.run(10, 100, 0), w.run(11, 100, 0)
 	for _, payload := range []string{"11\n", "99\n", "data\n", ""} {
-		seen := &Sighting{}
+		seen := &CachedJudgment{}
 		w.files.put(name, payload, w.now())
 		seen.WrittenBy(w.store.Writer(p, true))
 		w.store.Written(name, seen)
@@ -303,11 +303,11 @@ func TestStrangersAreTheOthers(t *testing.T) {
 	other := w.run(40, 40, 0)
 	w.take(name, shell, "20\n")
 	for pid, want := range map[int]bool{shell.PID: false, command.PID: false, 10: false, other.PID: true} {
-		section := w.store.Enter(name)
-		if section.Stranger(func() bootid.Process { return w.processes[pid] }) != want {
+		nameLock := w.store.Enter(name)
+		if nameLock.Stranger(func() bootid.Process { return w.processes[pid] }) != want {
 			t.Errorf("process %d: a stranger %v", pid, !want)
 		}
-		section.Leave()
+		nameLock.Leave()
 	}
 }
 
@@ -319,9 +319,9 @@ func TestTheNextCommandIsNoStranger(t *testing.T) {
 	w.end(mkdir, bootid.ExitSuccess, false)
 	touch := w.run(31, 31, 0)
 	w.parents[touch.PID] = shell.PID
-	section := w.store.Enter(name)
-	defer section.Leave()
-	if section.Stranger(func() bootid.Process { return touch }) {
+	nameLock := w.store.Enter(name)
+	defer nameLock.Leave()
+	if nameLock.Stranger(func() bootid.Process { return touch }) {
 		t.Error("it is a stranger")
 	}
 }

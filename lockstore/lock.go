@@ -59,15 +59,15 @@ type kept struct {
 	made            time.Duration // since Store.began
 	origin          *origin
 	Creator, Holder *bootid.Process // never nil
-	lineage         *lineage        // nil without ancestors
+	ancestorSet     *ancestorSet    // nil without ancestors
 	kind            uint8           // of verdict.Kinds
 	rule            uint8           // of verdict.Rules
 	left            bool            // its holder was seen to end with status 0
 	furnished       bool            // its creator has put something into it
 }
 
-// lineage is the ancestors of a lock's creator.
-type lineage struct {
+// ancestors is the ancestors of a lock's creator.
+type ancestorSet struct {
 	processes []bootid.Process
 	watched   []*watched // nil if they are those of another boot
 }
@@ -79,10 +79,10 @@ func (k *kept) Kind() verdict.Kind { return verdict.Kinds[k.kind] }
 func (k *kept) Rule() verdict.Rule { return verdict.Rules[k.rule] }
 
 func (k *kept) ancestors() []bootid.Process {
-	if k.lineage == nil {
+	if k.ancestorSet == nil {
 		return nil
 	}
-	return k.lineage.processes
+	return k.ancestorSet.processes
 }
 
 // keep returns l as it is kept by a store that began at a time, with what it has in common with others.
@@ -92,7 +92,7 @@ func keep(l Lock, began time.Time, at *origin, creator, holder *bootid.Process) 
 		kind: numberOf(verdict.Kinds[:], l.Kind), rule: numberOf(verdict.Rules[:], l.Rule), left: l.Left, furnished: l.Furnished,
 	}
 	if len(l.Ancestors) > 0 {
-		k.lineage = &lineage{processes: l.Ancestors}
+		k.ancestorSet = &ancestorSet{processes: l.Ancestors}
 	}
 	return k
 }

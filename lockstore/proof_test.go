@@ -186,19 +186,19 @@ func (p *proof) take(t *rapid.T) {
 	switch l.kind {
 	case verdict.KindPIDFile:
 		p.files.put(lock, text, p.now())
-		seen := &Sighting{}
+		seen := &CachedJudgment{}
 		seen.WrittenBy(p.store.Writer(maker, true))
 		p.store.Written(lock, seen)
 		return
 	case verdict.KindCreate:
-		section := p.store.Enter(lock)
-		d, err := section.Acquire(l.kind, maker)
+		nameLock := p.store.Enter(lock)
+		d, err := nameLock.Acquire(l.kind, maker)
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.files.put(lock, text, p.now())
 		p.files.files[lock].uid = maker.UID
-		section.Leave()
+		nameLock.Leave()
 		p.store.Wrote(d, []byte(text), func() bootid.Process { return maker })
 		if rapid.Bool().Draw(t, "kept open") {
 			l.open = d
@@ -209,17 +209,17 @@ func (p *proof) take(t *rapid.T) {
 		p.make(lock, l.kind, maker, Directory, "")
 		if !l.empty {
 			p.files.put(lock+"/info", text, p.now())
-			p.store.Written(lock, &Sighting{})
+			p.store.Written(lock, &CachedJudgment{})
 		}
 	default:
-		section := p.store.Enter(lock)
-		if _, err := section.Acquire(l.kind, maker); err != nil {
+		nameLock := p.store.Enter(lock)
+		if _, err := nameLock.Acquire(l.kind, maker); err != nil {
 			t.Fatal(err)
 		}
 		p.files.put(lock, text, p.now())
 		p.files.files[lock].uid = maker.UID
-		section.Made()
-		section.Leave()
+		nameLock.Made()
+		nameLock.Leave()
 	}
 	p.entry(lock) // has it read while the maker is there
 }
@@ -374,7 +374,7 @@ func TestProofCanFail(t *testing.T) {
 		{"verdict/judge.go", "case holder.Exit == bootid.ExitSuccess && !f.Outlived:", "case false:"},
 		{"verdict/judge.go", "if f.Holder.Exit == bootid.ExitSignal {", "if true {"},
 		{"verdict/judge.go", "f.ClosedByEnd && f.Maker.Exit == bootid.ExitSignal", "true"},
-		{"section.go", "if writer != nil || c.remembers(found) {", "if writer != nil {"},
+		{"nameLock.go", "if writer != nil || c.remembers(found) {", "if writer != nil {"},
 		{"payload/payload.go", "add(true, numbers)", ""},
 	} {
 		t.Run(m.file+": "+m.rule, func(t *testing.T) {

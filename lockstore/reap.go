@@ -30,38 +30,38 @@ func (s *Store) reap(r *record) {
 
 // end reclaims r if decide says that it is stale. It returns an error if that failed.
 func (s *Store) end(r *record, transition Transition, decide func(*record) verdict.Decision) error {
-	section, ok := s.enterRecord(r)
+	nameLock, ok := s.enterRecord(r)
 	if !ok {
 		return nil
 	}
-	defer section.Leave()
-	section.readNow(r)
+	defer nameLock.Leave()
+	nameLock.readNow(r)
 	d := decide(r)
 	switch {
 	case d.Verdict != verdict.Stale:
-		section.settle(r, d)
-		s.lookSoon(section.name)
-	case transition == Reaped && !section.removable(r):
+		nameLock.settle(r, d)
+		s.lookSoon(nameLock.name)
+	case transition == Reaped && !nameLock.removable(r):
 	default:
-		return section.reclaim(r, d.Judgment, transition)
+		return nameLock.reclaim(r, d.Judgment, transition)
 	}
 	return nil
 }
 
-// enterRecord enters the section of the name that r has now; false if it is gone.
-func (s *Store) enterRecord(r *record) (Section, bool) {
+// enterRecord enters the name lock of the name that r has now; false if it is gone.
+func (s *Store) enterRecord(r *record) (NameLock, bool) {
 	for {
 		s.mu.Lock()
 		name, gone := r.Name, r.gone
 		s.mu.Unlock()
 		if gone {
-			return Section{}, false
+			return NameLock{}, false
 		}
-		section := s.Enter(name)
-		if section.record() == r {
-			return section, true
+		nameLock := s.Enter(name)
+		if nameLock.record() == r {
+			return nameLock, true
 		}
-		section.Leave()
+		nameLock.Leave()
 	}
 }
 
@@ -99,7 +99,7 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 
 // Written tells that somebody who may have written the file at name, or in the directory
 // there, has closed it. Seen is that of the file.
-func (s *Store) Written(name string, seen *Sighting) {
+func (s *Store) Written(name string, seen *CachedJudgment) {
 	s.mu.Lock()
 	r := s.locks[name]
 	s.mu.Unlock()
@@ -109,24 +109,24 @@ func (s *Store) Written(name string, seen *Sighting) {
 	case r != nil:
 		s.written(r)
 	default:
-		section := s.Enter(name)
-		defer section.Leave()
+		nameLock := s.Enter(name)
+		defer nameLock.Leave()
 		if file, err := s.files.Stat(name); err == nil {
-			section.Look(&file, seen)
+			nameLock.Look(&file, seen)
 		}
 	}
 }
 
 // written reads the payload, which may name another holder or turn out to be data.
 func (s *Store) written(r *record) {
-	if section, ok := s.enterRecord(r); ok {
+	if nameLock, ok := s.enterRecord(r); ok {
 		s.identify(r)
-		section.Leave()
+		nameLock.Leave()
 		s.reap(r)
 	}
 }
 
-// identify does so within the section.
+// identify does so within the name lock.
 func (s *Store) identify(r *record) {
 	l := s.state(r)
 	c, err := s.inspectOwn(&l)
@@ -144,9 +144,9 @@ func (s *Store) identify(r *record) {
 }
 
 // settleFile ends a lock that turned out to be none; its file stays. That is remembered. The evidence is for
-// the log. It is called within the section.
+// the log. It is called within the name lock.
 func (s *Store) settleFile(r *record, evidence string) {
-	c := Section{store: s, name: r.Name}
+	c := NameLock{store: s, name: r.Name}
 	s.log.WithFields(fields(s.state(r).Lock)).WithField("evidence", evidence).Debug("a file turned out to be no lock")
 	s.drop(r, Dropped)
 	if found, err := s.inspect(c.name, s.nobodys()); err == nil {
@@ -203,27 +203,27 @@ func (s *Store) Wrote(d *Descriptor, text []byte, who func() bootid.Process) {
 }
 
 // rewritten takes a pid file over for the one who wrote it last, if that names itself.
-func (s *Store) rewritten(r *record, seen *Sighting) {
-	section, ok := s.enterRecord(r)
+func (s *Store) rewritten(r *record, seen *CachedJudgment) {
+	nameLock, ok := s.enterRecord(r)
 	if !ok {
 		return
 	}
 	if writer := seen.Writer(); writer != nil && writer.MayRemove && !writer.Same(*r.Creator) {
-		found, err := s.inspect(section.name, s.familyOfWriter(writer))
+		found, err := s.inspect(nameLock.name, s.familyOfWriter(writer))
 		if err == nil && found.named.Known() && !found.named.Same(*r.Holder) {
 			s.drop(r, Released)
-			section.adoptPIDFile(writer, found)
-			section.Leave()
+			nameLock.adoptPIDFile(writer, found)
+			nameLock.Leave()
 			return
 		}
 	}
-	section.Leave()
+	nameLock.Leave()
 	s.reap(r)
 }
 
 // reclaim removes a stale or released lock and its file; what the file holds is kept
 // first. It returns an error if all stays as it was.
-func (c Section) reclaim(r *record, j verdict.Judgment, transition Transition) error {
+func (c NameLock) reclaim(r *record, j verdict.Judgment, transition Transition) error {
 	s := c.store
 	log := s.log.WithFields(fields(r.lock(s.began))).WithFields(logrus.Fields{"reason": j.Reason, "rule": j.Rule, "evidence": j.Evidence})
 	c.freeing()

@@ -160,9 +160,9 @@ func (d *decoder) lock() kept {
 		if n := d.uvarint(); n > uint64(len(d.rest)) {
 			d.fail()
 		} else if n > 0 {
-			l.lineage = new(lineage)
+			l.ancestorSet = new(ancestorSet)
 			for range n {
-				l.lineage.processes = append(l.lineage.processes, d.process())
+				l.ancestorSet.processes = append(l.ancestorSet.processes, d.process())
 			}
 		}
 	}

@@ -18,11 +18,11 @@ func BenchmarkRecovery(b *testing.B) {
 		all[i] = w.run(1000+i, 100, 0)
 	}
 	for i := range locks {
-		section := w.store.Enter(fmt.Sprintf("agents/main/sessions/%08d.jsonl.lock", i))
-		if _, err := section.Acquire(verdict.KindCreate, all[i%processes]); err != nil {
+		nameLock := w.store.Enter(fmt.Sprintf("agents/main/sessions/%08d.jsonl.lock", i))
+		if _, err := nameLock.Acquire(verdict.KindCreate, all[i%processes]); err != nil {
 			b.Fatal(err)
 		}
-		section.Leave()
+		nameLock.Leave()
 	}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -37,13 +37,13 @@ func TestFirstLookAtTheClose(t *testing.T) {
 	for range 50 {
 		w := newWorld(t)
 		maker := w.run(10, 100, 0)
-		section := w.store.Enter(name)
-		d, err := section.Acquire(verdict.KindCreate, maker)
+		nameLock := w.store.Enter(name)
+		d, err := nameLock.Acquire(verdict.KindCreate, maker)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.files.put(name, "10\n", w.now())
-		section.Leave()
+		nameLock.Leave()
 		w.left = map[uint64]bool{d.Generation(): true}
 		w.restart()
 		reopened := w.store.Descriptors()[d.Generation()]

@@ -30,7 +30,7 @@ func (f settledFile) size(name string) int64 {
 
 // remember keeps in mind that the file of the name, with that content, is no lock, if its text alone
 // would say otherwise. Beyond maxSettledPerUser files of one user, the file is not remembered.
-func (c Section) remember(found content) {
+func (c NameLock) remember(found content) {
 	s := c.store
 	if found.form.Class != payload.Naming {
 		c.forget()
@@ -65,7 +65,7 @@ func (s *Store) addSettled(name string, file settledFile) {
 }
 
 // remembers reports whether the file of the name, with that content, was found to be no lock before.
-func (c Section) remembers(found content) bool {
+func (c NameLock) remembers(found content) bool {
 	c.store.mu.Lock()
 	file, known := c.store.settled[c.name]
 	c.store.mu.Unlock()
@@ -81,7 +81,7 @@ func (c Section) remembers(found content) bool {
 }
 
 // forget tells that the file of the name is another one, or is not there.
-func (c Section) forget() {
+func (c NameLock) forget() {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	c.store.forget(c.name)

@@ -110,10 +110,10 @@ func (s *simulation) take(t *rapid.T) {
 		return
 	}
 	delete(s.left, name)
-	section := s.store.Enter(name)
-	d, err := section.Acquire(verdict.KindCreate, p)
+	nameLock := s.store.Enter(name)
+	d, err := nameLock.Acquire(verdict.KindCreate, p)
 	if err != nil {
-		section.Leave()
+		nameLock.Leave()
 		t.Fatalf("%s is free: %v", name, err)
 	}
 	if d.Generation() <= s.generation {
@@ -122,7 +122,7 @@ func (s *simulation) take(t *rapid.T) {
 	s.generation = d.Generation()
 	payload := rapid.SampledFrom([]string{"%d\n", `{"pid":%d}`, `{"pid":%d,"bootId":"` + s.boot.ID + `"}`}).Draw(t, "payload")
 	s.files.put(name, fmt.Sprintf(payload, p.PID), s.now())
-	section.Leave()
+	nameLock.Leave()
 	s.store.Closed(d, s.store.Ending(d))
 	s.holders[name] = p
 }
@@ -137,9 +137,9 @@ func (s *simulation) remove(t *rapid.T) {
 	if !held && !s.isLeft(name) {
 		return
 	}
-	section := s.store.Enter(name)
-	defer section.Leave()
-	err := section.Admit(func() bootid.Process { return p }, Removing)
+	nameLock := s.store.Enter(name)
+	defer nameLock.Leave()
+	err := nameLock.Admit(func() bootid.Process { return p }, Removing)
 	switch {
 	case s.isLeft(name) && err != nil:
 		t.Fatalf("%s was left: %v may not remove it: %v", name, p, err)
@@ -149,7 +149,7 @@ func (s *simulation) remove(t *rapid.T) {
 		t.Fatalf("%s: its holder %v may not remove it: %v", name, p, err)
 	case err == nil:
 		_ = s.files.Remove(name)
-		section.Release()
+		nameLock.Release()
 		delete(s.holders, name)
 		delete(s.left, name)
 	}

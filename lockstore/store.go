@@ -61,37 +61,37 @@ type Options struct {
 // Store is the authority on which locks there are and who holds them. Its methods
 // may be called from many goroutines.
 type Store struct {
-	// tree is held for reading within every section, for writing while a directory
-	// is renamed. Lock order: tree, a section, mu, waiting.mu, processes.mu; mu, journal.mu, reclaimed.mu; two
-	// sections by name.
-	tree     sync.RWMutex
-	sections sections
+	// tree is held for reading within every name lock, for writing while a directory
+	// is renamed. Lock order: tree, a name lock, mu, waiting.mu, processes.mu; mu, journal.mu, reclaimed.mu; two
+	// name locks by name.
+	tree      sync.RWMutex
+	nameLocks nameLocks
 
-	sys        bootid.System
-	boot       bootid.Boot
-	here       *origin
-	began      time.Time
-	files      Files
-	log        logrus.FieldLogger
-	now        func() time.Time
-	staleAfter time.Duration
-	maxHold    time.Duration
-	maxPerUser int
-	user       uint32 // the user the mount belongs to
-	attributes func(name string) Attributes
-	owner      *os.File
-	journal    *journal
-	reclaimed  *reclaimed
-	processes  processes
-	kinship    *answers[[2]processKey, bool]
-	lookups    *answers[int, lookup]
-	events     subscribers
-	waiting    waiting
-	generation atomic.Uint64
-	background sync.WaitGroup // compaction and syncs
-	unread     unread
-	dropped    syncing
-	acquired   syncing
+	sys            bootid.System
+	boot           bootid.Boot
+	here           *origin
+	began          time.Time
+	files          Files
+	log            logrus.FieldLogger
+	now            func() time.Time
+	staleAfter     time.Duration
+	maxHold        time.Duration
+	maxPerUser     int
+	user           uint32 // the user the mount belongs to
+	attributes     func(name string) Attributes
+	owner          *os.File
+	journal        *journal
+	reclaimed      *reclaimed
+	processes      processes
+	kinship        *answers[[2]processKey, bool]
+	lookups        *answers[int, lookup]
+	events         subscribers
+	waiting        waiting
+	generation     atomic.Uint64
+	background     sync.WaitGroup // compaction and syncs
+	pendingPayload pendingPayload
+	dropped        syncing
+	acquired       syncing
 	// unverified is how many recovered locks nobody has looked at yet.
 	unverified atomic.Int64
 	making     map[uint64]bool
@@ -127,23 +127,23 @@ type Reaping struct {
 }
 
 // record is a lock as the running store keeps it. What is in the map under a name
-// changes only within that name's section.
+// changes only within that name's name lock.
 type record struct {
 	kept
-	holder      *watched      // nil if unidentified
-	creator     *watched      // nil if unidentified
-	closedAfter time.Duration // from Store.began until the descriptor it was made with was closed; 0 if it was not
-	closed      chan struct{} // closed with it; nil if nobody waits for that
-	open        bool          // that descriptor is open
-	closedByEnd bool          // it was closed while the creator was ending
-	gone        bool          // not in the map any more
-	unread      bool          // its payload was not read since the descriptor was closed
-	unverified  bool          // it was not looked at since the journal was read
+	holder         *watched      // nil if unidentified
+	creator        *watched      // nil if unidentified
+	closedAfter    time.Duration // from Store.began until the descriptor it was made with was closed; 0 if it was not
+	closed         chan struct{} // closed with it; nil if nobody waits for that
+	open           bool          // that descriptor is open
+	closedByEnd    bool          // it was closed while the creator was ending
+	gone           bool          // not in the map any more
+	pendingPayload bool          // its payload was not read since the descriptor was closed
+	unverified     bool          // it was not looked at since the journal was read
 }
 
 // hasAncestor says that w is an ancestor of r's creator.
 func (r *record) hasAncestor(w *watched) bool {
-	return r.lineage != nil && slices.Contains(r.lineage.watched, w)
+	return r.ancestorSet != nil && slices.Contains(r.ancestorSet.watched, w)
 }
 
 // Descriptor stands for the open file description a lock was made with.
@@ -255,15 +255,15 @@ func (s *Store) Verify(stopped func() bool) {
 		if stopped() {
 			return
 		}
-		if section, ok := s.enterRecord(r); ok {
-			section.Leave()
+		if nameLock, ok := s.enterRecord(r); ok {
+			nameLock.Leave()
 		}
 	}
 	s.log.WithFields(logrus.Fields{"recorded": recorded, "held": s.Count()}).Info("recovered locks")
 }
 
-// verify looks at the lock of the name, if it was recovered and nobody has looked at it yet. Who enters the section finds it so.
-func (c Section) verify() {
+// verify looks at the lock of the name, if it was recovered and nobody has looked at it yet. Who enters the name lock finds it so.
+func (c NameLock) verify() {
 	s := c.store
 	if s.unverified.Load() == 0 {
 		return
@@ -284,12 +284,12 @@ func (c Section) verify() {
 		return
 	}
 	c.lookRecorded()
-	c.readUnread(file)
+	c.readPendingPayload(file)
 }
 
-// readUnread reads the payload of a recovered lock, unless it is known to have been: one that
+// readPendingPayload reads the payload of a recovered lock, unless it is known to have been: one that
 // names somebody says so in the journal.
-func (c Section) readUnread(file File) {
+func (c NameLock) readPendingPayload(file File) {
 	r := c.record()
 	if r == nil {
 		return
@@ -384,7 +384,7 @@ func (s *Store) attach(r *record, creator, holder *bootid.Process) {
 		r.holder, r.Holder = s.processes.attachShared(holder, r)
 	}
 	for _, a := range r.ancestors() {
-		r.lineage.watched = append(r.lineage.watched, s.processes.attach(a, r))
+		r.ancestorSet.watched = append(r.ancestorSet.watched, s.processes.attach(a, r))
 	}
 }
 
@@ -392,8 +392,8 @@ func (s *Store) attach(r *record, creator, holder *bootid.Process) {
 func (s *Store) detach(r *record) {
 	s.processes.detach(r.creator, r)
 	s.processes.detach(r.holder, r)
-	if r.lineage != nil {
-		for _, a := range r.lineage.watched {
+	if r.ancestorSet != nil {
+		for _, a := range r.ancestorSet.watched {
 			s.processes.detach(a, r)
 		}
 	}
@@ -483,12 +483,12 @@ func (s *Store) Holds(name string) bool {
 
 // MoveTree renames a directory with do, which returns its old and new name, and moves
 // the locks beneath it along; with exchange, those beneath the new name the other way
-// as well. Nothing else happens to any lock meanwhile: at gives do the section of a name,
+// as well. Nothing else happens to any lock meanwhile: at gives do the name lock of a name,
 // which is not to be left.
-func (s *Store) MoveTree(exchange bool, do func(at func(name string) Section) (oldDir, newDir string, err error)) error {
+func (s *Store) MoveTree(exchange bool, do func(at func(name string) NameLock) (oldDir, newDir string, err error)) error {
 	s.tree.Lock()
 	defer s.tree.Unlock()
-	oldDir, newDir, err := do(func(name string) Section { return Section{store: s, name: name} })
+	oldDir, newDir, err := do(func(name string) NameLock { return NameLock{store: s, name: name} })
 	if err != nil {
 		return err
 	}

@@ -241,13 +241,13 @@ func TestDataIsNeverLost(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			p := w.run(10, 100, 0)
-			section := w.store.Enter(name)
-			d, err := section.Acquire(verdict.KindCreate, p)
+			nameLock := w.store.Enter(name)
+			d, err := nameLock.Acquire(verdict.KindCreate, p)
 			if err != nil {
 				t.Fatal(err)
 			}
 			w.files.put(name, data, w.now())
-			section.Leave()
+			nameLock.Leave()
 			c.end(w, p, d)
 			if visible := w.visible(name); visible != c.stays {
 				t.Errorf("visible %v", visible)
@@ -352,14 +352,14 @@ func TestHostOfAProcessThatHasEnded(t *testing.T) {
 		cp.PIDNamespace = script.PIDNamespace
 		w.processes[20] = cp
 		w.parents[20] = 10
-		section := w.store.Enter(name)
-		d, err := section.Acquire(verdict.KindCreate, cp)
+		nameLock := w.store.Enter(name)
+		d, err := nameLock.Acquire(verdict.KindCreate, cp)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.files.put(name, text, w.now())
 		w.store.familyOf(&state{Lock: Lock{Creator: cp}}).isRelated(script) // as when it is opened: its ancestors are known
-		section.Leave()
+		nameLock.Leave()
 		w.end(cp, bootid.ExitSuccess, false)
 		if c.read {
 			w.store.Closed(d, false)
@@ -423,13 +423,13 @@ func TestLauncherEndsBeforeItsTextIsRead(t *testing.T) {
 	w := newWorld(t)
 	launcher, daemon := w.run(10, 100, 0), w.run(20, 100, 0)
 	w.parents[20] = 10
-	section := w.store.Enter(name)
-	d, err := section.Acquire(verdict.KindCreate, launcher)
+	nameLock := w.store.Enter(name)
+	d, err := nameLock.Acquire(verdict.KindCreate, launcher)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.files.put(name, "20\n", w.now())
-	section.Leave()
+	nameLock.Leave()
 	w.store.Wrote(d, []byte("20\n"), func() bootid.Process { return launcher })
 	w.end(launcher, bootid.ExitSuccess, true)
 	delete(w.parents, 20)
@@ -509,7 +509,7 @@ func TestMoveTreeCarriesLocksAlong(t *testing.T) {
 	for _, lock := range []string{"a/x.lock", "a/b/y.lock", "ab/z.lock"} {
 		w.take(lock, p, "10\n")
 	}
-	err := w.store.MoveTree(false, func(func(string) Section) (string, string, error) {
+	err := w.store.MoveTree(false, func(func(string) NameLock) (string, string, error) {
 		for _, lock := range []string{"x.lock", "b/y.lock"} {
 			w.files.files["c/"+lock] = w.files.files["a/"+lock]
 			delete(w.files.files, "a/"+lock)
@@ -545,12 +545,12 @@ func TestOneAcquires(t *testing.T) {
 		p := w.run(100+i, 100, 0)
 		all.Go(func() {
 			for range 200 {
-				section := w.store.Enter(name)
-				d, err := section.Acquire(verdict.KindCreate, p)
+				nameLock := w.store.Enter(name)
+				d, err := nameLock.Acquire(verdict.KindCreate, p)
 				if err == nil {
 					w.files.put(name, "", w.now())
 				}
-				section.Leave()
+				nameLock.Leave()
 				if errors.Is(err, ErrExists) {
 					continue
 				}
@@ -560,10 +560,10 @@ func TestOneAcquires(t *testing.T) {
 				turns.Add(1)
 				inside.Add(-1)
 				w.store.Closed(d, w.store.Ending(d))
-				section = w.store.Enter(name)
+				nameLock = w.store.Enter(name)
 				_ = w.files.Remove(name)
-				section.Release()
-				section.Leave()
+				nameLock.Release()
+				nameLock.Leave()
 			}
 		})
 	}
@@ -579,13 +579,13 @@ func TestLooksWhileTheEndIsTold(t *testing.T) {
 	for range 200 {
 		w := newWorld(t)
 		p := w.run(10, 100, 0)
-		section := w.store.Enter(name)
-		d, err := section.Acquire(verdict.KindCreate, p)
+		nameLock := w.store.Enter(name)
+		d, err := nameLock.Acquire(verdict.KindCreate, p)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.files.put(name, "data\n", w.now())
-		section.Leave()
+		nameLock.Leave()
 		var looks sync.WaitGroup
 		looks.Go(func() {
 			for w.visible(name) {

@@ -22,7 +22,7 @@ const (
 	lookInterval = time.Second
 )
 
-// waiting is who waits for which name. A name that becomes free is reserved at once, in its section,
+// waiting is who waits for which name. A name that becomes free is reserved at once, in its name lock,
 // for who has waited longest, so that nobody who comes by takes it first.
 type waiting struct {
 	names atomic.Int64 // of queues, so that who does not wait pays for one load
@@ -67,7 +67,7 @@ type turn struct {
 
 // Await has tell called, once, when it is the turn of process p of user uid to take the lock of that name: nobody waits
 // who has a smaller ticket, the name is free, and for a second it is reserved for p. If p has ended by
-// then, as cat(1) in a script, it is its nearest ancestor's. It may be called at once, and within the section in
+// then, as cat(1) in a script, it is its nearest ancestor's. It may be called at once, and within the name lock in
 // which the name becomes free: it must not enter one. Its error is ErrInterrupted after Cancel, or what Files says.
 func (s *Store) Await(name string, ticket uint64, uid uint32, p bootid.Process, tell func(error)) *Waiter {
 	w := &Waiter{store: s, name: name, ticket: ticket, uid: uid, since: s.now(), process: p, tell: tell}
@@ -92,17 +92,17 @@ func (w *Waiter) Cancel() {
 }
 
 // freeing tells that the name is about to become free: to wake who has waited longest takes about as long as to free it. What he
-// asks about the name is answered when the section is left. Should it not become free after all, he finds it held and waits
+// asks about the name is answered when the name lock is left. Should it not become free after all, he finds it held and waits
 // again. Of one that its holder unlinks it is not told: he would have to sleep for the kernel's lock on the directory.
-func (c Section) freeing() {
+func (c NameLock) freeing() {
 	if t := c.store.waiting.give(c.store, c.name, true); t != nil {
-		t.early = true // in the section, as freed
+		t.early = true // in the name lock, as freed
 		t.of.tell(nil)
 	}
 }
 
-// freed tells that the name, whose section that is, has become free.
-func (c Section) freed() {
+// freed tells that the name, whose name lock that is, has become free.
+func (c NameLock) freed() {
 	s := c.store
 	if t := s.waiting.early(c.name); t != nil {
 		t.of.publish()
@@ -123,7 +123,7 @@ func (w *Waiter) publish() {
 	w.store.events.publish(Event{Transition: Turn, Lock: Lock{Name: w.name}, By: w.process, Waited: now.Sub(w.since), Time: now})
 }
 
-// look has who has waited longest look whether the name is free, outside of its section.
+// look has who has waited longest look whether the name is free, outside of its name lock.
 func (s *Store) look(name string) {
 	for {
 		t := s.waiting.give(s, name, false)
@@ -150,17 +150,17 @@ func (s *Store) lookSoon(name string) {
 // takeTurn looks whether the name is free. If not, its waiter waits on.
 func (s *Store) takeTurn(t *turn) error {
 	w := t.of
-	section := s.Enter(w.name)
-	defer section.Leave()
+	nameLock := s.Enter(w.name)
+	defer nameLock.Leave()
 	file, err := s.files.Stat(w.name)
 	free := errors.Is(err, fs.ErrNotExist)
 	switch {
 	case free:
-		section.Look(nil, nil)
+		nameLock.Look(nil, nil)
 	case err != nil:
 		return err
 	default:
-		free = !section.Look(&file, &Sighting{})
+		free = !nameLock.Look(&file, &CachedJudgment{})
 	}
 	if free {
 		if s.waiting.keep(t) {
@@ -168,8 +168,8 @@ func (s *Store) takeTurn(t *turn) error {
 		}
 		return nil
 	}
-	// In the section: who frees the name after this finds the waiter back in its place.
-	r := section.record()
+	// In the name lock: who frees the name after this finds the waiter back in its place.
+	r := nameLock.record()
 	told := r != nil && s.maxHold == 0 && s.judge(r).Verdict == verdict.Live
 	s.waiting.giveBack(t, !told)
 	return nil

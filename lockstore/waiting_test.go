@@ -20,19 +20,19 @@ func (w *world) release() {
 	if err := w.files.Remove(name); err != nil {
 		w.t.Fatal(err)
 	}
-	section := w.store.Enter(name)
-	section.Release()
-	section.Leave()
+	nameLock := w.store.Enter(name)
+	nameLock.Release()
+	nameLock.Leave()
 }
 
 // acquire says whether p can take the name now.
 func (w *world) acquire(p bootid.Process) error {
-	section := w.store.Enter(name)
-	d, err := section.Acquire(verdict.KindCreate, p)
+	nameLock := w.store.Enter(name)
+	d, err := nameLock.Acquire(verdict.KindCreate, p)
 	if err == nil {
 		w.files.put(name, "", w.now())
 	}
-	section.Leave()
+	nameLock.Leave()
 	if err == nil {
 		w.store.Closed(d, false)
 	}
@@ -40,7 +40,7 @@ func (w *world) acquire(p bootid.Process) error {
 }
 
 // TestWaitersBeforeContenders: a name that becomes free is the one's who has the smallest ticket, before
-// anybody else can take it, in the very section in which it became free.
+// anybody else can take it, in the very name lock in which it became free.
 func TestWaitersBeforeContenders(t *testing.T) {
 	w := newWorld(t)
 	holder, first, second, contender := w.run(10, 1, 0), w.run(11, 1, 0), w.run(12, 1, 0), w.run(13, 1, 0)

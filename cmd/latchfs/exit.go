@@ -55,7 +55,7 @@ func exitCode(err error, helper bool) int {
 		return c.code
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
-	case errors.Is(err, lockstore.ErrNewerFormat), errors.Is(err, latch.ErrTables), errors.Is(err, latch.ErrNegotiated), errors.Is(err, latch.ErrNoAnchor):
+	case errors.Is(err, lockstore.ErrNewerFormat), errors.Is(err, latch.ErrTables), errors.Is(err, latch.ErrNegotiated), errors.Is(err, latch.ErrNoDescriptorKeeper):
 		return exitFormat
 	case errors.Is(err, lockstore.ErrInUse), errors.Is(err, lockstore.ErrNoSpace):
 		return exitState

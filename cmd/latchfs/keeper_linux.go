@@ -112,7 +112,7 @@ func (k *keeper) keep() error {
 	} else if k.tables, err = latch.NewTables(); err != nil {
 		return err
 	}
-	// Anchors and heralds whose server has died come to the keeper, to be waited for.
+	// DescriptorKeeper and notifiers whose server has died come to the keeper, to be waited for.
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	for program := k.program; ; {
 		end, err := k.runServer(program)
@@ -290,7 +290,7 @@ func (k *keeper) runServer(program *os.File) (end ending, err error) {
 			reapOrphans(cmd.Process.Pid)
 		case <-ended:
 			end.state, end.lived = cmd.ProcessState, time.Since(started)
-			// Its end of the socket stays open in the anchor.
+			// Its end of the socket stays open in the descriptor keeper.
 			_ = unix.Shutdown(int(socket.Fd()), unix.SHUT_RDWR)
 			if messages != nil {
 				for said := range messages { // what it said before it died

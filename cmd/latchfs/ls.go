@@ -102,7 +102,7 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 		}
 		if !managed {
 			i = len(locks)
-			locks = append(locks, unmanaged(path, name, info))
+			locks = append(locks, settled(path, name, info))
 		}
 		locks[i].LockedBy = flocks.on(path, info)
 	}
@@ -130,8 +130,8 @@ func lockFiles(dir string, patterns latch.Patterns) (names []string, err error) 
 	return names, err
 }
 
-// unmanaged describes a file at a lock name that is no lock.
-func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
+// settled describes a file at a lock name that is no lock.
+func settled(path, name string, info fs.FileInfo) latch.LockInfo {
 	class := payload.Data
 	switch {
 	case info.Mode().IsRegular() && info.Size() <= payload.Limit:
@@ -144,7 +144,7 @@ func unmanaged(path, name string, info fs.FileInfo) latch.LockInfo {
 		}
 	}
 	return latch.LockInfo{
-		Name: name, Made: info.ModTime(), Verdict: "unmanaged", Payload: class.String(),
+		Name: name, Made: info.ModTime(), Verdict: "settled", Payload: class.String(),
 		Evidence: "an ordinary file: latchfs leaves it alone",
 	}
 }

@@ -3,22 +3,22 @@
 //
 // A subcommand is a file; exit.go has the table of exit codes.
 //
-// # Keeper, server, anchor
+// # Keeper, server, descriptor keeper
 //
 // Three processes make a mount that outlives its server:
 //
 //	latchfs mount (keeper) ── starts, and starts again ──▶ latchfs serve (server)
 //	   │ holds the tables                                    │ shares its descriptors with
 //	   ▼                                                     ▼
-//	memory: what the kernel was told                       anchor: sleeps, keeps /dev/fuse open
+//	memory: what the kernel was told                       descriptor keeper: sleeps, keeps /dev/fuse open
 //
 // The keeper does nothing while the server runs, so that it has no reason to die. When the server
 // dies, the next one finds in the tables what the kernel was told, takes the descriptors from the
-// anchor, has an anchor of its own from then on, and the kernel sends it again what was not
-// answered. The anchor and the server end with the keeper.
+// descriptor keeper, has an descriptor keeper of its own from then on, and the kernel sends it again what was not
+// answered. The descriptor keeper and the server end with the keeper.
 //
 // Where the kernel cannot send requests again (before Linux 6.9), or no descriptor can be taken
-// from another process, there is no anchor: the mount dies with its server, and the keeper has the
+// from another process, there is no descriptor keeper: the mount dies with its server, and the keeper has the
 // next one mount anew. An upgrade is the death of a server that was asked for; the next one is
 // started from what is on disk. Otherwise it is started from the file the running one was, whatever
 // became of its path.
@@ -43,7 +43,7 @@ func main() {
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(mountCommand(), serveCommand(), heraldCommand(), upgradeCommand(), umountCommand(), checkCommand(), lsCommand(), whyCommand(), eventsCommand(), lockCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
+	root.AddCommand(mountCommand(), serveCommand(), notifierCommand(), upgradeCommand(), umountCommand(), checkCommand(), lsCommand(), whyCommand(), eventsCommand(), lockCommand(), releaseCommand(), reclaimedCommand(), scanCommand(), versionCommand())
 	root.AddCommand(pages(root)...)
 	var err error
 	helper, args := isMountHelper(), os.Args[1:]

@@ -156,7 +156,7 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	options := latch.Options{
 		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
 		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting, NoPassthrough: flags.NoPassthrough, Callers: m.host,
-		Log: log, Metrics: m.metrics.text, Herald: func() (latch.Herald, error) { return startHerald(dir) }, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
+		Log: log, Metrics: m.metrics.text, Notifier: func() (latch.Notifier, error) { return startNotifier(dir) }, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
 		Status: latch.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: patterns.Strings(),
@@ -407,7 +407,7 @@ func (m *mounted) unmount() {
 		return
 	}
 	for _, p := range m.host.UsersOf(m.dir) {
-		if p.PID == m.fs.Anchor() || p.PID == os.Getppid() {
+		if p.PID == m.fs.DescriptorKeeper() || p.PID == os.Getppid() {
 			continue // latchfs's own
 		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).Warn("this process keeps the mount busy")

@@ -37,4 +37,4 @@ func scanCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
 }
 
-func heraldCommand() *cobra.Command { return serveCommand() }
+func notifierCommand() *cobra.Command { return serveCommand() }

@@ -117,7 +117,7 @@ func scanInfo(name string, found lockstore.Scanned) latch.LockInfo {
 		Holder: latch.ProcessInfoOf(found.Holder), Payload: found.Class.String(),
 	}
 	if found.Verdict == verdict.Settled {
-		info.Verdict = "unmanaged"
+		info.Verdict = "settled"
 	}
 	return info
 }

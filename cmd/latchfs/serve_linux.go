@@ -89,7 +89,7 @@ func runServe() error {
 }
 
 // followKeeper waits for what the keeper says. Without one nobody would start another server, and
-// the anchor ends with it: so does this server.
+// the descriptor keeper ends with it: so does this server.
 func followKeeper(keeper *os.File, yield chan<- struct{}) {
 	message := make([]byte, messageLimit)
 	for {

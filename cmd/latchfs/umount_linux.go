@@ -18,7 +18,7 @@ import (
 // umountWait is how long umount waits for the daemon to end after its mount is gone.
 const umountWait = 10 * time.Second
 
-// Whoever looks something up in the mount at that moment keeps it busy, latchfs's own herald too.
+// Whoever looks something up in the mount at that moment keeps it busy, latchfs's own notifier too.
 const (
 	umountTries = 10
 	umountPause = 20 * time.Millisecond
@@ -94,7 +94,7 @@ func runUmount(dir string, lazy bool) error {
 func users(host *bootid.Host, dir string, daemon latch.Status) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
-		if p.PID == daemon.PID || p.PID == daemon.ServerPID || p.PID == daemon.AnchorPID {
+		if p.PID == daemon.PID || p.PID == daemon.ServerPID || p.PID == daemon.DescriptorKeeperPID {
 			continue // it has the directory beneath open
 		}
 		names = append(names, fmt.Sprintf("%d (%s)", p.PID, p.Command))

@@ -46,7 +46,7 @@ func whyCommand() *cobra.Command {
 // whyCase is what is known of a name.
 type whyCase struct {
 	File string `json:"file"`
-	// Lock is what lies there; its verdict is "unmanaged" if it is no lock. Nil is nothing.
+	// Lock is what lies there; its verdict is "settled" if it is no lock. Nil is nothing.
 	Lock *latch.LockInfo `json:"lock"`
 	// Last is the last lock of that name that was removed as stale; nil if none is remembered.
 	Last   *latch.LockInfo `json:"last_reclaimed,omitempty"`
@@ -71,7 +71,7 @@ func lookInto(file string) (whyCase, error) {
 	if info != nil {
 		var lock latch.LockInfo
 		if at, err := os.Stat(filepath.Join(root, controlDir, "lock", name)); err != nil || at.IsDir() {
-			lock = unmanaged(file, name, info)
+			lock = settled(file, name, info)
 		} else if err := readControl(root, filepath.Join("lock", name), &lock); err != nil {
 			return c, err
 		}
@@ -109,7 +109,7 @@ func (c whyCase) explain(now time.Time) string {
 	switch {
 	case l == nil:
 		say("%s is free: there is no lock of that name.", file)
-	case l.Verdict == "unmanaged":
+	case l.Verdict == "settled":
 		say("%s is no lock to latchfs but an ordinary file (%s), last changed %s ago.", file, l.Payload, age(now.Sub(l.Made)))
 		say("latchfs neither protects nor removes it. A program that takes its existence for a lock has to remove it, or you (rm).")
 	case l.Verdict == verdict.Live.String() && l.HolderEnded:

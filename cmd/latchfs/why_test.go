@@ -46,10 +46,10 @@ func TestWhy(t *testing.T) {
 		"left":            {Lock: left},
 		"live-ancestor":   {Lock: lock(verdict.Live, "", verdict.RuleAncestor, "its creator 12(mkdir)@80 has ended, its ancestor 4711(openclaw)@88 runs")},
 		"unknown":         {Lock: lock(verdict.Unknown, "", verdict.RuleNobody, "its creator could not be identified")},
-		"unmanaged":       {Lock: &latch.LockInfo{Verdict: "unmanaged", Payload: "empty", Made: now.Add(-48 * time.Hour)}},
-		"flock": {Lock: &latch.LockInfo{Verdict: "unmanaged", Payload: "empty", Made: now.Add(-time.Minute), LockedBy: []latch.KernelLock{
+		"settled":         {Lock: &latch.LockInfo{Verdict: "settled", Payload: "empty", Made: now.Add(-48 * time.Hour)}},
+		"flock": {Lock: &latch.LockInfo{Verdict: "settled", Payload: "empty", Made: now.Add(-time.Minute), LockedBy: []latch.KernelLock{
 			{Type: "FLOCK", Access: "WRITE", PID: 12, Command: "cargo"}, {Type: "FLOCK", Access: "WRITE", PID: 13, Command: "cargo", Waiting: true}}}},
-		"flock-inherited": {Lock: &latch.LockInfo{Verdict: "unmanaged", Payload: "empty", Made: now.Add(-time.Minute), LockedBy: []latch.KernelLock{
+		"flock-inherited": {Lock: &latch.LockInfo{Verdict: "settled", Payload: "empty", Made: now.Add(-time.Minute), LockedBy: []latch.KernelLock{
 			{Type: "FLOCK", Access: "WRITE", PID: 12, OpenedBy: []latch.ProcessInfo{{PID: 13, UID: 4294967290, Command: "sleep"}}}}}},
 		"odd-name": {File: "a\x1b[2J.lock", Lock: lock(verdict.Live, "", verdict.RuleCreator, runs)},
 	}

@@ -19,12 +19,12 @@ import (
 	latch "latchfs/fs"
 )
 
-// heraldCommand is what a server starts to have names unlinked in its mount, so that who watches with inotify(7) hears of
+// notifierCommand is what a server starts to have names unlinked in its mount, so that who watches with inotify(7) hears of
 // it; a server must not call into its own mount. It says which thread it is, then reads names, each behind a d
 // or f and before a zero byte, and answers each with a line.
-func heraldCommand() *cobra.Command {
+func notifierCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "herald DIR DEVICE",
+		Use:    "notifier DIR DEVICE",
 		Hidden: true,
 		Args:   checkArgs(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -32,14 +32,14 @@ func heraldCommand() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			return runHerald(args[0], device, cmd.InOrStdin(), cmd.OutOrStdout())
+			return runNotifier(args[0], device, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }
 
-func runHerald(dir string, device uint64, in io.Reader, out io.Writer) error {
+func runNotifier(dir string, device uint64, in io.Reader, out io.Writer) error {
 	runtime.LockOSThread() // by which the server knows it
-	_ = os.WriteFile("/proc/self/comm", []byte("latchfs-herald"), 0)
+	_ = os.WriteFile("/proc/self/comm", []byte("latchfs-notifier"), 0)
 	if _, err := fmt.Fprintln(out, unix.Gettid()); err != nil {
 		return err
 	}
@@ -96,8 +96,8 @@ func deviceOf(fd int) (uint64, error) {
 	return unix.Mkdev(st.Dev_major, st.Dev_minor), err
 }
 
-// heraldProcess is one that was started.
-type heraldProcess struct {
+// notifierProcess is one that was started.
+type notifierProcess struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
@@ -105,8 +105,8 @@ type heraldProcess struct {
 	ended  chan struct{}
 }
 
-// startHerald starts one for the mount at dir.
-func startHerald(dir string) (latch.Herald, error) {
+// startNotifier starts one for the mount at dir.
+func startNotifier(dir string) (latch.Notifier, error) {
 	mounts, _, err := mountsAt(dir)
 	if err != nil {
 		return nil, err
@@ -115,8 +115,8 @@ func startHerald(dir string) (latch.Herald, error) {
 		return nil, fmt.Errorf("%s is not mounted here", dir)
 	}
 	last := mounts[len(mounts)-1]
-	h := &heraldProcess{ended: make(chan struct{})}
-	h.cmd = exec.Command("/proc/self/exe", "herald", dir, strconv.FormatUint(unix.Mkdev(uint32(last.Major), uint32(last.Minor)), 10))
+	h := &notifierProcess{ended: make(chan struct{})}
+	h.cmd = exec.Command("/proc/self/exe", "notifier", dir, strconv.FormatUint(unix.Mkdev(uint32(last.Major), uint32(last.Minor)), 10))
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if h.in, err = h.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -127,7 +127,7 @@ func startHerald(dir string) (latch.Herald, error) {
 	}
 	started := make(chan error)
 	go func() {
-		// The herald ends with the thread that started it.
+		// The notifier ends with the thread that started it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := h.cmd.Start()
@@ -146,16 +146,16 @@ func startHerald(dir string) (latch.Herald, error) {
 	}
 	if err != nil {
 		h.Close()
-		return nil, fmt.Errorf("the herald did not start: %w", err)
+		return nil, fmt.Errorf("the notifier did not start: %w", err)
 	}
 	return h, nil
 }
 
-// Thread implements latch.Herald.
-func (h *heraldProcess) Thread() int { return h.thread }
+// Thread implements latch.Notifier.
+func (h *notifierProcess) Thread() int { return h.thread }
 
-// Unlink implements latch.Herald.
-func (h *heraldProcess) Unlink(name string, directory bool) error {
+// Unlink implements latch.Notifier.
+func (h *notifierProcess) Unlink(name string, directory bool) error {
 	kind := "f"
 	if directory {
 		kind = "d"
@@ -167,8 +167,8 @@ func (h *heraldProcess) Unlink(name string, directory bool) error {
 	return err
 }
 
-// Close implements latch.Herald.
-func (h *heraldProcess) Close() {
+// Close implements latch.Notifier.
+func (h *notifierProcess) Close() {
 	h.in.Close()
 	_ = h.cmd.Wait()
 	close(h.ended)

@@ -9,8 +9,8 @@ import (
 // is asked of it: a lock that is released before is not read at all.
 const readDelay = 20 * time.Millisecond
 
-// unread are the locks whose payload waits.
-type unread struct {
+// pending payload are the locks whose payload waits.
+type pendingPayload struct {
 	mu      sync.Mutex
 	records []*record
 	timer   *time.Timer // nil while there are none
@@ -21,9 +21,9 @@ type unread struct {
 // readSoon reads the payload of r, whose descriptor was closed, in a while.
 func (s *Store) readSoon(r *record) {
 	s.mu.Lock()
-	r.unread = !r.gone
+	r.pendingPayload = !r.gone
 	s.mu.Unlock()
-	u := &s.unread
+	u := &s.pendingPayload
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
@@ -37,7 +37,7 @@ func (s *Store) readSoon(r *record) {
 
 // readWaiting reads all that wait.
 func (s *Store) readWaiting() {
-	u := &s.unread
+	u := &s.pendingPayload
 	defer u.reading.Done()
 	u.mu.Lock()
 	records := u.records
@@ -50,30 +50,30 @@ func (s *Store) readWaiting() {
 
 // readNow reads the payload of r if it was not since its descriptor was closed, with all that follows.
 func (s *Store) readNow(r *record) {
-	if s.isUnread(r) {
+	if s.payloadPending(r) {
 		s.written(r)
 	}
 }
 
-// readNow does so within the section, so that a decision rests on it.
-func (c Section) readNow(r *record) {
-	if c.store.isUnread(r) {
+// readNow does so within the name lock, so that a decision rests on it.
+func (c NameLock) readNow(r *record) {
+	if c.store.payloadPending(r) {
 		c.store.identify(r)
 	}
 }
 
-// isUnread says so of r, once.
-func (s *Store) isUnread(r *record) bool {
+// payloadPending says so of r, once.
+func (s *Store) payloadPending(r *record) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	was := r.unread && !r.gone
-	r.unread = false
+	was := r.pendingPayload && !r.gone
+	r.pendingPayload = false
 	return was
 }
 
 // readAll reads what waits, and lets nothing wait any more.
 func (s *Store) readAll() {
-	u := &s.unread
+	u := &s.pendingPayload
 	u.mu.Lock()
 	u.closed = true
 	waits := u.timer != nil && u.timer.Stop()

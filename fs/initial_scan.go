@@ -13,9 +13,9 @@ import (
 	"latchfs/lockstore"
 )
 
-// survey judges the files that were at lock names before the mount, while it is in use: mounting
+// initial scan judges the files that were at lock names before the mount, while it is in use: mounting
 // does not wait for that, and who lists the directory later does not either.
-type survey struct {
+type initialScan struct {
 	fs    *FS
 	since time.Time // what changed later is judged when it is looked at
 	stop  chan struct{}
@@ -27,29 +27,29 @@ type survey struct {
 
 // sighted is what is kept of a file.
 type sighted struct {
-	seen  lockstore.Sighting
+	seen  lockstore.CachedJudgment
 	noACL int64
 }
 
-// mostSighted bounds survey.sighted.
+// mostSighted bounds initial scan.sighted.
 const mostSighted = 1 << 16
 
-// surveyBatch is how many entries of a directory are read at once.
-const surveyBatch = 256
+// scanBatch is how many entries of a directory are read at once.
+const scanBatch = 256
 
-func newSurvey(f *FS) *survey {
-	return &survey{fs: f, since: time.Now(), stop: make(chan struct{}), sighted: map[fileKey]*sighted{}}
+func newInitialScan(f *FS) *initialScan {
+	return &initialScan{fs: f, since: time.Now(), stop: make(chan struct{}), sighted: map[fileKey]*sighted{}}
 }
 
 // start begins it.
-func (s *survey) start() {
+func (s *initialScan) start() {
 	s.begin(func() {
 		// By path, so that a directory is only open while it is read.
 		for queue := []string{"."}; len(queue) > 0 && !s.stopped(); queue = queue[1:] {
 			queue = append(queue, s.directory(queue[0])...)
 		}
 		if !s.stopped() {
-			s.fs.tables.head.surveyed.Store(true)
+			s.fs.tables.head.scanned.Store(true)
 			s.fs.log.WithField("took", time.Since(s.since).Round(time.Millisecond).String()).
 				Debug("judged the lock files from before the mount")
 		}
@@ -58,7 +58,7 @@ func (s *survey) start() {
 
 // begin does something in the background, unless it has been stopped: the mount may be gone as soon as
 // it is there.
-func (s *survey) begin(do func()) {
+func (s *initialScan) begin(do func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.stopped() {
@@ -67,7 +67,7 @@ func (s *survey) begin(do func()) {
 }
 
 // later does something after some time, unless it has been stopped by then.
-func (s *survey) later(delay time.Duration, do func()) {
+func (s *initialScan) later(delay time.Duration, do func()) {
 	s.begin(func() {
 		select {
 		case <-s.stop:
@@ -78,14 +78,14 @@ func (s *survey) later(delay time.Duration, do func()) {
 }
 
 // end stops it and waits until it has.
-func (s *survey) end() {
+func (s *initialScan) end() {
 	s.mu.Lock()
 	close(s.stop)
 	s.mu.Unlock()
 	s.done.Wait()
 }
 
-func (s *survey) stopped() bool {
+func (s *initialScan) stopped() bool {
 	select {
 	case <-s.stop:
 		return true
@@ -96,10 +96,10 @@ func (s *survey) stopped() bool {
 
 // directory judges what is in the directory at dir, and returns the directories there. One that
 // cannot be read is left to who looks into it.
-func (s *survey) directory(dir string) (below []string) {
+func (s *initialScan) directory(dir string) (below []string) {
 	_ = lockFiles{s.fs}.directory(dir, func(open *os.File) error {
 		for !s.stopped() {
-			entries, err := open.ReadDir(surveyBatch)
+			entries, err := open.ReadDir(scanBatch)
 			for _, entry := range entries {
 				name := path.Join(dir, entry.Name())
 				if name == controlName {
@@ -121,14 +121,14 @@ func (s *survey) directory(dir string) (below []string) {
 	return below
 }
 
-func (s *survey) judge(name string) {
-	section := s.fs.locks.Enter(name)
-	defer section.Leave()
+func (s *initialScan) judge(name string) {
+	nameLock := s.fs.locks.Enter(name)
+	defer nameLock.Leave()
 	file, n, err := lockFiles{s.fs}.inode(name)
 	if err != nil || !file.Changed.Before(s.since) {
 		return
 	}
-	if !s.look(section, &file, n) || n != nil {
+	if !s.look(nameLock, &file, n) || n != nil {
 		return
 	}
 	noACL := s.noACL(name, file)
@@ -137,19 +137,19 @@ func (s *survey) judge(name string) {
 	s.sight(keyOfFile(file)).noACL = noACL
 }
 
-// look judges the file at the name whose section that is, whose inode is n, nil if the kernel does not know it. It says
+// look judges the file at the name whose name lock that is, whose inode is n, nil if the kernel does not know it. It says
 // whether the file may be seen.
-func (s *survey) look(section lockstore.Section, file *lockstore.File, n *inode) (visible bool) {
+func (s *initialScan) look(nameLock lockstore.NameLock, file *lockstore.File, n *inode) (visible bool) {
 	key := keyOfFile(*file)
 	if n != nil {
-		return section.Look(file, &n.seen)
-	} else if section.Held() {
-		return section.Look(file, &lockstore.Sighting{})
+		return nameLock.Look(file, &n.seen)
+	} else if nameLock.Held() {
+		return nameLock.Look(file, &lockstore.CachedJudgment{})
 	}
 	s.mu.Lock()
 	found := s.sight(key)
 	s.mu.Unlock()
-	visible = section.Look(file, &found.seen)
+	visible = nameLock.Look(file, &found.seen)
 	if !visible {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -159,7 +159,7 @@ func (s *survey) look(section lockstore.Section, file *lockstore.File, n *inode)
 }
 
 // sight is what is kept of a file that the kernel does not know.
-func (s *survey) sight(key fileKey) *sighted {
+func (s *initialScan) sight(key fileKey) *sighted {
 	found := s.sighted[key]
 	if found == nil {
 		found = &sighted{}
@@ -171,7 +171,7 @@ func (s *survey) sight(key fileKey) *sighted {
 }
 
 // noACL is the status change time of the file with which it has no access ACL, 0 if not known.
-func (s *survey) noACL(name string, file lockstore.File) (changed int64) {
+func (s *initialScan) noACL(name string, file lockstore.File) (changed int64) {
 	_ = lockFiles{s.fs}.beneath(name, func(dirfd int, base string) error {
 		_, err := unix.Lgetxattr(procPath(dirfd)+"/"+base, aclAccess, nil)
 		if err != unix.ENODATA || !s.fs.local {
@@ -187,12 +187,12 @@ func (s *survey) noACL(name string, file lockstore.File) (changed int64) {
 }
 
 // take tells what was seen of the file of an inode that the kernel gets to know.
-func (s *survey) take(n *inode) {
+func (s *initialScan) take(n *inode) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if found := s.sighted[n.key]; found != nil {
 		n.seen.TakeOver(&found.seen)
-		n.noACL.surveyed(found.noACL)
+		n.noACL.scanned(found.noACL)
 		delete(s.sighted, n.key)
 	}
 }

@@ -21,18 +21,18 @@ const restoredAge = time.Minute
 // death, but it may still be on its way through another thread.
 const releaseGrace = 5 * time.Millisecond
 
-func (c Section) record() *record {
+func (c NameLock) record() *record {
 	c.store.mu.Lock()
 	defer c.store.mu.Unlock()
 	return c.store.locks[c.name]
 }
 
 // Held says whether there is a lock of the name, whatever its verdict.
-func (c Section) Held() bool { return c.record() != nil }
+func (c NameLock) Held() bool { return c.record() != nil }
 
 // Look decides whether the file at the name may be seen; nil is that there is none.
 // What is stale is reclaimed first.
-func (c Section) Look(file *File, seen *Sighting) (visible bool) {
+func (c NameLock) Look(file *File, seen *CachedJudgment) (visible bool) {
 	r := c.record()
 	switch {
 	case file == nil:
@@ -52,7 +52,7 @@ func (c Section) Look(file *File, seen *Sighting) (visible bool) {
 
 // lookRecorded judges the lock there is and does what follows. It says whether the
 // file is still there.
-func (c Section) lookRecorded() bool {
+func (c NameLock) lookRecorded() bool {
 	r := c.record()
 	if r == nil {
 		return true
@@ -67,7 +67,7 @@ func (c Section) lookRecorded() bool {
 
 // settle does what follows from a decision on r: nothing while it is live or unknown
 // but for passing it on to another holder. It says whether the file is still there.
-func (c Section) settle(r *record, d verdict.Decision) bool {
+func (c NameLock) settle(r *record, d verdict.Decision) bool {
 	s := c.store
 	if d.Left && (d.Verdict == verdict.Live || d.Verdict == verdict.Unknown) {
 		s.left(r)
@@ -112,7 +112,7 @@ func (s *Store) change(r *record, what string, change func()) {
 // removable says that the file of a stale lock may go. Those who flock(2) a pid file
 // exclude each other only as long as it is one file, so it stays while anybody has it
 // open.
-func (c Section) removable(r *record) bool {
+func (c NameLock) removable(r *record) bool {
 	return r.Kind() != verdict.KindPIDFile && r.Kind() != verdict.KindFound || !c.store.files.Opened(c.name)
 }
 
@@ -141,7 +141,7 @@ func (s *Store) awaitClose(r *record) bool {
 }
 
 // lookFound judges a file without a record.
-func (c Section) lookFound(file File, seen *Sighting) bool {
+func (c NameLock) lookFound(file File, seen *CachedJudgment) bool {
 	s := c.store
 	writer, family := seen.Writer(), s.nobodys()
 	if file.Type != Regular {
@@ -180,7 +180,7 @@ func (c Section) lookFound(file File, seen *Sighting) bool {
 
 // adoptPIDFile takes over an ordinary file whose payload names the process that wrote it, or
 // one of its family, if that process may remove the file. It says whether it did.
-func (c Section) adoptPIDFile(writer *Writer, found content) bool {
+func (c NameLock) adoptPIDFile(writer *Writer, found content) bool {
 	if found.Type != Regular || !found.named.Known() || !writer.MayRemove {
 		return false
 	}
@@ -193,7 +193,7 @@ func (c Section) adoptPIDFile(writer *Writer, found content) bool {
 // TimeSet tells that a process has set the time of the file of the name; who returns the process. If it is of
 // the family of a lock's maker and the time is well before the lock was made, the file was restored from
 // a copy: it is no lock.
-func (c Section) TimeSet(who func() bootid.Process, at time.Time) {
+func (c NameLock) TimeSet(who func() bootid.Process, at time.Time) {
 	s := c.store
 	r := c.record()
 	if r == nil || r.Kind() == verdict.KindFound {
@@ -207,7 +207,7 @@ func (c Section) TimeSet(who func() bootid.Process, at time.Time) {
 
 // adopt records a lock whose file is there. Without space for it in the journal, or for another of its
 // user's, it does not: it would be judged the same again.
-func (c Section) adopt(l Lock) bool {
+func (c NameLock) adopt(l Lock) bool {
 	_, err := c.acquire(l)
 	if err != nil && !errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrTooMany) {
 		c.store.log.WithError(err).WithField("path", c.name).Warn("could not take over a lock found without a record")
@@ -219,7 +219,7 @@ func (c Section) adopt(l Lock) bool {
 // makes the file next and calls Made, or Release if it cannot. It returns ErrExists,
 // ErrReserved, ErrTooMany or ErrNoSpace. The Descriptor stands for the open file of KindCreate and is nil for
 // any other kind.
-func (c Section) Acquire(kind verdict.Kind, creator bootid.Process) (*Descriptor, error) {
+func (c NameLock) Acquire(kind verdict.Kind, creator bootid.Process) (*Descriptor, error) {
 	if err := c.store.admitTaker(c.name, creator); err != nil {
 		return nil, err
 	}
@@ -243,7 +243,7 @@ func (c Section) Acquire(kind verdict.Kind, creator bootid.Process) (*Descriptor
 	return &Descriptor{r}, nil
 }
 
-func (c Section) acquire(l Lock) (*record, error) {
+func (c NameLock) acquire(l Lock) (*record, error) {
 	s := c.store
 	l.Generation = s.generation.Add(1)
 	l.BootID, l.MachineID, l.Namespace = s.here.BootID, s.here.MachineID, s.here.Namespace
@@ -278,7 +278,7 @@ func (c Section) acquire(l Lock) (*record, error) {
 
 // Made tells that the file of a lock that has its content from the beginning is there: a
 // link of any kind, or one renamed to the name. What is data is no lock.
-func (c Section) Made() {
+func (c NameLock) Made() {
 	if r := c.record(); r != nil {
 		c.store.identify(r)
 	}
@@ -286,7 +286,7 @@ func (c Section) Made() {
 
 // Release ends the lock of the name, if there is one, after its file was removed or
 // renamed away, or could not be made.
-func (c Section) Release() {
+func (c NameLock) Release() {
 	if r := c.record(); r != nil {
 		c.store.drop(r, Released)
 	}
@@ -295,7 +295,7 @@ func (c Section) Release() {
 
 // Move gives the lock of c the name of to, after its file was renamed so. If to has a live
 // lock already that one stays and the lock of c ends: ownership belongs to the name.
-func (c Section) Move(to Section) {
+func (c NameLock) Move(to NameLock) {
 	s := c.store
 	r := c.record()
 	defer c.freed()
@@ -318,7 +318,7 @@ func (c Section) Move(to Section) {
 
 // Replaced tells that a process has renamed another file onto the name; who returns the process. A live lock
 // stays with its holder, whose family did it. Otherwise the process takes the name anew, if its file says so.
-func (c Section) Replaced(who func() bootid.Process) {
+func (c NameLock) Replaced(who func() bootid.Process) {
 	s := c.store
 	if r := c.record(); r != nil {
 		if c.readNow(r); c.record() == r && s.judge(r).Verdict == verdict.Live {
@@ -356,7 +356,7 @@ var (
 
 // Admit says whether the process that who returns may change or remove the file at
 // the name: ErrHeld if it is a live lock of another family.
-func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
+func (c NameLock) Admit(who func() bootid.Process, attempt Attempt) error {
 	s := c.store
 	r := c.record()
 	if mutated("unguarded") {
@@ -403,7 +403,7 @@ func (c Section) Admit(who func() bootid.Process, attempt Attempt) error {
 
 // Stranger says that there is a live exclusive lock of the name and that the process that
 // who returns is not of its holder's family, as far as that was known a moment ago.
-func (c Section) Stranger(who func() bootid.Process) bool {
+func (c NameLock) Stranger(who func() bootid.Process) bool {
 	s := c.store
 	r := c.record()
 	if r == nil || r.Kind() == verdict.KindPIDFile {
@@ -425,7 +425,7 @@ func (c Section) Stranger(who func() bootid.Process) bool {
 }
 
 // Contend tells of a Stranger who looked the name up.
-func (c Section) Contend(who func() bootid.Process) {
+func (c NameLock) Contend(who func() bootid.Process) {
 	if s := c.store; s.Followed() {
 		if r := c.record(); r != nil {
 			s.events.publish(Event{Transition: Contended, Lock: s.state(r).Lock, By: who(), Time: s.now()})
@@ -505,7 +505,7 @@ func (s *Store) pass(r *record, holder bootid.Process, rule verdict.Rule) {
 }
 
 // Generation is that of the lock of the name, 0 if there is none.
-func (c Section) Generation() uint64 {
+func (c NameLock) Generation() uint64 {
 	if r := c.record(); r != nil {
 		return r.Generation
 	}
@@ -514,7 +514,7 @@ func (c Section) Generation() uint64 {
 
 // Descriptor stands for the open file of the lock of the name, which was acquired and whose file
 // is being opened anew; nil if there is none.
-func (c Section) Descriptor() *Descriptor {
+func (c NameLock) Descriptor() *Descriptor {
 	r := c.record()
 	if r == nil {
 		return nil
@@ -526,7 +526,7 @@ func (c Section) Descriptor() *Descriptor {
 }
 
 // Guarded says that there is a lock of the name whose bytes are its holder's too.
-func (c Section) Guarded() bool {
+func (c NameLock) Guarded() bool {
 	r := c.record()
 	return r != nil && r.Kind() != verdict.KindPIDFile && r.Kind() != verdict.KindFound
 }

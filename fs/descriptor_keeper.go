@@ -16,7 +16,7 @@ import (
 	"latchfs/bootid"
 )
 
-// The anchor of a server is a process that shares the server's table of descriptors
+// The descriptor keeper of a server is a process that shares the server's table of descriptors
 // (CLONE_FILES) and sleeps. When the server is killed every descriptor stays open there, the one
 // of /dev/fuse with them, which keeps the mount from dying; the next server takes them
 // with pidfd_getfd(2). So descriptors outlive the server without a system call or a message for
@@ -25,35 +25,35 @@ import (
 // It is a copy of the server that never runs Go again: execve(2) would undo the sharing. It ends
 // when the keeper does.
 
-// dropAnchor starts the anchor of this server and writes it down.
-func (f *FS) dropAnchor() error {
+// startDescriptorKeeper starts the descriptor keeper of this server and writes it down.
+func (f *FS) startDescriptorKeeper() error {
 	keeper, err := unix.PidfdOpen(f.keeper, 0)
 	if err != nil {
 		return fmt.Errorf("pidfd of the keeper: %w", err)
 	}
-	pid, err := cloneAnchor(keeper, f.keeper)
+	pid, err := cloneDescriptorKeeper(keeper, f.keeper)
 	if err != nil {
-		return fmt.Errorf("clone the anchor: %w", err)
+		return fmt.Errorf("clone the descriptorKeeper: %w", err)
 	}
-	anchor := &f.tables.head.anchors[f.tables.column]
+	descriptorKeeper := &f.tables.head.descriptorKeepers[f.tables.column]
 	started, err := bootid.StartTime(pid)
 	if err == nil {
-		anchor.started.Store(started)
-		anchor.server.Store(uint64(os.Getpid()))
-		anchor.pid.Store(uint64(pid))
-		err = f.tryAnchor(pid)
+		descriptorKeeper.started.Store(started)
+		descriptorKeeper.server.Store(uint64(os.Getpid()))
+		descriptorKeeper.pid.Store(uint64(pid))
+		err = f.tryDescriptorKeeper(pid)
 	}
 	if err != nil {
-		anchor.pid.Store(0)
+		descriptorKeeper.pid.Store(0)
 		_ = unix.Kill(pid, unix.SIGKILL)
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 	}
 	return err
 }
 
-// tryAnchor finds out whether a descriptor can be taken from it (ptrace(2), "ptrace access mode
+// tryDescriptorKeeper finds out whether a descriptor can be taken from it (ptrace(2), "ptrace access mode
 // checking").
-func (f *FS) tryAnchor(pid int) error {
+func (f *FS) tryDescriptorKeeper(pid int) error {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return err
@@ -66,10 +66,12 @@ func (f *FS) tryAnchor(pid int) error {
 	return unix.Close(fd)
 }
 
-// Anchor is the process that keeps this server's descriptors open, 0 if there is none.
-func (f *FS) Anchor() int { return int(f.tables.head.anchors[f.tables.column].pid.Load()) }
+// DescriptorKeeper is the process that keeps this server's descriptors open, 0 if there is none.
+func (f *FS) DescriptorKeeper() int {
+	return int(f.tables.head.descriptorKeepers[f.tables.column].pid.Load())
+}
 
-// Abandon ends the anchors recorded in tables, of any version, and with them the mount if its server
+// Abandon ends the descriptor keepers recorded in tables, of any version, and with them the mount if its server
 // has ended. The tables are empty afterwards.
 func Abandon(file *os.File) error {
 	head, unmap, err := mapHead(file)
@@ -77,8 +79,8 @@ func Abandon(file *os.File) error {
 		return err
 	}
 	if head.magic == tablesMagic {
-		for i := range head.anchors {
-			if pidfd := openAnchor(&head.anchors[i]); pidfd >= 0 {
+		for i := range head.descriptorKeepers {
+			if pidfd := openDescriptorKeeper(&head.descriptorKeepers[i]); pidfd >= 0 {
 				kill(pidfd)
 				unix.Close(pidfd)
 			}
@@ -102,10 +104,10 @@ func awaitEnd(pidfd int) {
 	})
 }
 
-// weighAnchor ends the anchor, if there is one.
-func (f *FS) weighAnchor() {
-	anchor := &f.tables.head.anchors[f.tables.column]
-	pid := int(anchor.pid.Swap(0))
+// stopDescriptorKeeper ends the descriptor keeper, if there is one.
+func (f *FS) stopDescriptorKeeper() {
+	descriptorKeeper := &f.tables.head.descriptorKeepers[f.tables.column]
+	pid := int(descriptorKeeper.pid.Swap(0))
 	if pid == 0 {
 		return
 	}
@@ -113,8 +115,8 @@ func (f *FS) weighAnchor() {
 	_, _ = unix.Wait4(pid, nil, 0, nil)
 }
 
-// openAnchor returns a pidfd of an anchor of another server; -1 if it has ended.
-func openAnchor(row *anchorRow) int {
+// openDescriptorKeeper returns a pidfd of an descriptor keeper of another server; -1 if it has ended.
+func openDescriptorKeeper(row *descriptorKeeperRow) int {
 	pid := int(row.pid.Load())
 	if pid == 0 {
 		return -1
@@ -137,10 +139,10 @@ type pollFD struct {
 	revents int16
 }
 
-var anchorName = [16]byte{'l', 'a', 't', 'c', 'h', 'f', 's', '-', 'a', 'n', 'c', 'h', 'o', 'r'}
+var descriptorKeeperName = [16]byte{'l', 'a', 't', 'c', 'h', 'f', 's', '-', 'a', 'n', 'c', 'h', 'o', 'r'}
 
-// cloneAnchor starts an anchor that ends with the process of a pidfd.
-func cloneAnchor(keeperFD, keeper int) (pid int, err error) {
+// cloneDescriptorKeeper starts an descriptor keeper that ends with the process of a pidfd.
+func cloneDescriptorKeeper(keeperFD, keeper int) (pid int, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// The copy inherits the mask: no signal handler of Go's runtime must run there.
@@ -149,7 +151,7 @@ func cloneAnchor(keeperFD, keeper int) (pid int, err error) {
 		return 0, errno
 	}
 	poll := pollFD{fd: int32(keeperFD), events: unix.POLLIN}
-	child, errno := rawAnchor(&poll, uintptr(keeper))
+	child, errno := rawDescriptorKeeper(&poll, uintptr(keeper))
 	_, _, _ = syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&before)), 0, 8, 0, 0)
 	if errno != 0 {
 		return 0, errno
@@ -157,17 +159,17 @@ func cloneAnchor(keeperFD, keeper int) (pid int, err error) {
 	return int(child), nil
 }
 
-// rawAnchor returns in the parent only. In the copy there is one thread and nothing of Go's
+// rawDescriptorKeeper returns in the parent only. In the copy there is one thread and nothing of Go's
 // runtime: system calls alone, no memory is allocated, no stack grows.
 //
 //go:norace
 //go:nosplit
-func rawAnchor(poll *pollFD, keeper uintptr) (pid uintptr, errno syscall.Errno) {
+func rawDescriptorKeeper(poll *pollFD, keeper uintptr) (pid uintptr, errno syscall.Errno) {
 	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, unix.CLONE_FILES|uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}
-	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&anchorName)), 0, 0, 0, 0)
+	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NAME, uintptr(unsafe.Pointer(&descriptorKeeperName)), 0, 0, 0, 0)
 	// Yama lets only descendants be looked at, unless they say by whom.
 	syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PTRACER, keeper, 0, 0, 0, 0)
 	for {
