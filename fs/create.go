@@ -179,11 +179,7 @@ func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if err := f.mayOpen(&in.InHeader, lockNamed); err != nil {
 		return status(err)
 	}
-	err := create(i, dir, name, in, out)
-	if err != nil {
-		f.descriptors.give(in.Uid)
-	}
-	return status(err)
+	return status(create(i, dir, name, in, out))
 }
 
 // createOther makes and opens a file that has no lock name.
@@ -268,6 +264,9 @@ func (f *FS) opened(n *inode, h *handle, mode uint32, out *fuse.OpenOut) {
 	} else {
 		h.passthrough = f.passthroughOpen(n, out)
 	}
+	if n.fd < 0 && f.spares(h) {
+		f.closeFile(h) // it was made; descriptors are scarce
+	}
 	f.addFile(h, out)
 }
 
@@ -303,14 +302,6 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	if err := f.mayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}
-	err := f.createTmpfile(dir, in, out)
-	if err != nil {
-		f.descriptors.give(in.Uid)
-	}
-	return status(err)
-}
-
-func (f *FS) createTmpfile(dir *inode, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	var fd int
 	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
 		fd, err = unix.Open(procPath(dir.fd), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
@@ -318,13 +309,13 @@ func (f *FS) createTmpfile(dir *inode, in *fuse.CreateIn, out *fuse.CreateOut) e
 		return err
 	})
 	if err != nil {
-		return err
+		return status(err)
 	}
 	n, h, st, err := f.newFile(fd, in, false)
 	if err != nil {
-		return err
+		return status(err)
 	}
 	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
-	return nil
+	return fuse.OK
 }

@@ -15,13 +15,14 @@ import (
 //
 //   - Files that nobody has open keep at most an eighth of the limit, where files can be opened by handle; beyond it
 //     they are (inode_fd.go). Inodes that can only be had by a descriptor (all directories are among them) have at
-//     most five eighths. Before that is reached the kernel is asked to forget some.
-//   - An open file takes one. A user may open openShare times as many as are left for everybody.
+//     most five eighths, and at least two. Before that is reached the kernel is asked to forget some.
+//   - An open file has one, unless the kernel passes its reads and writes through and it can be opened by handle. A user
+//     may have openShare times as many as are left for everybody.
 //   - The last eighth is only for files at lock names, for removals and for .latchfs.
 
 const (
-	// handledShare, pinnedShare and reservedShare are in eighths of the limit.
-	handledShare, pinnedShare, reservedShare = 1, 5, 1
+	// handledShare, leastPinnedShare, pinnedShare and reservedShare are in eighths of the limit.
+	handledShare, leastPinnedShare, pinnedShare, reservedShare = 1, 2, 5, 1
 	// openShare is how many descriptors a user may have for each that is left.
 	openShare = 4
 	// ownDescriptors are for the server itself.
@@ -41,12 +42,11 @@ type descriptors struct {
 // share is a number of eighths of the limit.
 func (d *descriptors) share(eighths int) int { return d.limit / 8 * eighths }
 
-// take counts a file that a user opens, which has a lock name or not, while inodes have so many descriptors. It returns
-// ENFILE if that is beyond a share.
-func (d *descriptors) take(uid uint32, lockNamed bool, inodes int) error {
+// admit returns ENFILE if a user may not open another file, which has a lock name or not, while inodes have so many descriptors.
+func (d *descriptors) admit(uid uint32, lockNamed bool, inodes int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	left := d.limit - inodes - d.open
+	left := d.limit - max(inodes, d.share(leastPinnedShare)) - d.open
 	if !lockNamed {
 		left -= d.share(reservedShare)
 	}
@@ -54,18 +54,20 @@ func (d *descriptors) take(uid uint32, lockNamed bool, inodes int) error {
 		d.refused++
 		return unix.ENFILE
 	}
-	d.count(uid)
 	return nil
 }
 
-// took counts a file that is open already: another server opened it.
+// pins is how many inodes may have a descriptor.
+func (d *descriptors) pins() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return max(d.share(leastPinnedShare), min(d.share(pinnedShare), d.limit-d.open-d.share(reservedShare)))
+}
+
+// took counts a descriptor that is open for a user.
 func (d *descriptors) took(uid uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.count(uid)
-}
-
-func (d *descriptors) count(uid uint32) {
 	if d.byUser == nil {
 		d.byUser = make(map[uint32]int)
 	}
@@ -73,8 +75,8 @@ func (d *descriptors) count(uid uint32) {
 	d.open++
 }
 
-// give takes one back.
-func (d *descriptors) give(uid uint32) {
+// gave takes one back.
+func (d *descriptors) gave(uid uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open--
@@ -83,17 +85,16 @@ func (d *descriptors) give(uid uint32) {
 	}
 }
 
-// OpenFiles is how many files and directories are open in the mount.
+// mayOpen returns ENFILE if the caller of in may not open another file, which has a lock name or not.
+func (f *FS) mayOpen(in *fuse.InHeader, lockNamed bool) error {
+	return f.descriptors.admit(in.Uid, lockNamed, f.inodes.pinned())
+}
+
+// OpenFiles is how many open files and directories of the mount have a descriptor here.
 func (f *FS) OpenFiles() int {
 	f.descriptors.mu.Lock()
 	defer f.descriptors.mu.Unlock()
 	return f.descriptors.open
-}
-
-// mayOpen counts a file that the caller of in opens, which has a lock name or not. It returns ENFILE if that is beyond
-// a share.
-func (f *FS) mayOpen(in *fuse.InHeader, lockNamed bool) error {
-	return f.descriptors.take(in.Uid, lockNamed, f.inodes.pinned())
 }
 
 // OpenRefusals is how often a user was refused an open file (ENFILE).

@@ -43,13 +43,13 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	}
 	fd, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		f.descriptors.give(in.Uid)
 		return status(err)
 	}
 	d := &dirHandle{node: n, fd: fd, row: f.tables.handles.take()}
 	d.row.node, d.row.unique, d.row.user = n.id, in.Unique&^uniqueResent, in.Uid
 	d.row.bits.Store(bitDirectory)
 	f.tables.set(&d.row.fd, fd)
+	f.descriptors.took(in.Uid)
 	out.Fh = f.nextHandle()
 	f.dirs.add(out.Fh, d)
 	d.row.id.Store(out.Fh)
@@ -66,9 +66,11 @@ func (f *FS) removeDir(id uint64) {
 		defer d.mu.Unlock()
 		user := d.row.user
 		d.row.id.Store(0)
-		unix.Close(d.fd)
+		if d.fd >= 0 {
+			unix.Close(d.fd)
+			f.descriptors.gave(user)
+		}
 		f.tables.handles.give(d.row)
-		f.descriptors.give(user)
 	}
 }
 

@@ -25,11 +25,7 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if err := f.mayOpen(&in.InHeader, n.lockNamed()); err != nil {
 		return status(err)
 	}
-	err := f.open(n, in, out)
-	if err != nil {
-		f.descriptors.give(in.Uid)
-	}
-	return status(err)
+	return status(f.open(n, in, out))
 }
 
 // newHandle is that of a file which is about to be opened.
@@ -65,9 +61,8 @@ func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched boo
 		}
 		f.opened(n, h, mode, out)
 	}
-	if h.direct || !h.passthrough || n.fd < 0 {
-		// What open(2) refuses beneath has to be known now and not at the first read; and
-		// what is found by its handle may not be found once it is unlinked.
+	if h.direct || !f.spares(h) {
+		// What open(2) refuses beneath has to be known now and not at the first read.
 		if _, err := f.file(h); err != nil {
 			f.closed(h)
 			f.removeFile(out.Fh, h)
@@ -104,7 +99,6 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	crashAt(opRelease, crashAfter)
 	f.closedLock(h)
 	f.removeFile(in.Fh, h)
-	f.descriptors.give(h.user)
 	crashAt(opRelease, crashReply)
 }
 

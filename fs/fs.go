@@ -93,12 +93,14 @@ type FS struct {
 	initialScan *initialScan
 	notifier    *notifier
 	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
-	descriptors descriptors
-	pruning     atomic.Bool // the kernel is being asked to forget inodes
-	cannotPrune atomic.Bool // it was tried and failed
-	local       bool        // no other machine can write to the backing directory
-	acls        bool        // the backing directory may have default ACLs
-	selinux     bool        // SELinux is enabled
+	// unlinkedByHandle: a file without a name, too, as long as it is open.
+	unlinkedByHandle bool
+	descriptors      descriptors
+	pruning          atomic.Bool // the kernel is being asked to forget inodes
+	cannotPrune      atomic.Bool // it was tried and failed
+	local            bool        // no other machine can write to the backing directory
+	acls             bool        // the backing directory may have default ACLs
+	selinux          bool        // SELinux is enabled
 
 	usualLocks    usualLocks
 	requests      requestCounts

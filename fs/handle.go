@@ -49,6 +49,7 @@ func (f *FS) file(h *handle) (int, error) {
 		h.fd = fd
 		if h.row != nil {
 			f.tables.set(&h.row.fd, fd)
+			f.descriptors.took(h.user)
 		}
 	}
 	return h.fd, nil
@@ -63,6 +64,7 @@ func (f *FS) closeFile(h *handle) {
 	}
 	if h.row != nil {
 		f.tables.set(&h.row.fd, -1)
+		f.descriptors.gave(h.user)
 	}
 	unix.Close(h.fd)
 	h.fd = -1
@@ -93,6 +95,9 @@ func (f *FS) addFile(h *handle, out *fuse.OpenOut) {
 	row.bits.Store(bits)
 	f.tables.set(&row.fd, h.fd)
 	h.row = row
+	if h.fd >= 0 {
+		f.descriptors.took(h.user)
+	}
 	out.Fh = f.nextHandle()
 	f.files.add(out.Fh, h)
 	if h.passthrough {
@@ -124,7 +129,6 @@ func (f *FS) undoOpens(unique uint64) {
 			f.closeFile(h)
 			f.closed(h)
 			f.removeFile(id, h)
-			f.descriptors.give(h.user)
 		}
 	})
 }

@@ -38,7 +38,30 @@ func (f *FS) probeHandles() {
 		f.byHandle = -1
 	} else {
 		unix.Close(fd)
+		f.unlinkedByHandle = f.probeUnlinked()
 	}
+}
+
+// probeUnlinked reports whether a file that has no name and is open can be opened by handle.
+func (f *FS) probeUnlinked() bool {
+	fd, err := unix.Openat(f.byHandle, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	if err != nil {
+		return false
+	}
+	again, err := f.openHandle(handle)
+	closeFD(again)
+	return err == nil
+}
+
+// spares reports whether h needs no descriptor of its own: the kernel passes reads and writes through to a file that it
+// keeps open, and what else is asked for opens the inode.
+func (f *FS) spares(h *handle) bool {
+	return h.passthrough && (h.node.fd >= 0 || f.unlinkedByHandle)
 }
 
 func (f *FS) openHandle(handle unix.FileHandle) (fd int, err error) {
@@ -102,7 +125,7 @@ const (
 
 // mayPin returns ENFILE if no more inodes may keep a descriptor. In time the kernel is asked to forget some.
 func (f *FS) mayPin() error {
-	most := f.descriptors.share(pinnedShare)
+	most := f.descriptors.pins()
 	if most == 0 || f.inodes.pinned() < most*3/4 {
 		return nil
 	}

@@ -248,7 +248,6 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 			n = &inode{fd: -1}
 			n.row.Store(&inodeRow{})
 		}
-		f.descriptors.took(row.user)
 		if bits&bitDirectory != 0 {
 			if fd < 0 && n.fd >= 0 {
 				if opened, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
@@ -256,8 +255,14 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 					f.tables.set(&row.fd, fd)
 				}
 			}
+			if fd >= 0 {
+				f.descriptors.took(row.user)
+			}
 			f.dirs.add(id, &dirHandle{node: n, row: row, fd: fd})
 			return
+		}
+		if fd >= 0 {
+			f.descriptors.took(row.user)
 		}
 		h := &handle{
 			node: n, flags: int(row.flags), passthrough: bits&bitPassthrough != 0, direct: bits&bitDirect != 0, family: bits&bitFamily != 0,

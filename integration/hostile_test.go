@@ -198,6 +198,14 @@ func TestDescriptorsAreShared(t *testing.T) {
 			m := mountOver(t, dir)
 			m.kill()
 			m.start("prlimit", "--nofile=700:700", "setpriv", "--inh-caps="+without, "--bounding-set="+without)
+			passthrough, many := newLocker(t), "2000" // by handle, or the one descriptor of its inode
+			if status, err := os.ReadFile(m.path(".latchfs/status")); err != nil || strings.Contains(string(status), `"passthrough": false`) {
+				many = "50"
+			}
+			passthrough.must("ok", "open", m.path("file"), many)
+			m.kill()
+			m.args = append(m.args, "--no-passthrough")
+			m.start("prlimit", "--nofile=700:700", "setpriv", "--inh-caps="+without, "--bounding-set="+without)
 			if kernelBefore(t, 6, 18) {
 				t.Log("the kernel cannot be asked to forget directories here")
 			} else {
