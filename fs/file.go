@@ -96,6 +96,9 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		h.row.bits.Or(bitReleased)
 		f.closed(h)
 	}
+	if h.passthrough && h.writes() {
+		f.forgetAttributes(h.node) // stores to a mapping changed its times, and the kernel has not noticed
+	}
 	crashAt(opRelease, crashAfter)
 	f.closedLock(h)
 	f.removeFile(in.Fh, h)

@@ -4,6 +4,7 @@ package fs
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -85,7 +86,23 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 			return err == unix.EEXIST && getErr == nil && bytes.Equal(value[:size], data)
 		})
 	})
+	if code == fuse.OK && name == aclAccess {
+		return status(f.clearForeignSetGroup(n, &in.InHeader))
+	}
 	return code
+}
+
+// clearForeignSetGroup clears the set-group-id bit of n if the caller, who has set its ACL, is neither root nor in its group. The kernel
+// does that only for a caller without CAP_FSETID, and the server has it.
+func (f *FS) clearForeignSetGroup(n *inode, in *fuse.InHeader) error {
+	st, err := f.stat(n)
+	if err != nil || in.Uid == 0 || st.Mode&unix.S_ISGID == 0 || in.Gid == st.Gid {
+		return err
+	}
+	if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
+		return nil
+	}
+	return f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), st.Mode&0o7777&^unix.S_ISGID, 0) })
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -126,5 +127,38 @@ func TestMixedOpens(t *testing.T) {
 			}
 			unix.Close(second)
 		}
+	}
+}
+
+// TestMappedStoresShowInTimes: the kernel does not notice that a store to a mapping changes the times of the file beneath. Once
+// the file is closed they are as beneath.
+func TestMappedStoresShowInTimes(t *testing.T) {
+	m := mountOver(t, t.TempDir())
+	path := m.path("file")
+	if err := os.WriteFile(path, make([]byte, 4096), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(path, before, before); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(path, unix.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mapping, err := unix.Mmap(fd, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil { // the kernel keeps what it is answered for a second
+		t.Fatal(err)
+	}
+	mapping[0] = 1
+	if err := errors.Join(unix.Msync(mapping, unix.MS_SYNC), unix.Munmap(mapping), unix.Close(fd)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the file is closed", func() bool { return statusNumber(t, m.path(".latchfs/status"), `  "handles":`) == 0 })
+	if info, err := os.Stat(path); err != nil || time.Since(info.ModTime()) > time.Minute {
+		t.Errorf("%v: it was changed at %v", err, info.ModTime())
 	}
 }

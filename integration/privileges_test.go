@@ -3,8 +3,11 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -62,4 +65,33 @@ func TestCapabilities(t *testing.T) {
 	m.killServer()
 	m.eventuallyServed()
 	check()
+}
+
+// TestACLClearsSetGroup: an owner who is not in the file's group clears the set-group-id bit by setting an ACL, as beneath.
+func TestACLClearsSetGroup(t *testing.T) {
+	needProgram(t, "setfacl")
+	modes := func(dir string) (modes []string) {
+		for i, groups := range []string{"--clear-groups", "--groups=5"} {
+			path := filepath.Join(dir, strconv.Itoa(i))
+			if err := errors.Join(os.WriteFile(path, nil, 0o755), os.Chown(path, attackerUID, 5), os.Chmod(path, 0o755|os.ModeSetgid)); err != nil {
+				t.Fatal(err)
+			}
+			user := strconv.Itoa(attackerUID)
+			cmd := exec.Command("setpriv", "--reuid="+user, "--regid="+user, groups, "--bounding-set=-all", "setfacl", "-m", "u:1:r", path)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			modes = append(modes, info.Mode().String())
+		}
+		return modes
+	}
+	beneath := modes(sharedDir(t))
+	m := mountOver(t, sharedDir(t))
+	if got := modes(m.dir); !slices.Equal(got, beneath) {
+		t.Errorf("%v, beneath %v", got, beneath)
+	}
 }
