@@ -247,7 +247,7 @@ func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*inode, *handle, un
 		unix.Close(fd)
 		return nil, nil, unix.Stat_t{}, err
 	}
-	n, st, err := f.adopt(pathFD, in.Unique, brief)
+	n, st, err := f.adopt(pathFD, &in.InHeader, brief)
 	if err != nil {
 		unix.Close(fd)
 		return nil, nil, st, err

@@ -46,7 +46,7 @@ func TestRefusedMakesNothing(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	old, _, err := f.entry(f.root, "old", 0)
+	old, _, err := f.entry(f.root, "old", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}

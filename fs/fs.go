@@ -96,11 +96,12 @@ type FS struct {
 	// unlinkedByHandle: a file without a name, too, as long as it is open.
 	unlinkedByHandle bool
 	descriptors      descriptors
-	pruning          atomic.Bool // the kernel is being asked to forget inodes
-	cannotPrune      atomic.Bool // it was tried and failed
-	local            bool        // no other machine can write to the backing directory
-	acls             bool        // the backing directory may have default ACLs
-	selinux          bool        // SELinux is enabled
+	pruning          atomic.Bool  // the kernel is being asked to forget inodes
+	cannotPrune      atomic.Bool  // it was tried and failed
+	prunedInVain     atomic.Int64 // when nothing came of it last, as of now()
+	local            bool         // no other machine can write to the backing directory
+	acls             bool         // the backing directory may have default ACLs
+	selinux          bool         // SELinux is enabled
 
 	usualLocks    usualLocks
 	requests      requestCounts

@@ -27,6 +27,9 @@ type inode struct {
 	key  fileKey
 	fd   int    // O_PATH, or that of who made the lock it is; -1 if it is opened by handle whenever it is needed
 	kind uint32 // S_IFMT part of the mode
+	// user looked it up first, if counted: it is among inodes.pinnedBy.
+	user    uint32
+	counted bool
 	// handle is that of name_to_handle_at(2), if fd is -1.
 	handle *unix.FileHandle
 
@@ -75,12 +78,13 @@ type inodes struct {
 	mu    sync.RWMutex
 	byID  map[uint64]*inode
 	byKey map[fileKey]*inode
-	// descriptors is how many of them have one.
+	// descriptors is how many of them have one, pinnedBy those that were looked up first by a user since the server began.
 	descriptors int
+	pinnedBy    map[uint32]int
 }
 
 func newInodes(t *tables) *inodes {
-	return &inodes{tables: t, byID: make(map[uint64]*inode), byKey: make(map[fileKey]*inode)}
+	return &inodes{tables: t, byID: make(map[uint64]*inode), byKey: make(map[fileKey]*inode), pinnedBy: make(map[uint32]int)}
 }
 
 // addRoot puts the root into an empty table.
@@ -142,24 +146,25 @@ func (t *inodes) peek(key fileKey, dirfd int, name string) *inode {
 
 // add puts the inode of the file fd into the table, with the handle to be stored, counting a lookup for a
 // request. Fd is closed if the inode is there already, or is to be opened by handle.
-func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind uint32, unique uint64) *inode {
+func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind uint32, in *fuse.InHeader) *inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.byKey[key]; n != nil && n.is(key, fd, "") {
 		unix.Close(fd)
-		t.countLookup(n, unique)
+		t.countLookup(n, in.Unique)
 		return n
 	}
 	if handle != nil {
 		unix.Close(fd)
 		fd = -1
 	}
-	n := &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind}
+	n := &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind, user: in.Uid, counted: fd >= 0}
 	if fd >= 0 {
 		t.descriptors++
+		t.pinnedBy[n.user]++
 	}
 	t.write(n, n.id, stored)
-	t.tables.counted(unique, n.id)
+	t.tables.counted(in.Unique, n.id)
 	t.byID[n.id], t.byKey[key] = n, n
 	return n
 }
@@ -203,6 +208,11 @@ func (t *inodes) remove(n *inode) {
 	if n.fd >= 0 {
 		t.descriptors--
 	}
+	if n.counted {
+		if t.pinnedBy[n.user]--; t.pinnedBy[n.user] == 0 {
+			delete(t.pinnedBy, n.user)
+		}
+	}
 	// Who still has n goes on with a row that is nobody's.
 	row, last := n.row.Load(), &inodeRow{}
 	last.flags.Store(row.flags.Load())
@@ -219,6 +229,13 @@ func (t *inodes) pinned() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.descriptors
+}
+
+// pinnedFor is how many of them have a descriptor, and of these how many count for a user.
+func (t *inodes) pinnedFor(uid uint32) (all, theirs int) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.descriptors, t.pinnedBy[uid]
 }
 
 // unused are the node ids of at most that many inodes that are not open. Directories come last: the kernel cannot forget

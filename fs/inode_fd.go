@@ -123,15 +123,22 @@ const (
 	pruneTime = 100
 )
 
-// mayPin returns ENFILE if no more inodes may keep a descriptor. In time the kernel is asked to forget some.
-func (f *FS) mayPin() error {
+// mayPin returns ENFILE if no more inodes that a user looks up may keep a descriptor. In time the kernel is asked to forget some.
+func (f *FS) mayPin(uid uint32) error {
 	most := f.descriptors.pins()
-	if most == 0 || f.inodes.pinned() < most*3/4 {
+	full := func() bool {
+		all, theirs := f.inodes.pinnedFor(uid)
+		return theirs >= openShare*(most-all)
+	}
+	if most == 0 || f.inodes.pinned() < most/2 {
 		return nil
 	}
 	f.prune()
-	for i := 0; f.inodes.pinned() >= most; i++ {
-		if f.cannotPrune.Load() || i == pruneTime {
+	for i := 0; full(); i++ {
+		if i == pruneTime {
+			f.prunedInVain.Store(now())
+		}
+		if i == pruneTime || f.cannotPrune.Load() || now()-f.prunedInVain.Load() < int64(time.Second) {
 			return unix.ENFILE
 		}
 		time.Sleep(time.Millisecond)

@@ -45,11 +45,11 @@ func TestHardLinksAreOneInode(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a", 0)
+	a, _, err := f.entry(f.root, "a", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, err := f.entry(f.root, "b", 0)
+	b, _, err := f.entry(f.root, "b", &fuse.InHeader{})
 	if err != nil || a != b || a.row.Load().lookups.Load() != 2 {
 		t.Errorf("%+v %+v %v", a, b, err)
 	}
@@ -60,11 +60,11 @@ func TestForgetClosesAtTheLastLookup(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	n, _, err := f.entry(f.root, "a", 0)
+	n, _, err := f.entry(f.root, "a", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := f.entry(f.root, "a", 0); err != nil {
+	if _, _, err := f.entry(f.root, "a", &fuse.InHeader{}); err != nil {
 		t.Fatal(err)
 	}
 	f.Forget(n.id, 1)
@@ -75,7 +75,7 @@ func TestForgetClosesAtTheLastLookup(t *testing.T) {
 	if f.inodes.get(n.id) != nil || isOpen(n.fd) || f.inodes.size() != 1 {
 		t.Error("not forgotten")
 	}
-	again, _, err := f.entry(f.root, "a", 0)
+	again, _, err := f.entry(f.root, "a", &fuse.InHeader{})
 	if err != nil || again.id == n.id {
 		t.Errorf("a node id was used again: %v", err)
 	}
@@ -90,11 +90,11 @@ func TestPathFollowsMovedDirectories(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a", 0)
+	a, _, err := f.entry(f.root, "a", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, err := f.entry(a, "b", 0)
+	b, _, err := f.entry(a, "b", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +169,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		if err := os.WriteFile(path(name), []byte(name), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		n, _, err := f.entry(f.root, name, 0)
+		n, _, err := f.entry(f.root, name, &fuse.InHeader{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +190,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		t.Errorf("%q %v", text, err)
 	}
 	unix.Close(fd)
-	if again, _, err := f.entry(f.root, "nine", 0); err != nil || again != all[9] {
+	if again, _, err := f.entry(f.root, "nine", &fuse.InHeader{}); err != nil || again != all[9] {
 		t.Errorf("the same file is another inode: %v", err)
 	}
 	// Its number is used again.
@@ -210,12 +210,12 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		if keyOf(&st) != stale.key {
 			continue
 		}
-		n, _, err := f.entry(f.root, name, 0)
+		n, _, err := f.entry(f.root, name, &fuse.InHeader{})
 		if err != nil || n == stale {
 			t.Errorf("%s is taken for the file that was removed: %v", name, err)
 		}
 		f.Forget(stale.id, 1)
-		if again, _, err := f.entry(f.root, name, 0); err != nil || again != n {
+		if again, _, err := f.entry(f.root, name, &fuse.InHeader{}); err != nil || again != n {
 			t.Errorf("%s: %v", name, err)
 		}
 		break
@@ -266,7 +266,7 @@ func TestMadeWithAUsedNumber(t *testing.T) {
 		if f.isAt(old, "x.lock") || !f.isAt(made, "x.lock") {
 			t.Error("the removed file is taken to be at the name of the new one")
 		}
-		if again, _, err := f.entry(f.root, "x.lock", 0); again != made || err != nil {
+		if again, _, err := f.entry(f.root, "x.lock", &fuse.InHeader{}); again != made || err != nil {
 			t.Errorf("the same file is another inode: %v", err)
 		}
 		return

@@ -144,7 +144,7 @@ func (f *FS) lookupLock(dir *inode, name string, in *fuse.InHeader, out *fuse.En
 
 // lookupIn does so within the name lock.
 func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
-	n, st, err := f.entry(dir, name, in.Unique)
+	n, st, err := f.entry(dir, name, in)
 	if errors.Is(err, unix.ENOENT) {
 		nameLock.Look(nil, nil)
 	}

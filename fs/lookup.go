@@ -30,7 +30,7 @@ func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryO
 		}
 		return f.lookupLock(dir, name, in, out)
 	}
-	n, st, err := f.entry(dir, name, in.Unique)
+	n, st, err := f.entry(dir, name, in)
 	if err != nil {
 		return err
 	}
@@ -39,18 +39,18 @@ func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryO
 }
 
 // entry finds the inode of the entry name of dir and counts a lookup of it for a request.
-func (f *FS) entry(dir *inode, name string, unique uint64) (*inode, unix.Stat_t, error) {
+func (f *FS) entry(dir *inode, name string, in *fuse.InHeader) (*inode, unix.Stat_t, error) {
 	st, err := statEntry(dir.fd, name)
 	if err != nil {
 		return nil, st, err
 	}
 	n := f.inodes.peek(keyOf(&st), dir.fd, name)
-	if n == nil || !f.inodes.again(n, unique) {
+	if n == nil || !f.inodes.again(n, in.Unique) {
 		fd, err := openPath(dir.fd, name)
 		if err != nil {
 			return nil, st, err
 		}
-		if n, st, err = f.adopt(fd, unique, f.isLockName(name)); err != nil {
+		if n, st, err = f.adopt(fd, in, f.isLockName(name)); err != nil {
 			return nil, st, err
 		}
 	}
@@ -62,7 +62,7 @@ func (f *FS) entry(dir *inode, name string, unique uint64) (*inode, unix.Stat_t,
 
 // adopt takes the O_PATH descriptor of a file, which has a lock name or not, into the table and counts a lookup for a
 // request.
-func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*inode, unix.Stat_t, error) {
+func (f *FS) adopt(fd int, in *fuse.InHeader, lockNamed bool) (*inode, unix.Stat_t, error) {
 	st, err := statFD(fd)
 	if err != nil {
 		unix.Close(fd)
@@ -70,12 +70,12 @@ func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*inode, unix.Stat_t, 
 	}
 	handle := f.unpinned(fd, &st)
 	if handle == nil && !lockNamed {
-		if err := f.mayPin(); err != nil {
+		if err := f.mayPin(in.Uid); err != nil {
 			unix.Close(fd)
 			return nil, st, err
 		}
 	}
-	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
+	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, in)
 	f.initialScan.take(n)
 	return n, st, nil
 }

@@ -111,6 +111,11 @@ func locker() {
 			for i := 0; i < n && err == nil; i++ {
 				_, err = unix.Open(words[1], unix.O_RDONLY, 0)
 			}
+		case "paths": // paths DIR N: open its entries 0 to N-1 with O_PATH and keep that
+			n, _ := strconv.Atoi(words[2])
+			for i := 0; i < n && err == nil; i++ {
+				_, err = unix.Open(fmt.Sprintf("%s/%d", words[1], i), unix.O_PATH, 0)
+			}
 		case "hoard": // hoard DIR N: make DIR and take N locks in it
 			n, _ := strconv.Atoi(words[2])
 			err = unix.Mkdir(words[1], 0o755)

@@ -232,6 +232,12 @@ func TestDescriptorsAreShared(t *testing.T) {
 			m.killServer()
 			m.eventuallyServed()
 			check()
+			keeper := newLocker(t, asUser(t, attackerUID)...)
+			keeper.must("ENFILE", "paths", m.dir, "1400") // the kernel cannot forget what is in use
+			bystander.must("ok", "look", m.path("1450"))
+			bystander.must("ok", "look", m.path("1451"))
+			bystander.must("ok", "cycle", m.path("x.lock"), "10")
+			keeper.kill()
 			attacker.kill()
 			eventually(t, "what it had open is closed", func() bool { return m.metric("latchfs_open_files") < 10 })
 			another := newLocker(t, asUser(t, attackerUID)...)
