@@ -228,10 +228,14 @@ func (d *device) queue(r *reader, n int) {
 		request := r.in[:n]
 		opcode := binary.NativeEndian.Uint32(request[opcodeAt:])
 		d.fs.requests.count(opcode)
-		if opcode == opcodeInterrupt {
+		switch opcode {
+		case opcodeInterrupt, opcodeForget, opcodeBatchForget:
+			// Short, and the kernel does not send these again if this server dies.
 			d.handle(request, r.out)
-		} else if !d.queued.add(request) {
-			return
+		default:
+			if !d.queued.add(request) {
+				return
+			}
 		}
 	}
 }

@@ -19,8 +19,8 @@ const (
 
 // fairQueue is the queue of requests that were read and not yet carried out. The kernel's queue has one order for all
 // users, so one user's ten thousand threads would delay everybody. Here the users are served in turn, each one's
-// requests in the order of their arrival. Requests that the kernel sends on behalf of nobody (the RELEASE of a file,
-// FORGET) have their turn after each user's, so that files are closed as fast as they are opened.
+// requests in the order of their arrival. RELEASE, which the kernel sends on behalf of nobody, has its turn after each
+// user's, so that files are closed as fast as they are opened.
 type fairQueue struct {
 	n atomic.Int32 // how many requests are queued; written under mu
 
@@ -87,7 +87,7 @@ func (q *fairQueue) add(request []byte) (room bool) {
 // isNobodys reports whether the kernel sends such a request on behalf of no caller.
 func isNobodys(request []byte) bool {
 	switch binary.NativeEndian.Uint32(request[opcodeAt:]) {
-	case opcodeForget, opcodeBatchForget, opcodeRelease, opcodeReleaseDir:
+	case opcodeRelease, opcodeReleaseDir:
 		return true
 	}
 	return false
