@@ -122,7 +122,11 @@ func (f *FS) mayRemove(in *fuse.InHeader, n *inode) bool {
 		return in.Uid == 0
 	}
 	a := f.accessor(in)
-	of, err := a.permitted(dir.fd, unix.W_OK|unix.X_OK)
+	var of unix.Stat_t
+	err := f.withFD(dir, func(fd int) (err error) {
+		of, err = a.permitted(fd, unix.W_OK|unix.X_OK)
+		return err
+	})
 	if err != nil || of.Mode&unix.S_ISVTX == 0 || of.Uid == a.uid {
 		return err == nil
 	}

@@ -20,7 +20,7 @@ func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {
 		return mode
 	}
 	if f.acls {
-		if size, err := unix.Getxattr(procPath(dir.fd), aclDefault, nil); err == nil && size > 0 {
+		if size, err := unix.Getxattr(procPath(dir.pathFD()), aclDefault, nil); err == nil && size > 0 {
 			return mode
 		}
 	}
@@ -38,7 +38,7 @@ func (f *FS) maker(in *fuse.InHeader, dir *inode, mode uint32) fuse.Caller {
 	if !f.credentials.root || caller.Uid == 0 || mode&setGroup != setGroup {
 		return caller
 	}
-	st, err := statFD(dir.fd)
+	st, err := statFD(dir.pathFD())
 	if err != nil || st.Mode&unix.S_ISGID == 0 {
 		return caller
 	}
@@ -79,17 +79,18 @@ func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
 	if kind == unix.S_IFDIR {
 		flags = unix.AT_REMOVEDIR
 	}
-	_ = retry(func() error { return unix.Unlinkat(dir.fd, name, flags) })
+	_ = retry(func() error { return unix.Unlinkat(dir.pathFD(), name, flags) })
 	i.finish(0, err)
 	return err
 }
 
 // makeIn does so not as the caller. Happened is that of intent.once.
 func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) func(error) bool) fuse.Status {
-	dir := f.inodes.get(m.in.NodeId)
+	dir := f.heldDir(m.in.NodeId)
 	if dir == nil {
 		return f.control.refuse(m.in.NodeId)
 	}
+	defer dir.release()
 	i := f.beginEntry(m.in, m.op, m.name)
 	do := func() error {
 		return i.once(func() error { return m.do(dir) }, happened(i, dir))
@@ -115,7 +116,7 @@ func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	return f.make(making{&in.InHeader, name, opMkdir, verdict.KindMkdir, unix.S_IFDIR, in.Mode, func(dir *inode) error {
-		return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask))
+		return unix.Mkdirat(dir.pathFD(), name, f.mode(dir, in.Mode, in.Umask))
 	}}, out)
 }
 
@@ -128,14 +129,14 @@ func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.E
 	return f.make(making{&in.InHeader, name, opMknod, "", kind, in.Mode, func(dir *inode) error {
 		// The inverse of the packing in fillAttr; makedev(3) has 64 bits.
 		dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
-		return unix.Mknodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask), int(dev))
+		return unix.Mknodat(dir.pathFD(), name, f.mode(dir, in.Mode, in.Umask), int(dev))
 	}}, out)
 }
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	return f.make(making{in, name, opSymlink, verdict.KindSymlink, unix.S_IFLNK, 0, func(dir *inode) error {
-		return unix.Symlinkat(target, dir.fd, name)
+		return unix.Symlinkat(target, dir.pathFD(), name)
 	}}, out)
 }
 
@@ -150,24 +151,25 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	m := making{&in.InHeader, name, opLink, verdict.KindLink, n.kind, 0, func(dir *inode) error {
 		return f.withFD(n, func(fd int) error {
 			return retry(func() error {
-				return unix.Linkat(unix.AT_FDCWD, procPath(fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+				return unix.Linkat(unix.AT_FDCWD, procPath(fd), dir.pathFD(), name, unix.AT_SYMLINK_FOLLOW)
 			})
 		})
 	}}
 	return f.makeIn(m, out, func(_ intent, dir *inode) func(error) bool {
 		return func(err error) bool {
-			st, statErr := statEntry(dir.fd, name)
-			return err == unix.EEXIST && statErr == nil && n.is(keyOf(&st), dir.fd, name)
+			st, statErr := statEntry(dir.pathFD(), name)
+			return err == unix.EEXIST && statErr == nil && n.is(keyOf(&st), dir.pathFD(), name)
 		}
 	})
 }
 
 // Create implements fuse.RawFileSystem.
 func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	dir := f.inodes.get(in.NodeId)
+	dir := f.heldDir(in.NodeId)
 	if dir == nil {
 		return f.control.refuse(in.NodeId)
 	}
+	defer dir.release()
 	if err := f.admitWithin(dir, &in.InHeader); err != nil {
 		return status(err)
 	}
@@ -201,7 +203,7 @@ func (f *FS) createOther(i intent, dir *inode, name string, in *fuse.CreateIn, o
 func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief bool) (*inode, *handle, unix.Stat_t, error) {
 	fd := -1
 	open := func(once int) (err error) {
-		fd, err = unix.Openat(dir.fd, name, int(in.Flags)&openFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
+		fd, err = unix.Openat(dir.pathFD(), name, int(in.Flags)&openFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
 			f.mode(dir, in.Mode, in.Umask))
 		return err
 	}
@@ -217,8 +219,8 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 	if fd < 0 {
 		// A dead server made it, for whom its mode does not count.
 		if err = open(0); err == unix.EACCES && !f.credentials.root {
-			err = errors.Join(unix.Fchmodat(dir.fd, name, 0o600, 0), open(0),
-				unix.Fchmodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
+			err = errors.Join(unix.Fchmodat(dir.pathFD(), name, 0o600, 0), open(0),
+				unix.Fchmodat(dir.pathFD(), name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
 		}
 	}
 	var n *inode
@@ -292,10 +294,11 @@ func (f *FS) openWatched(n *inode, h *handle, out *fuse.OpenOut) {
 
 // Tmpfile implements fuse.RawFileSystem.
 func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	dir := f.inodes.get(in.NodeId)
+	dir := f.heldDir(in.NodeId)
 	if dir == nil {
 		return f.control.refuse(in.NodeId)
 	}
+	defer dir.release()
 	f.undo(&in.InHeader)
 	crashAt(opTmpfile, crashBefore)
 	defer crashAt(opTmpfile, crashReply)
@@ -304,7 +307,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	}
 	var fd int
 	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
-		fd, err = unix.Open(procPath(dir.fd), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
+		fd, err = unix.Open(procPath(dir.pathFD()), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
 			f.mode(dir, in.Mode, in.Umask))
 		return err
 	})

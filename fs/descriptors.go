@@ -13,9 +13,9 @@ import (
 // (RLIMIT_NOFILE) is low: in a container without CAP_SYS_RESOURCE, for example. The limit is shared out, so that one
 // user cannot leave the others without. ENFILE is the answer beyond a share:
 //
-//   - Files that nobody has open keep at most an eighth of the limit, where files can be opened by handle; beyond it
-//     they are (inode_fd.go). Inodes that can only be had by a descriptor (all directories are among them) have at
-//     most five eighths, and at least two. Before that is reached the kernel is asked to forget some.
+//   - Files and directories that nobody has open keep at most an eighth of the limit, where they can be opened by handle;
+//     beyond it they are (inode_fd.go). Where they cannot they have at most five eighths, and at least two. Before that is
+//     reached the kernel is asked to forget some.
 //   - An open file has one, unless the kernel passes its reads and writes through and it can be opened by handle. A user
 //     may have openShare times as many as are left for everybody.
 //   - The last eighth is only for files at lock names, for removals and for .latchfs.

@@ -41,7 +41,7 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	if err := f.mayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}
-	fd, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := f.reopen(n, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return status(err)
 	}
@@ -131,6 +131,9 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) (added, fu
 	d := f.dirs.get(in.Fh)
 	if d == nil {
 		return unix.EBADF
+	}
+	if f.hold(d.node) {
+		defer d.node.release()
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

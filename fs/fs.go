@@ -96,6 +96,7 @@ type FS struct {
 	// unlinkedByHandle: a file without a name, too, as long as it is open.
 	unlinkedByHandle bool
 	descriptors      descriptors
+	recent           recent
 	pruning          atomic.Bool  // the kernel is being asked to forget inodes
 	cannotPrune      atomic.Bool  // it was tried and failed
 	prunedInVain     atomic.Int64 // when nothing came of it last, as of now()

@@ -32,6 +32,7 @@ type inode struct {
 	counted bool
 	// handle is that of name_to_handle_at(2), if fd is -1.
 	handle *unix.FileHandle
+	held   held
 
 	// row is what outlives the server. The number of lookups in it, how often the kernel was told
 	// of the inode, and the place are guarded by inodes.mu.
@@ -144,29 +145,32 @@ func (t *inodes) peek(key fileKey, dirfd int, name string) *inode {
 	return n
 }
 
-// add puts the inode of the file fd into the table, with the handle to be stored, counting a lookup for a
-// request. Fd is closed if the inode is there already, or is to be opened by handle.
-func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind uint32, in *fuse.InHeader) *inode {
+// add puts the inode of the file fd into the table, with the handle to be stored, and counts a lookup for a request. If the
+// inode is there already, fd is closed and added is false. If the inode is to be opened by handle, fd is kept (held).
+func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind uint32, in *fuse.InHeader) (n *inode, added bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := t.byKey[key]; n != nil && n.is(key, fd, "") {
 		unix.Close(fd)
 		t.countLookup(n, in.Unique)
-		return n
+		return n, false
 	}
+	kept := fd
 	if handle != nil {
-		unix.Close(fd)
 		fd = -1
 	}
-	n := &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind, user: in.Uid, counted: fd >= 0}
-	if fd >= 0 {
+	n = &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind, user: in.Uid, counted: fd >= 0}
+	if handle != nil {
+		n.held.kept = 1
+		n.held.fd.Store(int32(kept) + 1)
+	} else {
 		t.descriptors++
 		t.pinnedBy[n.user]++
 	}
 	t.write(n, n.id, stored)
 	t.tables.counted(in.Unique, n.id)
 	t.byID[n.id], t.byKey[key] = n, n
-	return n
+	return n, true
 }
 
 // unfind takes the lookup of id back that was counted for a request.
@@ -219,6 +223,7 @@ func (t *inodes) remove(n *inode) {
 	n.row.Store(last)
 	row.id.Store(0)
 	closeFD(n.fd)
+	n.held.end()
 	t.tables.dropText(row.place.Load())
 	t.tables.dropText(row.handle)
 	t.tables.inodes.give(row)

@@ -12,7 +12,7 @@ import (
 // The kernel forgets an inode when it likes, and may know more of them than a process may
 // have descriptors. Beyond a part of that limit (descriptors.go) files are not kept open but found by their
 // handle (name_to_handle_at(2)), which takes CAP_DAC_READ_SEARCH and a filesystem that can;
-// where these are missing the limit is the limit. Directories are always kept open. Before the limit is reached the
+// where these are missing the limit is the limit. Before the limit is reached the
 // kernel is asked to forget what nobody uses (Linux 6.18).
 
 // probeHandles finds out how many descriptors there may be, and whether files can be opened by handle.
@@ -77,12 +77,11 @@ func (f *FS) withFD(n *inode, do func(fd int) error) error {
 	if n.fd >= 0 {
 		return do(n.fd)
 	}
-	fd, err := f.openHandle(*n.handle)
-	if err != nil {
-		return err // ESTALE if it is gone
+	if !f.hold(n) {
+		return unix.ESTALE // it is gone
 	}
-	defer unix.Close(fd)
-	return do(fd)
+	defer n.release()
+	return do(n.pathFD())
 }
 
 func (f *FS) stat(n *inode) (st unix.Stat_t, err error) {
@@ -105,7 +104,7 @@ func (f *FS) reopen(n *inode, flags int) (opened int, err error) {
 // unpinned returns the handle of a file for which no descriptor is to be kept; nil if it is to be
 // kept.
 func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
-	if f.byHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.root.key.dev || f.inodes.pinned() < f.descriptors.share(handledShare) {
+	if f.byHandle < 0 || st.Dev != f.root.key.dev || f.inodes.pinned() < f.descriptors.share(handledShare) {
 		return nil
 	}
 	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)

@@ -193,8 +193,13 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	if again, _, err := f.entry(f.root, "nine", &fuse.InHeader{}); err != nil || again != all[9] {
 		t.Errorf("the same file is another inode: %v", err)
 	}
-	// Its number is used again.
+	// Its number is used again, once it is not among those that were looked up last.
 	stale := all[8]
+	for range leastRecent {
+		if err := f.lookedUp(all[2]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := os.Remove(path("8")); err != nil {
 		t.Fatal(err)
 	}

@@ -145,7 +145,7 @@ func (h *notifier) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.
 	defer nameLock.Leave()
 	at := h.fs.inodes.path(dir, name)
 	g := h.tombstone(at)
-	if _, err := statEntry(dir.fd, name); !errors.Is(err, unix.ENOENT) || g == nil {
+	if _, err := statEntry(dir.pathFD(), name); !errors.Is(err, unix.ENOENT) || g == nil {
 		return h.fs.lookupIn(nameLock, dir, name, in, out)
 	}
 	mode := uint32(unix.S_IFREG | 0o600)
@@ -168,7 +168,7 @@ func (h *notifier) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.
 func (h *notifier) remove(dir *inode, name string) error {
 	nameLock := h.fs.enter(dir, name)
 	defer nameLock.Leave()
-	if _, err := statEntry(dir.fd, name); !errors.Is(err, unix.ENOENT) {
+	if _, err := statEntry(dir.pathFD(), name); !errors.Is(err, unix.ENOENT) {
 		return unix.EBUSY
 	}
 	at := h.fs.inodes.path(dir, name)

@@ -208,7 +208,7 @@ func (i intent) isNew(dir *inode, name string, kind uint32) func(error) bool {
 			return false
 		}
 		var st unix.Statx_t
-		if unix.Statx(dir.fd, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st) != nil {
+		if unix.Statx(dir.pathFD(), name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st) != nil {
 			return false
 		}
 		made := st.Ctime

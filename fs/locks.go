@@ -208,14 +208,14 @@ func (f *FS) look(nameLock lockstore.NameLock, n *inode) (visible bool, err erro
 
 // lookEntry judges what lies at the entry name of dir, whose name lock that is.
 func (f *FS) lookEntry(nameLock lockstore.NameLock, dir *inode, name string) (visible bool, err error) {
-	st, err := statEntry(dir.fd, name)
+	st, err := statEntry(dir.pathFD(), name)
 	if errors.Is(err, unix.ENOENT) {
 		return nameLock.Look(nil, nil), nil
 	} else if err != nil {
 		return false, err
 	}
 	file := fileOf(&st)
-	return f.initialScan.look(nameLock, &file, f.inodes.peek(keyOf(&st), dir.fd, name)), nil
+	return f.initialScan.look(nameLock, &file, f.inodes.peek(keyOf(&st), dir.pathFD(), name)), nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.

@@ -12,10 +12,11 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 	if isControl(in.NodeId) || in.NodeId == fuse.FUSE_ROOT_ID && name == controlName {
 		return f.control.lookup(in, name, out)
 	}
-	dir := f.inodes.get(in.NodeId)
+	dir := f.heldDir(in.NodeId)
 	if dir == nil {
 		return status(unix.ESTALE)
 	}
+	defer dir.release()
 	f.undo(in)
 	crashAt(opLookup, crashBefore)
 	defer crashAt(opLookup, crashReply)
@@ -40,19 +41,22 @@ func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryO
 
 // entry finds the inode of the entry name of dir and counts a lookup of it for a request.
 func (f *FS) entry(dir *inode, name string, in *fuse.InHeader) (*inode, unix.Stat_t, error) {
-	st, err := statEntry(dir.fd, name)
+	st, err := statEntry(dir.pathFD(), name)
 	if err != nil {
 		return nil, st, err
 	}
-	n := f.inodes.peek(keyOf(&st), dir.fd, name)
+	n := f.inodes.peek(keyOf(&st), dir.pathFD(), name)
 	if n == nil || !f.inodes.again(n, in.Unique) {
-		fd, err := openPath(dir.fd, name)
+		fd, err := openPath(dir.pathFD(), name)
 		if err != nil {
 			return nil, st, err
 		}
 		if n, st, err = f.adopt(fd, in, f.isLockName(name)); err != nil {
 			return nil, st, err
 		}
+	} else if err := f.lookedUp(n); err != nil {
+		f.inodes.unfind(n.id, in.Unique)
+		return nil, st, err
 	}
 	n.noACL.lookedUp(&st)
 	n.setTakenAway(false)
@@ -75,7 +79,13 @@ func (f *FS) adopt(fd int, in *fuse.InHeader, lockNamed bool) (*inode, unix.Stat
 			return nil, st, err
 		}
 	}
-	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, in)
+	n, added := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, in)
+	if added && handle != nil {
+		f.recent.push(n, f.descriptors.share(handledShare))
+	} else if err := f.lookedUp(n); err != nil {
+		f.inodes.unfind(n.id, in.Unique)
+		return nil, st, err
+	}
 	f.initialScan.take(n)
 	return n, st, nil
 }

@@ -20,7 +20,8 @@ func (f *FS) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Statu
 }
 
 func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
-	dir := f.inodes.get(in.NodeId)
+	dir := f.heldDir(in.NodeId)
+	defer dir.release()
 	if dir == nil || dir == f.root && name == controlName {
 		return f.control.refuse(in.NodeId)
 	}
@@ -33,10 +34,11 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	op := opUnlink
 	if flags != 0 {
 		op = opRmdir
+		f.keepHeld(dir, name)
 	}
 	i := f.beginEntry(in, op, name)
 	do := func() error {
-		return i.once(func() error { return retry(func() error { return unix.Unlinkat(dir.fd, name, flags) }) }, is(unix.ENOENT))
+		return i.once(func() error { return retry(func() error { return unix.Unlinkat(dir.pathFD(), name, flags) }) }, is(unix.ENOENT))
 	}
 	if f.isLockName(name) {
 		return status(f.removeLock(dir, name, in, do))
@@ -46,11 +48,13 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 
 // Rename implements fuse.RawFileSystem.
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
-	oldDir, newDir := f.inodes.get(in.NodeId), f.inodes.get(in.Newdir)
+	oldDir, newDir := f.heldDir(in.NodeId), f.heldDir(in.Newdir)
+	defer oldDir.release()
+	defer newDir.release()
 	if oldDir == nil || newDir == nil || oldDir == f.root && oldName == controlName || newDir == f.root && newName == controlName {
 		return f.control.refuse(in.NodeId)
 	}
-	st, statErr := statEntry(oldDir.fd, oldName)
+	st, statErr := statEntry(oldDir.pathFD(), oldName)
 	i := f.begin(&in.InHeader, opRename)
 	if !i.again {
 		i.row.dir.set(in.NodeId, oldName)
@@ -58,8 +62,11 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		i.row.dev, i.row.ino, i.row.size = st.Dev, st.Ino, uint64(in.Flags)
 	}
 	i.written(&in.InHeader)
+	f.keepHeld(newDir, newName)
 	rename := func() error {
-		do := func() error { return unix.Renameat2(oldDir.fd, oldName, newDir.fd, newName, uint(in.Flags)) }
+		do := func() error {
+			return unix.Renameat2(oldDir.pathFD(), oldName, newDir.pathFD(), newName, uint(in.Flags))
+		}
 		if in.Flags&unix.RENAME_WHITEOUT != 0 {
 			return f.credentials.as(in.Caller, do) // it makes a file
 		}
@@ -125,7 +132,9 @@ func (f *FS) finishRename(r renaming) {
 func (f *FS) UnfinishedRenames() (renames []lockstore.Rename) {
 	for i := range f.tables.intents {
 		row := &f.tables.intents[i]
-		oldDir, newDir := f.inodes.get(row.dir.node), f.inodes.get(row.other.node)
+		oldDir, newDir := f.heldDir(row.dir.node), f.heldDir(row.other.node)
+		defer oldDir.release()
+		defer newDir.release()
 		if row.unique.Load() == 0 || row.op != opRename || row.state.Load() == intentOver || oldDir == nil || newDir == nil ||
 			!f.renamed(row, oldDir, newDir) {
 			continue
@@ -147,17 +156,17 @@ func (f *FS) UnfinishedRenames() (renames []lockstore.Rename) {
 // renamed says that a rename, of what was the old entry, was carried out.
 func (f *FS) renamed(row *intentRow, oldDir, newDir *inode) bool {
 	key := fileKey{row.dev, row.ino}
-	st, err := statEntry(newDir.fd, row.other.text())
+	st, err := statEntry(newDir.pathFD(), row.other.text())
 	if err != nil || key.ino == 0 || keyOf(&st) != key {
 		return false
 	}
 	// Two links to one file that are renamed onto each other stay as they are.
-	st, err = statEntry(oldDir.fd, row.dir.text())
+	st, err = statEntry(oldDir.pathFD(), row.dir.text())
 	return err != nil || keyOf(&st) != key
 }
 
 func (f *FS) isDirectory(dir *inode, name string) bool {
-	st, err := statEntry(dir.fd, name)
+	st, err := statEntry(dir.pathFD(), name)
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
@@ -181,11 +190,11 @@ func (f *FS) renameTree(r renaming) error {
 // moved records where the file at an entry is now, if that has to be known: of a
 // directory, and at a lock name.
 func (f *FS) moved(dir *inode, name string) {
-	st, err := statEntry(dir.fd, name)
+	st, err := statEntry(dir.pathFD(), name)
 	if err != nil {
 		return
 	}
-	n := f.inodes.peek(keyOf(&st), dir.fd, name)
+	n := f.inodes.peek(keyOf(&st), dir.pathFD(), name)
 	if n == nil || n == f.root {
 		return
 	}

@@ -222,10 +222,16 @@ func (f *FS) settlePlaces() {
 	for _, n := range f.unsettled {
 		if n.parent == nil || !f.isLockName(n.name) {
 			n.setLockNamed(false)
-		} else if st, err := statEntry(n.parent.fd, n.name); err == nil && n.is(keyOf(&st), n.parent.fd, n.name) {
-			n.setLockNamed(true)
-			n.setTakenAway(false)
+			continue
 		}
+		// One that cannot be opened any more has nothing in it.
+		_ = f.withFD(n.parent, func(parent int) error {
+			if st, err := statEntry(parent, n.name); err == nil && n.is(keyOf(&st), parent, n.name) {
+				n.setLockNamed(true)
+				n.setTakenAway(false)
+			}
+			return nil
+		})
 	}
 	f.unsettled = nil
 }
@@ -249,8 +255,8 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 			n.row.Store(&inodeRow{})
 		}
 		if bits&bitDirectory != 0 {
-			if fd < 0 && n.fd >= 0 {
-				if opened, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
+			if fd < 0 && (n.fd >= 0 || n.handle != nil) {
+				if opened, err := f.reopen(n, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
 					fd = opened
 					f.tables.set(&row.fd, fd)
 				}

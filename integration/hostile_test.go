@@ -233,7 +233,11 @@ func TestDescriptorsAreShared(t *testing.T) {
 			m.eventuallyServed()
 			check()
 			keeper := newLocker(t, asUser(t, attackerUID)...)
-			keeper.must("ENFILE", "paths", m.dir, "1400") // the kernel cannot forget what is in use
+			answer := "ok"
+			if strings.Contains(without, "dac_read_search") { // not by handle, and the kernel cannot forget what is in use
+				answer = "ENFILE"
+			}
+			keeper.must(answer, "paths", m.dir, "1400")
 			bystander.must("ok", "look", m.path("1450"))
 			bystander.must("ok", "look", m.path("1451"))
 			bystander.must("ok", "cycle", m.path("x.lock"), "10")
