@@ -87,7 +87,11 @@ func (d *descriptors) gave(uid uint32) {
 
 // mayOpen returns ENFILE if the caller of in may not open another file, which has a lock name or not.
 func (f *FS) mayOpen(in *fuse.InHeader, lockNamed bool) error {
-	return f.descriptors.admit(in.Uid, lockNamed, f.inodes.pinned())
+	err := f.descriptors.admit(in.Uid, lockNamed, f.inodes.pinned())
+	if err != nil {
+		f.prune() // there may be more next time
+	}
+	return err
 }
 
 // OpenFiles is how many open files and directories of the mount have a descriptor here.
