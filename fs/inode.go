@@ -291,10 +291,21 @@ func (t *inodes) path(dir *inode, name string) string {
 }
 
 func pathLocked(dir *inode, name string) string {
-	for ; dir.parent != nil; dir = dir.parent {
-		name = dir.name + "/" + name
+	if dir.parent == nil {
+		return name
 	}
-	return name
+	size := len(name)
+	for d := dir; d.parent != nil; d = d.parent {
+		size += len(d.name) + 1
+	}
+	path := make([]byte, size)
+	at := size - copy(path[size-len(name):], name)
+	for d := dir; d.parent != nil; d = d.parent {
+		at--
+		path[at] = '/'
+		at -= copy(path[at-len(d.name):], d.name)
+	}
+	return string(path)
 }
 
 // placePath is the path n was last seen at; false if it has no place.
