@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/cmd/latchfs/keeper"
 	latch "latchfs/fs"
 	"latchfs/lockstore"
 )
@@ -101,7 +103,7 @@ func (f mountFlags) check() error {
 	return nil
 }
 
-// runMount is the keeper of a mount, from beginning to end.
+// runMount supervises a mount, from beginning to end.
 func runMount(dir string, flags mountFlags, out io.Writer) error {
 	dir, err := realDir(dir)
 	if err != nil {
@@ -119,17 +121,45 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	// Nothing here may keep the directory busy.
+	passed, err := json.Marshal(flags)
+	if err != nil {
+		return err
+	}
+	// The keeper must not keep the directory busy.
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	k := keeper{log: log, loud: hush(log, isDaemon()), config: serverConfig{Dir: dir, Flags: flags, Keeper: os.Getpid(), Claim: newClaim(), Daemon: isDaemon()}}
-	return k.keep()
+	loud := hush(log, isDaemon())
+	k := keeper.Keeper{
+		Config:  keeper.Config{Dir: dir, Flags: passed, Keeper: os.Getpid(), Claim: newClaim(), Daemon: isDaemon()},
+		Codes:   keeper.Codes{Format: exitFormat, Busy: exitBusy},
+		Log:     log,
+		Command: []string{"serve", dir},
+		IsMounted: func() bool {
+			at, _, err := mountsAt(dir)
+			return err == nil && len(at) > 0
+		},
+		Ready: func() {
+			err := tellReady(flags.StateDir)
+			loud()
+			if err != nil {
+				log.WithError(err).Warn("could not tell that the mount is ready")
+			}
+		},
+	}
+	err = k.Run()
+	if end := keeper.IsEnd(err); end != nil && end.Explained {
+		os.Exit(max(end.Code, exitFailure))
+	} else if end != nil {
+		return coded{end.Code, fmt.Errorf("left %s while it is in use", dir)}
+	}
+	return err
 }
 
 // mounted is a directory that is mounted, and what serves it.
 type mounted struct {
 	dir     string
+	flags   mountFlags
 	log     *logrus.Logger
 	metrics *metrics
 	host    *bootid.Host
@@ -138,10 +168,10 @@ type mounted struct {
 	mount   *latch.Mount
 }
 
-// openMount recovers the locks and mounts, or goes on with the mount of a server that has died.
-func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger) (_ *mounted, err error) {
-	dir, flags := config.Dir, config.Flags
-	m := &mounted{dir: dir, log: log, metrics: newMetrics(version), host: bootid.NewHost()}
+// openMount recovers the locks and mounts, or takes over the mount of a server that has died.
+func openMount(supervisor *keeper.Server, flags mountFlags, log *logrus.Logger) (_ *mounted, err error) {
+	config := supervisor.Config
+	m := &mounted{dir: config.Dir, flags: flags, log: log, metrics: newMetrics(version), host: bootid.NewHost()}
 	defer func() {
 		if err != nil {
 			m.close()
@@ -153,56 +183,36 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	}
 	unix.Umask(0)
 	raiseFileLimit()
-	options := latch.Options{
-		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
-		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting, NoPassthrough: flags.NoPassthrough, Callers: m.host,
-		Log: log, Metrics: m.metrics.text, Notifier: func() (latch.Notifier, error) { return startNotifier(dir) }, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
-		Status: latch.Status{
-			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
-			Started: time.Now(), LockPatterns: patterns.Strings(),
-			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
-			ExitStatus: orUnknown(m.host.ExitSource()),
-		},
-	}
-	if config.Stored {
-		options.Stored = &latch.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
+	options := m.options(supervisor, patterns)
+	if options.Stored != nil {
 		defer options.Stored.Device.Close()
 		defer options.Stored.Root.Close()
 	}
-	resumed, err := latch.InUse(tables)
+	resumed, err := latch.InUse(supervisor.Tables)
 	if err != nil {
 		return nil, err
 	}
 	var overDead bool
 	switch {
 	case !resumed:
-		options.Backing, overDead, err = m.prepare(config, keeper)
-	case config.Stored:
-		err = m.claim(options.Stored.Root, config, keeper)
+		options.Backing, overDead, err = m.prepare(supervisor)
+	case options.Stored != nil:
+		err = m.claim(options.Stored.Root, supervisor)
 	}
 	if err != nil {
 		return nil, err
 	}
-	recovering := time.Now()
-	var ahead *lockstore.Ahead
-	if resumed {
-		ahead = lockstore.ReadAhead(flags.StateDir) // while the tables are taken over
-	}
-	if m.fs, err = latch.New(options); err != nil {
+	if err := m.recover(options, resumed, attributesBy(patterns)); err != nil {
 		return nil, err
 	}
-	m.host.KeepPidfds(m.fs)
-	if m.store, err = openStore(m, flags, attributesBy(patterns), ahead); err != nil {
-		return nil, err
-	}
-	m.metrics.follow(m, time.Since(recovering))
 	listener, err := listenFor(flags.MetricsListen)
-	if err != nil && !resumed { // else who is replaced may still have the address
+	if err != nil && !resumed { // the server before this one may still have the address
 		return nil, err
 	}
 	m.mount, err = m.fs.Serve(m.store, latch.MountOptions{
-		Dir: dir, OverDead: overDead, AllowOther: flags.AllowOther,
-		Restrictions: latch.Restrictions{NoSuid: flags.NoSuid, NoDev: flags.NoDev, NoExec: flags.NoExec, NoAtime: flags.NoAtime}, Debug: log.IsLevelEnabled(logrus.TraceLevel),
+		Dir: m.dir, OverDead: overDead, AllowOther: flags.AllowOther,
+		Restrictions: latch.Restrictions{NoSuid: flags.NoSuid, NoDev: flags.NoDev, NoExec: flags.NoExec, NoAtime: flags.NoAtime},
+		Debug:        log.IsLevelEnabled(logrus.TraceLevel),
 	})
 	if err != nil {
 		return nil, err
@@ -210,28 +220,71 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	if flags.MetricsListen != "" {
 		go m.metrics.serve(listener, flags.MetricsListen, resumed, log)
 	}
-	boot := m.host.Boot()
-	message := "mounted"
-	fields := logrus.Fields{"exit_status": options.Status.ExitStatus}
-	if resumed {
-		message, fields = "resumed", nil
-	}
-	log.WithFields(fields).WithFields(logrus.Fields{
-		"dir": dir, "state": flags.StateDir, "version": version, "boot_id": orUnknown(boot.ID),
-		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
-		"outlives_server": m.fs.Outlives(),
-	}).Info(message)
-	if !resumed && !m.fs.LockFiles().Local() {
-		log.WithField("dir", dir).Warn("other machines may write to this filesystem. latchfs knows nothing of their processes, and another latchfs there is not seen: mount the directory with latchfs on one machine alone")
-	}
-	if !resumed && m.host.ExitSource() == "" {
-		log.Info("the kernel does not tell how a process ended that its parent has reaped: a holder that has ended counts as gone, however it ended. Linux 6.15 tells; before that, root needs CAP_NET_ADMIN")
-	}
+	m.announce(resumed, overDead)
 	return m, nil
 }
 
+// options are those of the filesystem, without the directory beneath.
+func (m *mounted) options(supervisor *keeper.Server, patterns latch.Patterns) latch.Options {
+	config, flags := supervisor.Config, m.flags
+	return latch.Options{
+		Tables: supervisor.Tables, Stored: supervisor.Stored, Keeper: config.Keeper, Storable: config.Storable,
+		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting,
+		NoPassthrough: flags.NoPassthrough, Callers: m.host, Log: m.log, Metrics: m.metrics.text,
+		Notifier:    func() (latch.Notifier, error) { return startNotifier(m.dir) },
+		SetLogLevel: func(level string) error { return setLogLevel(m.log, level) },
+		Status: latch.Status{
+			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
+			Started: time.Now(), LockPatterns: patterns.Strings(),
+			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
+			ExitStatus: orUnknown(m.host.ExitSource()),
+		},
+	}
+}
+
+// recover makes the filesystem and the store, from what a dead server has left if resumed.
+func (m *mounted) recover(options latch.Options, resumed bool, attributes func(string) lockstore.Attributes) (err error) {
+	began := time.Now()
+	var ahead *lockstore.Ahead
+	if resumed {
+		ahead = lockstore.ReadAhead(m.flags.StateDir) // while the tables are taken over
+	}
+	if m.fs, err = latch.New(options); err != nil {
+		return err
+	}
+	m.host.KeepPidfds(m.fs)
+	if m.store, err = openStore(m, attributes, ahead); err != nil {
+		return err
+	}
+	m.metrics.follow(m, time.Since(began))
+	return nil
+}
+
+// announce logs what was mounted, and what latchfs cannot do there.
+func (m *mounted) announce(resumed, overDead bool) {
+	boot, exits := m.host.Boot(), m.host.ExitSource()
+	fields := logrus.Fields{
+		"dir": m.dir, "state": m.flags.StateDir, "version": version, "boot_id": orUnknown(boot.ID),
+		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
+		"outlives_server": m.fs.Outlives(),
+	}
+	if resumed {
+		m.log.WithFields(fields).Info("resumed")
+		return
+	}
+	m.log.WithFields(fields).WithField("exit_status", orUnknown(exits)).Info("mounted")
+	if !m.fs.LockFiles().Local() {
+		m.log.WithField("dir", m.dir).Warn("other machines may write to this filesystem. latchfs knows nothing of their processes " +
+			"and cannot see another latchfs there: mount the directory with latchfs on one machine only")
+	}
+	if exits == "" {
+		m.log.Info("the kernel does not tell how a process ended whose parent has already waited for it, so every holder that has ended " +
+			"counts as gone. Linux 6.15 tells; before that, root needs CAP_NET_ADMIN")
+	}
+}
+
 // prepare checks the place and opens the directory that will be beneath the mount.
-func (m *mounted) prepare(config serverConfig, keeper *os.File) (backing *os.File, overDead bool, err error) {
+func (m *mounted) prepare(supervisor *keeper.Server) (backing *os.File, overDead bool, err error) {
 	dir, log := m.dir, m.log
 	at, inside, err := mountsAt(dir)
 	if err != nil {
@@ -244,7 +297,7 @@ func (m *mounted) prepare(config serverConfig, keeper *os.File) (backing *os.Fil
 	case inside != nil:
 		return nil, false, coded{exitMounted, fmt.Errorf("%s is inside the latchfs mount at %s", dir, inside.Mountpoint)}
 	}
-	if err := checkStateDir(dir, config.Flags.StateDir); err != nil {
+	if err := checkStateDir(dir, m.flags.StateDir); err != nil {
 		return nil, false, err
 	}
 	if err := latch.Probe(); errors.Is(err, latch.ErrNoFUSE) || errors.Is(err, latch.ErrNoHelper) {
@@ -258,24 +311,24 @@ func (m *mounted) prepare(config serverConfig, keeper *os.File) (backing *os.Fil
 	if backing, err = openBacking(dir, overDead); err != nil {
 		return nil, false, err
 	}
-	if err := m.claim(backing, config, keeper); err != nil {
+	if err := m.claim(backing, supervisor); err != nil {
 		return nil, false, err
 	}
-	m.warnOfUsers(config.Keeper)
+	m.warnOfUsers(supervisor.Config.Keeper)
 	return backing, overDead, nil
 }
 
 // claim claims the directory beneath for the keeper.
-func (m *mounted) claim(beneath *os.File, config serverConfig, keeper *os.File) error {
-	if config.Claim == 0 {
+func (m *mounted) claim(beneath *os.File, supervisor *keeper.Server) error {
+	if supervisor.Config.Claim == 0 {
 		return nil // the keeper is of an older version
 	}
-	claimed, err := claim(beneath, config.Claim, m.log.WithField("dir", m.dir))
+	claimed, err := claim(beneath, supervisor.Config.Claim, m.log.WithField("dir", m.dir))
 	if err != nil || claimed == nil {
 		return err
 	}
 	defer claimed.Close()
-	return sendMessage(keeper, messageClaim, int(claimed.Fd()))
+	return supervisor.Claim(claimed)
 }
 
 // raiseFileLimit allows as many descriptors as the system does: there is one for each
@@ -342,15 +395,15 @@ func checkStateDir(dir, stateDir string) error {
 
 // openStore takes the state directory. One that is just being given up by a latchfs that
 // was unmounted is waited for.
-func openStore(m *mounted, flags mountFlags, attributes func(name string) lockstore.Attributes, ahead *lockstore.Ahead) (*lockstore.Store, error) {
+func openStore(m *mounted, attributes func(name string) lockstore.Attributes, ahead *lockstore.Ahead) (*lockstore.Store, error) {
 	deadline := time.Now().Add(2 * time.Second)
 	for {
 		shown := newProgress(os.Stderr, "locks recovered")
 		store, err := lockstore.Open(lockstore.Options{
 			Progress: shown.at, Ahead: ahead,
-			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
-			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
-			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
+			StateDir: m.flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
+			StaleAfter: m.flags.StaleAfter, MaxHold: m.flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
+			MaxPerUser: m.flags.MaxPerUser, Owner: uint32(os.Geteuid()),
 			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
 			Attributes: attributes,
 		})
@@ -388,7 +441,7 @@ func (m *mounted) wait(stop <-chan os.Signal, yield <-chan struct{}) error {
 		case <-yield:
 			m.log.WithField("dir", m.dir).Info("making way for another server")
 			// What it has in hand the kernel sends to the next one.
-			os.Exit(exitHandedOver)
+			os.Exit(keeper.ExitHandedOver)
 		case sig := <-stop:
 			if asked {
 				return coded{exitBusy, fmt.Errorf("%v: left %s while it is in use", sig, m.dir)}

@@ -9,16 +9,18 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"latchfs/cmd/latchfs/keeper"
 )
 
-// How much garbage there may be, in percent of what is in use, before it is collected. What recovery makes is hardly
-// garbage, and then a lock takes about half a KiB.
+// How much garbage there may be before it is collected, in percent of what is in use. Recovery makes hardly any garbage, so
+// that a lock takes about half a KiB.
 const (
 	gcWhileRecovering = -1 // never
 	gcWhileServing    = 30
 )
 
-// serveCommand is what a keeper starts.
+// serveCommand is the command that a keeper starts.
 func serveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "serve DIR",
@@ -29,76 +31,49 @@ func serveCommand() *cobra.Command {
 	}
 }
 
-// runServe mounts, or goes on with the mount of a server that has died, and serves it.
+// runServe mounts, or takes over the mount of a server that has died, and serves it.
 func runServe() error {
-	// Started from a descriptor it would be called by its number.
+	// The kernel names a process that is started from a descriptor by the descriptor's number.
 	_ = os.WriteFile("/proc/self/comm", []byte("latchfs-server"), 0)
-	unix.Close(programFD)
-	unix.CloseOnExec(tablesFD)
-	unix.CloseOnExec(keeperFD)
-	keeper, tables := os.NewFile(keeperFD, "keeper"), os.NewFile(tablesFD, "tables")
-	message := make([]byte, messageLimit)
-	n, err := keeper.Read(message)
-	var config serverConfig
+	var flags mountFlags
+	supervisor, err := keeper.Connect()
 	if err == nil {
-		err = json.Unmarshal(message[:n], &config)
+		err = json.Unmarshal(supervisor.Config.Flags, &flags)
 	}
 	if err != nil {
 		return usageError{fmt.Errorf("latchfs mount starts this: %w", err)}
 	}
-	// It can be replaced, the keeper cannot.
-	_ = os.WriteFile(oomScore, []byte(config.OOMScore), 0)
-	stop, yield := make(chan os.Signal, 4), make(chan struct{}, 1)
+	stop := make(chan os.Signal, 4)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
 	signal.Ignore(unix.SIGHUP)
-	go followKeeper(keeper, yield)
-
-	log, err := newLog(os.Stderr, config.Flags.LogLevel, config.Flags.LogFormat)
+	log, err := newLog(os.Stderr, flags.LogLevel, flags.LogFormat)
 	if err != nil {
 		return err
 	}
-	loud := hush(log, config.Daemon)
-	// Its memory is mostly the locks there are, and they stay.
+	loud := hush(log, supervisor.Config.Daemon)
 	debug.SetGCPercent(gcWhileRecovering)
-	m, err := openMount(config, tables, keeper, log)
+	m, err := openMount(supervisor, flags, log)
 	if err != nil {
 		return err
 	}
 	defer m.close()
 	debug.SetGCPercent(gcWhileServing)
-	if config.Daemon {
-		if err := logToFile(config.Flags.StateDir); err != nil {
+	if supervisor.Config.Daemon {
+		if err := logToFile(flags.StateDir); err != nil {
 			log.WithError(err).Warn("could not open the log file")
 		}
 	}
 	loud()
-	serving := messageServing
-	if !m.fs.Outlives() {
-		serving = messageBound
+	device, root := m.fs.Stored()
+	if err := supervisor.Serving(m.fs.Outlives(), device, root); err != nil {
+		return err
 	}
-	var toStore []int
-	if config.Storable {
-		device, root := m.fs.Stored()
-		toStore = []int{device, root}
-	}
-	if err := sendMessage(keeper, serving, toStore...); err != nil {
-		return fmt.Errorf("tell the keeper: %w", err)
-	}
-	go m.watchdog()
-	return m.wait(stop, yield)
+	go keeper.Watchdog(m.check, func(err error) { log.WithError(err).Warn("could not tell the service manager that all is well") })
+	return m.wait(stop, supervisor.Yield)
 }
 
-// followKeeper waits for what the keeper says. Without one nobody would start another server, and
-// the descriptor keeper ends with it: so does this server.
-func followKeeper(keeper *os.File, yield chan<- struct{}) {
-	message := make([]byte, messageLimit)
-	for {
-		n, err := keeper.Read(message)
-		if err != nil || n == 0 {
-			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
-		}
-		if string(message[:n]) == messageYield {
-			yield <- struct{}{}
-		}
-	}
+// check returns when the server can reach its locks and inodes.
+func (m *mounted) check() {
+	m.store.Count()
+	m.fs.Inodes()
 }

@@ -1,8 +1,10 @@
-package main
+package keeper
 
 import (
 	"errors"
 	"os"
+	"strconv"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -12,19 +14,18 @@ import (
 )
 
 // A service manager with a descriptor store (FDSTORE in sd_notify(3)) keeps what the mount needs to
-// outlive the keeper too. These are the descriptors' names there.
+// outlive the keeper. These are the names of the descriptors in the store.
 const (
 	storedTables = "latchfs-tables"
 	storedDevice = "latchfs-device"
 	storedRoot   = "latchfs-root"
 )
 
-// hasStore says that a service manager listens. Whether it stores is not told.
+// hasStore reports whether a service manager listens. It does not tell whether it stores descriptors.
 func hasStore() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
-// takeStored returns what a service manager kept of the mount at dir, if that is still there:
-// nothing otherwise.
-func takeStored(dir string) (tables *os.File, stored *latch.Stored) {
+// takeStored returns what a service manager kept of the mount, if the mount is still there; nil otherwise.
+func takeStored(isMounted func() bool) (tables *os.File, stored *latch.Stored) {
 	stored = &latch.Stored{}
 	for _, file := range activation.Files(true) {
 		switch file.Name() {
@@ -39,25 +40,24 @@ func takeStored(dir string) (tables *os.File, stored *latch.Stored) {
 	if tables == nil || stored.Device == nil || stored.Root == nil {
 		return nil, nil
 	}
-	at, _, err := mountsAt(dir)
 	poll := []unix.PollFd{{Fd: int32(stored.Device.Fd()), Events: unix.POLLIN}}
-	_, pollErr := unix.Poll(poll, 0)
-	if err != nil || len(at) == 0 || pollErr != nil || poll[0].Revents&unix.POLLERR != 0 {
-		// It was unmounted meanwhile.
+	_, err := unix.Poll(poll, 0)
+	if err != nil || !isMounted() || poll[0].Revents&unix.POLLERR != 0 {
+		// It was unmounted in the meantime.
 		unstore()
 		return nil, nil
 	}
 	return tables, stored
 }
 
-// unstore has the service manager let go of it.
+// unstore tells the service manager to close what it keeps.
 func unstore() {
 	for _, name := range []string{storedTables, storedDevice, storedRoot} {
 		_, _ = daemon.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name)
 	}
 }
 
-// store has the service manager keep a descriptor.
+// store gives the service manager a descriptor to keep.
 func store(name string, file *os.File) error {
 	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -68,7 +68,7 @@ func store(name string, file *os.File) error {
 	return unix.Sendmsg(socket, []byte("FDSTORE=1\nFDNAME="+name), unix.UnixRights(int(file.Fd())), manager, 0)
 }
 
-// storeAll has all of it kept, and says that the mount is usable.
+// storeAll gives the service manager all that it is to keep, and tells it that the mount is usable.
 func storeAll(tables *os.File, stored *latch.Stored) error {
 	var err error
 	if stored != nil {
@@ -78,28 +78,18 @@ func storeAll(tables *os.File, stored *latch.Stored) error {
 	return errors.Join(err, notifyErr)
 }
 
-// sendMessage sends a message of keeper or server with descriptors.
-func sendMessage(socket *os.File, text string, fds ...int) error {
-	var rights []byte
-	if len(fds) > 0 {
-		rights = unix.UnixRights(fds...)
+// Watchdog tells a service manager that asks for it (WatchdogSec= in systemd.service(5)) that this server is alive, after
+// each call of check. A server whose check hangs is replaced, with the descriptors that are stored. Failed is called with
+// the error if the manager cannot be told. Without such a manager Watchdog returns at once.
+func Watchdog(check func(), failed func(error)) {
+	limit, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
+	if err != nil || limit <= 0 {
+		return
 	}
-	return unix.Sendmsg(int(socket.Fd()), []byte(text), rights, nil, 0)
-}
-
-// receiveMessage receives one; "" is that the other end is closed.
-func receiveMessage(socket *os.File) (text string, files []*os.File, err error) {
-	buffer, control := make([]byte, messageLimit), make([]byte, unix.CmsgSpace(2*4))
-	n, controlled, _, _, err := unix.Recvmsg(int(socket.Fd()), buffer, control, unix.MSG_CMSG_CLOEXEC)
-	if err != nil {
-		return "", nil, err
-	}
-	messages, err := unix.ParseSocketControlMessage(control[:controlled])
-	for i := range messages {
-		fds, _ := unix.ParseUnixRights(&messages[i])
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "stored"))
+	for range time.Tick(time.Duration(limit) * time.Microsecond / 3) {
+		check()
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
+			failed(err)
 		}
 	}
-	return string(buffer[:n]), files, err
 }

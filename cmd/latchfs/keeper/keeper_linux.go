@@ -1,0 +1,272 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	latch "latchfs/fs"
+)
+
+// Codes are the exit codes of a server that mean something to the keeper.
+type Codes struct {
+	Format int // the server cannot read the tables
+	Busy   int // a second signal ended the server while the mount is in use
+}
+
+// EndError is the end of a server that the keeper ends with.
+type EndError struct {
+	// Code is the server's exit code; less than 0 if a signal ended the server.
+	Code int
+	// Explained means that the server has said why.
+	Explained bool
+}
+
+func (e *EndError) Error() string { return fmt.Sprintf("the server ended with %d", e.Code) }
+
+// Keeper supervises the servers of one mount. Its exported fields are set before Run.
+type Keeper struct {
+	Config Config
+	Codes  Codes
+	Log    *logrus.Logger
+	// Command is the server's command line, without the program.
+	Command []string
+	// IsMounted reports whether latchfs is mounted at the directory.
+	IsMounted func() bool
+	// Ready is called once, when the first server serves.
+	Ready func()
+
+	tables  *os.File
+	claim   *os.File // nil if there is none
+	program *os.File // the program that servers are started from
+	path    string   // its path, where another version will be
+	signals chan os.Signal
+	// stored is what a service manager kept, until a server has taken it over.
+	stored *latch.Stored
+
+	served   bool // a server has served
+	bound    bool // the mount dies with its server
+	stopping os.Signal
+	backoff  time.Duration
+}
+
+const (
+	leastBackoff = 50 * time.Millisecond
+	mostBackoff  = 5 * time.Second
+	// steady is the age at which a server counts as one that does not die at once.
+	steady = 10 * time.Second
+)
+
+// oomScore is how likely the kernel kills a process when memory runs out (proc_pid_oom_score_adj(5)).
+const oomScore = "/proc/self/oom_score_adj"
+
+// protect makes the kernel kill almost any other process first, as far as this user may, and returns the score that a
+// server is to have.
+func protect() (score string) {
+	was, err := os.ReadFile(oomScore)
+	if err != nil {
+		return ""
+	}
+	_ = os.WriteFile(oomScore, []byte("-900"), 0)
+	return strings.TrimSpace(string(was))
+}
+
+// Run runs servers until the mount is gone. It returns an *EndError if a server ended in a way that the keeper cannot mend.
+func (k *Keeper) Run() error {
+	runtime.LockOSThread()
+	k.signals = make(chan os.Signal, 8)
+	signal.Notify(k.signals, unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	if err := k.prepare(); err != nil {
+		return err
+	}
+	for program := k.program; ; {
+		end, err := k.runServer(program)
+		switch {
+		case err != nil && !k.served:
+			return err
+		case err != nil:
+			k.Log.WithError(err).Error("no server could be started; trying again")
+			k.wait(end)
+		case end.next != nil:
+			program = end.next // on probation until it serves
+			continue
+		default:
+			if done, err := k.after(end, program); done || err != nil {
+				return err
+			}
+		}
+		if program != k.program {
+			program.Close()
+			program = k.program
+		}
+	}
+}
+
+// prepare opens what the servers need.
+func (k *Keeper) prepare() (err error) {
+	if k.path, err = os.Executable(); err != nil {
+		return err
+	}
+	if k.program, err = os.Open("/proc/self/exe"); err != nil {
+		return err
+	}
+	k.Config.OOMScore = protect()
+	k.Config.Storable = hasStore()
+	if k.tables, k.stored = takeStored(k.IsMounted); k.tables != nil {
+		k.Log.WithField("dir", k.Config.Dir).Warn("the keeper of the mount has died; going on with what the service manager kept")
+	} else if k.tables, err = latch.NewTables(); err != nil {
+		return err
+	}
+	// Descriptor keepers and notifiers whose server has died become children of the keeper, which waits for them.
+	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+	return nil
+}
+
+// after decides what follows from the end of a server. It reports whether the keeper is done.
+func (k *Keeper) after(end ending, program *os.File) (done bool, err error) {
+	code := end.state.ExitCode()
+	log := k.Log.WithFields(logrus.Fields{"dir": k.Config.Dir, "server": end.state.Pid(), "reason": end.state.String()})
+	switch {
+	case code == 0:
+		return true, nil
+	case !k.served && k.stored != nil:
+		log.Error("what the service manager kept cannot be used: mounting anew")
+		k.dropStored()
+		unstore()
+		return false, latch.Abandon(k.tables)
+	case !k.served:
+		return true, &EndError{Code: code, Explained: true}
+	case program != k.program && !end.served:
+		if code != k.Codes.Format {
+			log.Error("the new version did not come up; the one before goes on")
+			return false, nil
+		}
+		log.Warn("the new version cannot read the tables of the running one: mounting anew. Files that are open now fail")
+		k.adopt(program)
+		return false, latch.Abandon(k.tables)
+	case code == k.Codes.Busy && end.served: // a second signal
+		return true, &EndError{Code: code}
+	case k.bound || code == k.Codes.Format:
+		log.Error("the server has died, and the mount with it: mounting anew. Files that are open now fail")
+		if err := latch.Abandon(k.tables); err != nil {
+			return true, err
+		}
+	default:
+		log.Warn("the server has died; starting another")
+	}
+	k.wait(end)
+	return false, nil
+}
+
+// wait delays the replacement of a server that died of itself, unless it had run for some time. A server that was
+// killed, or whose handler panicked, is replaced at once.
+func (k *Keeper) wait(end ending) {
+	var status syscall.WaitStatus
+	if end.state != nil {
+		status = end.state.Sys().(syscall.WaitStatus)
+	}
+	killed := status.Signaled() && status.Signal() == syscall.SIGKILL
+	if killed || status.ExitStatus() == latch.ExitPanicked || end.served && end.lived > steady {
+		k.backoff = 0
+		return
+	}
+	time.Sleep(k.backoff)
+	k.backoff = min(max(2*k.backoff, leastBackoff), mostBackoff)
+}
+
+// hear takes a message of a server of that program. It reports whether the server serves now.
+func (k *Keeper) hear(said message, program *os.File) (serves bool) {
+	if said.text != messageClaim {
+		k.serving(said, program)
+		return true
+	}
+	if k.claim != nil {
+		k.claim.Close()
+	}
+	k.claim = said.files[0]
+	return false
+}
+
+// serving notes that a server of that program serves.
+func (k *Keeper) serving(said message, program *os.File) {
+	k.bound = said.text == messageBound
+	k.dropStored()
+	var stored *latch.Stored
+	if len(said.files) == 2 && !k.served && !k.bound {
+		stored = &latch.Stored{Device: said.files[0], Root: said.files[1]}
+	}
+	if !k.served {
+		if err := storeAll(k.tables, stored); err != nil {
+			k.Log.WithError(err).Warn("could not tell the service manager")
+		}
+	}
+	for _, file := range said.files {
+		file.Close()
+	}
+	k.adopt(program)
+	// The start of the server took some megabytes, which Go would keep.
+	defer debug.FreeOSMemory()
+	if !k.served {
+		k.served = true
+		k.Ready()
+	}
+}
+
+func (k *Keeper) dropStored() {
+	if k.stored != nil {
+		k.stored.Device.Close()
+		k.stored.Root.Close()
+		k.stored = nil
+	}
+}
+
+// adopt makes program the one that servers are started from.
+func (k *Keeper) adopt(program *os.File) {
+	if program != k.program {
+		k.program.Close()
+		k.program = program
+	}
+}
+
+// handleSignal passes a signal on to a server. SIGHUP asks the server to make way for the program that is on disk now, which
+// end gets.
+func (k *Keeper) handleSignal(sig os.Signal, s *serverProcess, end *ending) {
+	switch {
+	case sig != unix.SIGHUP:
+		k.stopping = sig
+		if end.served || !k.served {
+			_ = s.cmd.Process.Signal(sig)
+		}
+	case end.served && !k.bound:
+		next, err := os.Open(k.path)
+		if err != nil {
+			k.Log.WithError(err).Error("there is no program to upgrade to")
+			return
+		}
+		if _, err := s.socket.Write([]byte(messageYield)); err != nil {
+			k.Log.WithError(err).Error("the server cannot be asked to make way")
+		}
+		if end.next != nil {
+			end.next.Close()
+		}
+		end.next = next
+	default:
+		k.Log.Error("the mount cannot be handed over to another server here; unmount it and mount it again")
+	}
+}
+
+// IsEnd returns the *EndError in err, nil if there is none.
+func IsEnd(err error) *EndError {
+	var end *EndError
+	errors.As(err, &end)
+	return end
+}
