@@ -39,7 +39,7 @@ type content struct {
 	form    payload.Claim
 	written time.Time
 	owner   uint32
-	sum     sum
+	sum     [16]byte
 }
 
 // inspect reads what lies at a lock name. The text is taken for that of the family, which may be of

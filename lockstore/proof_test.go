@@ -275,7 +275,7 @@ func (p *proof) serverDies(*rapid.T) {
 			open[l.open.Generation()] = true
 		}
 	}
-	store, err := Open(Options{StateDir: p.state, System: p.machine, Files: p.files, StaleAfter: time.Hour, Log: p.log, Now: p.now, Open: open})
+	store, err := Open(Options{StateDir: p.state, System: p.machine, Files: p.files, StaleAfter: time.Hour, Log: p.log, Now: p.now, Predecessor: Predecessor{Open: open}})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"latchfs/lockstore/authority"
 	"latchfs/lockstore/verdict"
 )
 
@@ -144,7 +145,7 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 		if err := copyTo(files, name, file, as.File); err != nil {
 			// What is left of it would only be taken for a whole one.
 			_ = os.RemoveAll(as.File)
-			return noSpace(err)
+			return authority.NoSpace(err)
 		}
 		// Whose it was counts when room is made; it is root's if that cannot be.
 		_ = os.Lchown(as.File, int(file.UID), -1)

@@ -347,11 +347,13 @@ func openStore(m *mounted, flags mountFlags, attributes func(name string) lockst
 	for {
 		shown := newProgress(os.Stderr, "locks recovered")
 		store, err := lockstore.Open(lockstore.Options{
-			Progress: shown.at, Ahead: ahead,
+			Progress: shown.at,
 			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
 			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
-			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
+			Predecessor: lockstore.Predecessor{
+				Ahead: ahead, Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
+			},
 			Attributes: attributes,
 		})
 		shown.end()
