@@ -148,6 +148,7 @@ func (s *Store) changedElsewhere(c authority.Change) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.byUser[c.Creator.UID]++
 	s.put(&record{kept: keep(c.Record, s.began)})
 }
 
