@@ -26,8 +26,8 @@ func (c NameLock) Generation() uint64 {
 	return 0
 }
 
-// Descriptor returns the descriptor for the lock of the name, whose file the caller opens again after Acquire; nil if
-// there is no lock.
+// Descriptor returns the descriptor for the lock of the name, whose file the caller opens again after Acquire; nil
+// if there is no lock.
 func (c NameLock) Descriptor() *Descriptor {
 	r := c.record()
 	if r == nil {
@@ -124,15 +124,16 @@ func (s *Store) recordNew(r *record) error {
 	return nil
 }
 
-// Made has the payload read of a lock whose file has its content from the beginning: a link of any kind, or a file that
-// was renamed to the name. If it is data, the file is no lock.
+// Made has the payload read of a lock whose file has its content from the beginning: a link of any kind, or a file
+// that was renamed to the name. If it is data, the file is no lock.
 func (c NameLock) Made() {
 	if r := c.record(); r != nil {
 		c.store.identify(r)
 	}
 }
 
-// Release ends the lock of the name, if there is one, after its file was removed or renamed away, or could not be made.
+// Release ends the lock of the name, if there is one, after its file was removed or renamed away, or could not be
+// made.
 func (c NameLock) Release() {
 	if r := c.record(); r != nil {
 		c.store.release(r)
@@ -140,8 +141,9 @@ func (c NameLock) Release() {
 	c.freed()
 }
 
-// Replaced handles that a process, which who returns, has renamed another file onto the name. A live lock stays with its
-// holder, whose family did it. Otherwise the process acquires the lock anew, if its file is one.
+// Replaced handles that a process has renamed another file onto the name; who returns the process. A live lock
+// stays with its holder, of whose family the process is. Otherwise the process acquires the lock anew, if the file
+// is one.
 func (c NameLock) Replaced(who func() bootid.Process) {
 	s := c.store
 	if r := c.record(); r != nil {

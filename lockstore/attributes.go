@@ -1,7 +1,7 @@
 package lockstore
 
-// Attributes change the rules for a lock. They depend on its name alone: they are the attributes of the lock patterns
-// that match it.
+// Attributes change the rules for a lock. They depend on its name alone: they are the attributes of the lock
+// patterns that match it.
 type Attributes struct {
 	// Opaque has the bytes of the lock ignored: its maker holds it.
 	Opaque bool

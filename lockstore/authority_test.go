@@ -146,8 +146,8 @@ func (e *elsewhere) Watch(_ context.Context, changed func(authority.Change)) err
 func (e *elsewhere) Status() authority.Status { return authority.Status{} }
 func (e *elsewhere) Close() error             { return nil }
 
-// TestAuthorityIsCalledWithoutTheMutex: other callers of the store go on while the authority takes its time, and the
-// two agree.
+// TestAuthorityIsCalledWithoutTheMutex: other callers of the store go on while the authority takes its time, and
+// the two agree.
 func TestAuthorityIsCalledWithoutTheMutex(t *testing.T) {
 	w, e := newWorld(t), newElsewhere()
 	w.authority = e
@@ -195,7 +195,8 @@ func TestAuthorityIsCalledWithoutTheMutex(t *testing.T) {
 	}
 }
 
-// TestUncertainAcquisitionIsWithdrawn: a lock that the authority may have recorded is not held, and leaves no trace.
+// TestUncertainAcquisitionIsWithdrawn: a lock that the authority may have recorded is not held, and leaves no
+// trace.
 func TestUncertainAcquisitionIsWithdrawn(t *testing.T) {
 	w, e := newWorld(t), newElsewhere()
 	w.authority = e

@@ -15,8 +15,8 @@ type syncing struct {
 }
 
 // How long records may wait to be synced. After a power cut, a lock whose record is lost may be an empty file that
-// cannot be told from one that is no lock. A file that is no lock, if its record is not synced, would be taken for a
-// stale lock.
+// cannot be told from one that is no lock. A file that is no lock, if its record is not synced, would be taken for
+// a stale lock.
 const (
 	settledDelay  = 100 * time.Millisecond
 	acquiredDelay = time.Second
@@ -75,8 +75,8 @@ func (p snapshot) SettledFiles() map[string]authority.Settled {
 	return maps.Clone(p.store.settled)
 }
 
-// Records yields locks in batches, so that mu is never held for long. It rests as long as each batch takes, so that a
-// processor is not busy for long either.
+// Records yields locks in batches, so that mu is never held for long. It rests as long as each batch takes, so that
+// a processor is not busy for long either.
 func (p snapshot) Records(yield func(authority.Record) error) error {
 	const batch = 128
 	s := p.store

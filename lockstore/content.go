@@ -37,8 +37,8 @@ type content struct {
 	sum     [16]byte
 }
 
-// inspect reads what lies at a lock name, as a text of the family. A family of nobody leaves only the form of the text
-// to decide what it says.
+// inspect reads what lies at a lock name, as a text of the family. A family of nobody leaves only the form of the
+// text to decide what it says.
 func (s *Store) inspect(name string, family *family) (content, error) {
 	file, err := s.files.Stat(name)
 	if err != nil {
@@ -83,8 +83,8 @@ func (c *content) take(text []byte, name string, family *family) {
 	c.hidden = family.hidden
 }
 
-// text returns the content of a file that is no directory. Of a long file it returns enough to show that it is data; a
-// file that is neither regular nor a symbolic link is data too.
+// text returns the content of a file that is no directory. Of a long file it returns enough to show that it is
+// data; a file that is neither regular nor a symbolic link is data too.
 func (s *Store) text(name string, file File) ([]byte, error) {
 	switch {
 	case file.Type == Symlink:
@@ -109,9 +109,9 @@ func (s *Store) text(name string, file File) ([]byte, error) {
 	return text[:n], nil
 }
 
-// readDirectory reads a directory. A text in it, or a file's name, may name a process. If none does, a few short texts
-// are notes. A directory with anything else in it is data; so is a directory in which a text names a process of another
-// family: it is a copy.
+// readDirectory reads a directory. A text in it, or a file's name, may name a process. If none does, a few short
+// texts are notes. A directory with anything else in it is data; so is a directory in which a text names a process
+// of another family: it is a copy.
 func (s *Store) readDirectory(name string, c *content, family *family, digest hash.Hash) error {
 	entries, err := s.files.Entries(name, maxLooked)
 	if err != nil {

@@ -1,16 +1,16 @@
 // Package lockstore decides who holds a lock file and whether that holder still exists.
 //
-// It keeps the records of locks in memory, records every transition with an authority, and watches holders end. It does
-// not know FUSE: it asks a [Files] what lies at a lock name, and a bootid.System about processes.
+// It keeps the records of locks in memory, records every transition with an authority, and watches holders end. It
+// does not know FUSE: it asks a [Files] what lies at a lock name, and a bootid.System about processes.
 //
-// A [Store] holds a [Lock] for each held name. A [NameLock] is the critical section of one name: everything about the
-// name is decided within it. A [Descriptor] stands for the open file a lock was made with. A [CachedJudgment] is what is
-// remembered of a file that is no lock. A [Scanner] judges a directory that is not mounted.
+// A [Store] holds a [Lock] for each held name. A [NameLock] is the critical section of one name: everything about
+// the name is decided within it. A [Descriptor] stands for the open file a lock was made with. A [CachedJudgment]
+// is what is remembered of a file that is no lock. A [Scanner] judges a directory that is not mounted.
 //
-// Package payload reads what a text says, and package verdict decides who holds a lock: both are pure functions. This
-// package gathers the facts for them: content.go reads the file, family.go finds out which processes a text may name,
-// judge.go asks which processes run. Package authority is the interface to the place that records the locks; package
-// journal fulfils it for one mount of one host.
+// Package payload reads what a text says, and package verdict decides who holds a lock: both are pure functions.
+// This package gathers the facts for them: content.go reads the file, family.go finds out which processes a text
+// may name, judge.go asks which processes run. Package authority is the interface to the place that records the
+// locks; package journal fulfils it for one mount of one host.
 //
 // # Decisions
 //
@@ -46,6 +46,6 @@
 //
 // # Caveats
 //
-// A store that cannot record a release, because the disk fails, goes on and says so in the log. A pid that is used again
+// A store that cannot record a release, because the disk fails, goes on and logs that. A pid that is used again
 // within the same clock tick (10 ms) while no latchfs watches cannot be told from the one before.
 package lockstore

@@ -42,7 +42,8 @@ const eventBuffer = 1024
 
 // Subscription is one reader of events.
 type Subscription struct {
-	// Events carries the transitions since the subscription. A reader that is more than eventBuffer behind loses some.
+	// Events carries the transitions since the subscription. A reader that is more than eventBuffer behind loses
+	// some.
 	Events <-chan Event
 
 	events chan Event

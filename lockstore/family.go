@@ -116,8 +116,8 @@ func (f *family) includes(c payload.Claim, written time.Time) bool {
 }
 
 // onThisHost reports whether p has, or has to be assumed to have, the host name of this machine. The host name of a
-// process that has ended cannot be found out: a process of our own pid namespace is assumed to have had ours, unless it
-// was found to hold the lock while it ran.
+// process that has ended cannot be found out: a process of our own pid namespace is assumed to have had ours,
+// unless it was found to hold the lock while it ran.
 func (f *family) onThisHost(p bootid.Process) bool {
 	if f.store.sys.SameHost(p) {
 		return true

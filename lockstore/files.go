@@ -38,8 +38,8 @@ type File struct {
 	Written time.Time
 }
 
-// CachedJudgment is what is remembered of a file at a lock name without a record. The caller keeps one for each file; the
-// zero value is that of a file that was never seen before.
+// CachedJudgment is what is remembered of a file at a lock name without a record. The caller keeps one for each
+// file; the zero value is that of a file that was never seen before.
 type CachedJudgment struct {
 	// noLock is the file's Changed, in nanoseconds since 1970, when it was found to be no lock.
 	noLock atomic.Int64
@@ -49,8 +49,8 @@ type CachedJudgment struct {
 // Writer is a process that opened a file for writing.
 type Writer struct {
 	bootid.Process
-	// MayRemove reports that it may remove the file's name from its directory. An ordinary file is a pid file only if
-	// its writer may: otherwise a user could have other users' files removed by writing a pid into them.
+	// MayRemove reports that it may remove the file's name from its directory. An ordinary file is a pid file only
+	// if its writer may: otherwise a user could have other users' files removed by writing a pid into them.
 	MayRemove bool
 	// Its relatives when it opened the file: it may have ended when the text is read.
 	opened   time.Time
@@ -79,11 +79,12 @@ func (s *CachedJudgment) WrittenBy(w *Writer) { s.writer.Store(w) }
 // Writer returns the process that opened the file for writing last, nil if none was seen.
 func (s *CachedJudgment) Writer() *Writer { return s.writer.Load() }
 
-// TakeOver copies what is remembered in another CachedJudgment of the same file, which no process was seen to write.
+// TakeOver copies what is remembered in another CachedJudgment of the same file, which no process was seen to
+// write.
 func (s *CachedJudgment) TakeOver(from *CachedJudgment) { s.noLock.Store(from.noLock.Load()) }
 
-// Files is the directory beneath the mount as the store needs it. Names are lock names, or names of files in a directory
-// at a lock name. Every method is called within the name's name lock and must not enter one.
+// Files is the directory beneath the mount as the store needs it. Names are lock names, or names of files in a
+// directory at a lock name. Every method is called within the name's name lock and must not enter one.
 type Files interface {
 	// Stat describes the file at name. If there is none, its error is fs.ErrNotExist.
 	Stat(name string) (File, error)

@@ -27,8 +27,8 @@ var (
 	Truncating = Attempt{"truncate", true}
 )
 
-// Admit returns ErrHeld if the file at the name is a live lock and the process that who returns is not of its holder's
-// family: then the process must not change or remove it.
+// Admit returns ErrHeld if a process must not change or remove the file at the name: the file is a live lock, and
+// the process is not of its holder's family. Who returns the process.
 func (c NameLock) Admit(who func() bootid.Process, attempt Attempt) error {
 	s := c.store
 	r := c.record()
@@ -71,8 +71,8 @@ func (c NameLock) Admit(who func() bootid.Process, attempt Attempt) error {
 	return fmt.Errorf("%s: %w by %v", c.name, ErrHeld, l.Holder)
 }
 
-// Stranger reports whether there is a live exclusive lock of the name and the process that who returns is not of its
-// holder's family. Who is related to whom may be a moment old.
+// Stranger reports whether there is a live exclusive lock of the name and a process is not of its holder's family;
+// who returns the process. Which processes are related may be a moment old.
 func (c NameLock) Stranger(who func() bootid.Process) bool {
 	s := c.store
 	r := c.record()
@@ -94,7 +94,7 @@ func (c NameLock) Stranger(who func() bootid.Process) bool {
 	return !s.relatedLately(caller, d.Holder) && !s.relatedLately(caller, *r.Creator)
 }
 
-// Contend publishes that a Stranger, which who returns, looked the name up.
+// Contend publishes that a Stranger looked the name up; who returns the process.
 func (c NameLock) Contend(who func() bootid.Process) {
 	if s := c.store; s.Followed() {
 		if r := c.record(); r != nil {

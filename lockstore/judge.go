@@ -10,12 +10,12 @@ import (
 	"latchfs/lockstore/verdict"
 )
 
-// openAtDeath is how long before its creator's end a descriptor may have been closed to count as closed by that end, if
-// the kernel does not say more.
+// openAtDeath is how long before its creator's end a descriptor may have been closed to count as closed by that
+// end, if the kernel does not say more.
 const openAtDeath = time.Second
 
-// heirAfter is how long after its creator's end a descriptor has to be closed to show that another process had it: word
-// of the close may arrive a little later than word of the end.
+// heirAfter is how long after its creator's end a descriptor has to be closed to show that another process had it:
+// word of the close may arrive a little later than word of the end.
 const heirAfter = 10 * releaseGrace
 
 // state is the part of a record that a decision rests on, read at one moment.
@@ -105,8 +105,8 @@ func (s *Store) isOfThisBoot(l *state) bool {
 	return s.isOfHere(&authority.Origin{BootID: l.BootID, MachineID: l.MachineID, Namespace: l.Namespace})
 }
 
-// isOfHere reports whether a lock of that origin can have been made under this boot, on this machine, with pids that
-// can be looked up here.
+// isOfHere reports whether a lock of that origin can have been made under this boot, on this machine, with pids
+// that can be looked up here.
 func (s *Store) isOfHere(o *authority.Origin) bool {
 	return !s.boot.Differs(o.BootID) && !s.boot.OnOtherMachine(o.MachineID) && !s.outOfSight(o.Namespace)
 }
@@ -191,8 +191,8 @@ func (s *Store) outOfSight(namespace bootid.Namespace) bool {
 	return namespace.Inode != 0 && namespace.Initial() != s.sys.Namespace().Initial()
 }
 
-// otherNamespace reports whether l was recorded in the pid namespace of a former container. That namespace has ended:
-// otherwise its latchfs would still have the state directory.
+// otherNamespace reports whether l was recorded in the pid namespace of a former container. That namespace has
+// ended: otherwise its latchfs would still have the state directory.
 func (s *Store) otherNamespace(l Lock) bool {
 	here := s.sys.Namespace()
 	return l.Namespace.Inode != 0 && l.Namespace != here && !here.Initial()

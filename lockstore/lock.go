@@ -42,8 +42,8 @@ type Lock struct {
 // nobody is the process that is not known.
 var nobody bootid.Process
 
-// kept is a Lock as the store keeps it. There may be a million, so they share what they have in common. What is shared
-// is never changed.
+// kept is a Lock as the store keeps it. There may be a million, so they share what they have in common. What is
+// shared is never changed.
 type kept struct {
 	Name            string
 	Generation      uint64

@@ -14,12 +14,13 @@ import (
 // restoredAge is how long before a lock was made the time of its file has to be for the file to be a copy.
 const restoredAge = time.Minute
 
-// releaseGrace is how long a look at a lock whose creator has just ended waits for word that its descriptor is closed.
-// The kernel sends that word before it reports the death, but the word may still be on its way through another thread.
+// releaseGrace is how long a look at a lock whose creator has just ended waits for word that its descriptor is
+// closed. The kernel sends that word before it reports the death, but the word may still be on its way through
+// another thread.
 const releaseGrace = 5 * time.Millisecond
 
-// Look decides whether the file at the name may be seen; a nil file means that there is none. A stale lock is reaped
-// first.
+// Look decides whether the file at the name may be seen; a nil file means that there is none. A stale lock is
+// reaped first.
 func (c NameLock) Look(file *File, seen *CachedJudgment) (visible bool) {
 	r := c.record()
 	switch {
@@ -52,8 +53,8 @@ func (c NameLock) lookRecorded() bool {
 	return c.carryOut(r, d)
 }
 
-// carryOut does what follows from a decision on r, and reports whether the file is still there. A live lock passes to
-// its holder; an unknown one stays as it is.
+// carryOut does what follows from a decision on r, and reports whether the file is still there. A live lock passes
+// to its holder; an unknown one stays as it is.
 func (c NameLock) carryOut(r *record, d verdict.Decision) bool {
 	s := c.store
 	if d.Left && (d.Verdict == verdict.Live || d.Verdict == verdict.Unknown) {
@@ -144,8 +145,8 @@ func (c NameLock) lookFound(file File, seen *CachedJudgment) bool {
 	return true
 }
 
-// adoptPIDFile records an ordinary file as a lock if its payload names its writer or one of the writer's family, and
-// the writer may remove the file. It reports whether it did.
+// adoptPIDFile records an ordinary file as a lock if its payload names its writer or one of the writer's family,
+// and the writer may remove the file. It reports whether it did.
 func (c NameLock) adoptPIDFile(writer *Writer, found content) bool {
 	if found.Type != Regular || !found.named.Known() || !writer.MayRemove {
 		return false
@@ -156,8 +157,8 @@ func (c NameLock) adoptPIDFile(writer *Writer, found content) bool {
 	})
 }
 
-// adopt records a lock whose file is there, and reports whether it did. It does not if the journal has no space, or the
-// user no more locks: the file would be judged the same again.
+// adopt records a lock whose file is there, and reports whether it did. It does not if the journal has no space, or
+// the user no more locks: the file would be judged the same again.
 func (c NameLock) adopt(l Lock) bool {
 	_, err := c.acquire(l)
 	if err != nil && !errors.Is(err, ErrNoSpace) && !errors.Is(err, ErrTooMany) {
@@ -166,9 +167,9 @@ func (c NameLock) adopt(l Lock) bool {
 	return err == nil
 }
 
-// TimeSet handles that a process, which who returns, has set the time of the file of the name. If the process is of the
-// family of the lock's maker, and the time is well before the lock was made, the file was restored from a copy: it is
-// no lock.
+// TimeSet handles that a process has set the time of the file of the name; who returns the process. If it is of the
+// family of the lock's maker, and the time is well before the lock was made, the file was restored from a copy: it
+// is no lock.
 func (c NameLock) TimeSet(who func() bootid.Process, at time.Time) {
 	s := c.store
 	r := c.record()

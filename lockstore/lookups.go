@@ -18,8 +18,8 @@ func newLookups() *answers[int, lookup] {
 	return &answers[int, lookup]{lifetime: 50 * time.Millisecond, most: 1024}
 }
 
-// processFor describes the process pid for a file without a record that was last written at a time. A cached answer is
-// good only for a file that was written before: the process that wrote it existed then, or has ended.
+// processFor describes the process pid for a file without a record that was last written at a time. A cached answer
+// is good only for a file that was written before: the process that wrote it existed then, or has ended.
 func (s *Store) processFor(pid int, written time.Time) (bootid.Process, error) {
 	found := s.lookups.get(pid, func(at time.Time) bool { return written.Before(at.Add(-verdict.StartTolerance)) }, func() lookup {
 		p, err := s.sys.Process(pid)

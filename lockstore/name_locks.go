@@ -44,8 +44,8 @@ func (ss *nameLocks) leave(name string, lock *nameMutex) {
 	}
 }
 
-// NameLock is the critical section of one name: its owner alone decides about the lock and the file of that name. It is
-// for one goroutine and ends with Leave.
+// NameLock is the critical section of one name: its owner alone decides about the lock and the file of that name.
+// It is for one goroutine and ends with Leave.
 type NameLock struct {
 	store  *Store
 	name   string
@@ -61,8 +61,8 @@ func (s *Store) Enter(name string) NameLock {
 	return nameLock
 }
 
-// EnterBoth takes the name locks of two different names, in an order that cannot deadlock. The caller leaves both before
-// it enters another.
+// EnterBoth takes the name locks of two different names, in an order that cannot deadlock. The caller leaves both
+// before it enters another.
 func (s *Store) EnterBoth(a, b string) (NameLock, NameLock) {
 	s.tree.RLock()
 	first, second := NameLock{store: s, name: a}, NameLock{store: s, name: b, second: true}

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// readDelay is how long the payload of a lock may stay unread after its descriptor was closed, if nobody looks at the
-// lock. A lock that is released before is not read at all.
+// readDelay is how long the payload of a lock may stay unread after its descriptor was closed, if nobody looks at
+// the lock. A lock that is released before is not read at all.
 const readDelay = 20 * time.Millisecond
 
 // pendingPayload holds the locks whose payload is to be read.

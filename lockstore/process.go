@@ -10,8 +10,8 @@ import (
 	"latchfs/bootid"
 )
 
-// maxIdleWatches is how many processes without locks stay watched, so that a process that locks again and again is not
-// looked up each time.
+// maxIdleWatches is how many processes without locks stay watched, so that a process that locks again and again is
+// not looked up each time.
 const maxIdleWatches = 256
 
 // processKey tells a process from every other of a boot.
@@ -74,7 +74,8 @@ func (ps *processes) attach(p bootid.Process, r *record) *watched {
 	return w
 }
 
-// attachShared makes r depend on p, if p is known. It returns the one copy of p that all locks of the process share.
+// attachShared makes r depend on p, if p is known. It returns the one copy of p that all locks of the process
+// share.
 func (ps *processes) attachShared(p *bootid.Process, r *record) (*watched, *bootid.Process) {
 	if !p.Known() {
 		return nil, &nobody

@@ -86,8 +86,8 @@ func (s *Store) Descriptors() map[uint64]*Descriptor {
 	return open
 }
 
-// All judges the locks in the order of their names, without any consequence. It skips each lock for whose name asked
-// reports false when its turn comes.
+// All judges the locks in the order of their names, without any consequence. It skips each lock for whose name
+// asked reports false when its turn comes.
 func (s *Store) All(asked func(name string) bool) iter.Seq[Entry] {
 	names := s.Names()
 	return func(yield func(Entry) bool) {

@@ -11,8 +11,8 @@ import (
 // turnLength is how long a name stays reserved for the process whose turn it is.
 const turnLength = time.Second
 
-// waiting has the queues of all names. A name that becomes free is reserved within its name lock for the process that
-// has waited longest, so that no passer-by takes it first.
+// waiting has the queues of all names. A name that becomes free is reserved within its name lock for the process
+// that has waited longest, so that no passer-by takes it first.
 type waiting struct {
 	names atomic.Int64 // number of queues: processes that do not wait pay for one load
 
@@ -37,8 +37,8 @@ type turn struct {
 	early bool // the waiter was told before the name was free; the turn is not published yet
 }
 
-// give gives the turn at a name to its first waiter, if nobody has it, and returns it. Unless sure, the name may not be
-// free, which the waiter has to find out.
+// give gives the turn at a name to its first waiter, if nobody has it, and returns it. Unless sure, the name may
+// not be free, which the waiter has to find out.
 func (ws *waiting) give(s *Store, name string, sure bool) *turn {
 	if ws.names.Load() == 0 {
 		return nil
@@ -183,8 +183,8 @@ func (ws *waiting) finish(w *Waiter) bool {
 	return true
 }
 
-// expire ends a turn that was not used, and reports whether it did. A waiter that is still looking at the name goes back
-// into the queue.
+// expire ends a turn that was not used, and reports whether it did. A waiter that is still looking at the name goes
+// back into the queue.
 func (ws *waiting) expire(t *turn) bool {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
@@ -215,7 +215,8 @@ func (ws *waiting) keep(t *turn) bool {
 	return true
 }
 
-// giveBack puts the waiter of a turn back into its place. With again, it looks at the name again after lookInterval.
+// giveBack puts the waiter of a turn back into its place. With again, it looks at the name again after
+// lookInterval.
 func (ws *waiting) giveBack(t *turn, again bool) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

@@ -24,8 +24,8 @@ func (s *Store) reap(r *record) {
 	_ = s.removeIf(r, Reaped, s.judge) // an error was logged
 }
 
-// removeIf ends r by a transition and removes its file if decide says that it is stale, or does what else follows from
-// the decision. It returns an error if the file could not be removed.
+// removeIf ends r by a transition and removes its file if decide says that it is stale, or does what else follows
+// from the decision. It returns an error if the file could not be removed.
 func (s *Store) removeIf(r *record, by Transition, decide func(*record) verdict.Decision) error {
 	nameLock, ok := s.enterRecord(r)
 	if !ok {

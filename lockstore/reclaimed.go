@@ -232,8 +232,8 @@ func (r *reclaimed) discard() error {
 	return nil
 }
 
-// victim returns the index of the file that makes room: the oldest file of the user that has the most files, or whose
-// files take the most bytes. So no user can push out what is kept of others.
+// victim returns the index of the file that makes room: the oldest file of the user that has the most files, or
+// whose files take the most bytes. So no user can push out what is kept of others.
 func (r *reclaimed) victim() int {
 	type share struct {
 		of     int64

@@ -153,8 +153,8 @@ func (s *Store) Verify(stopped func() bool) {
 	s.log.WithFields(logrus.Fields{"recorded": recorded, "held": s.Count()}).Info("recovered locks")
 }
 
-// verify looks at the lock of the name if it was recovered and was not looked at yet. Enter calls it, so that nobody
-// sees such a lock within its name lock.
+// verify looks at the lock of the name if it was recovered and was not looked at yet. Enter calls it, so that
+// nobody sees such a lock within its name lock.
 func (c NameLock) verify() {
 	s := c.store
 	if s.unverified.Load() == 0 {

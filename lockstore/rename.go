@@ -34,9 +34,9 @@ func (c NameLock) Move(to NameLock) {
 	s.notMoved(s.authority.Move(s.ctx, m), to.name)
 }
 
-// MoveTree renames a directory with do, which returns its old and new name, and gives the locks beneath it their new
-// names; with exchange, also the locks beneath the new name. Nothing else happens to any lock meanwhile. At gives do
-// the name lock of a name; do must not leave it.
+// MoveTree renames a directory with do, which returns its old and new name, and gives the locks beneath it their
+// new names; with exchange, also the locks beneath the new name. Nothing else happens to any lock meanwhile. At
+// gives do the name lock of a name; do must not leave it.
 func (s *Store) MoveTree(
 	exchange bool, do func(at func(name string) NameLock) (oldDir, newDir string, err error),
 ) error {
@@ -92,8 +92,8 @@ func (s *Store) notMoved(err error, path string) {
 	}
 }
 
-// renamer returns how names beneath a directory change when it is renamed; with exchange, also names beneath the new
-// one.
+// renamer returns how names beneath a directory change when it is renamed; with exchange, also names beneath the
+// new one.
 func renamer(exchange bool, oldDir, newDir string) func(name string) (string, bool) {
 	return func(name string) (string, bool) {
 		if rest, ok := strings.CutPrefix(name, oldDir+"/"); ok {

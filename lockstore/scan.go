@@ -11,8 +11,8 @@ import (
 // Scanner judges the lock files of a directory for which there are no records.
 type Scanner struct{ store Store }
 
-// NewScanner returns a Scanner for a directory. An empty lock file that is older than staleAfter and that no process has
-// open is stale; a staleAfter of 0 is never. Attributes is as in Options.
+// NewScanner returns a Scanner for a directory. An empty lock file that is older than staleAfter and that no
+// process has open is stale; a staleAfter of 0 is never. Attributes is as in Options.
 func NewScanner(sys bootid.System, files Files, staleAfter time.Duration, attributes func(name string) Attributes) *Scanner {
 	return &Scanner{Store{
 		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, attributes: attributes, now: time.Now, lookups: newLookups(),

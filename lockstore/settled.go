@@ -10,8 +10,8 @@ import (
 // decides about files beyond that.
 const maxSettledPerUser = 4096
 
-// settle ends a lock that turned out to be none. Its file stays, and is remembered to be no lock. The evidence is for
-// the log. It is called within the name lock.
+// settle ends a lock that turned out to be none. Its file stays, and is remembered to be no lock. The evidence is
+// for the log. It is called within the name lock.
 func (s *Store) settle(r *record, evidence string) {
 	c := NameLock{store: s, name: r.Name}
 	s.log.WithFields(fields(s.state(r).Lock)).WithField("evidence", evidence).Debug("a file turned out to be no lock")
@@ -21,8 +21,8 @@ func (s *Store) settle(r *record, evidence string) {
 	}
 }
 
-// remember remembers that the file of the name, with that content, is no lock, if its text alone would say otherwise.
-// It does not remember more than maxSettledPerUser files of one user.
+// remember remembers that the file of the name, with that content, is no lock, if its text alone would say
+// otherwise. It does not remember more than maxSettledPerUser files of one user.
 func (c NameLock) remember(found content) {
 	s := c.store
 	if found.form.Class != payload.Naming {

@@ -54,8 +54,9 @@ type Store struct {
 	unverified     atomic.Int64    // how many recovered locks were not looked at yet
 	making         map[uint64]bool // Predecessor.Making
 
-	// changes is held for reading over a change of a record, from its call of the authority to the end of its change
-	// of the fields below, in whichever order these are. Whoever holds it for writing finds the two in agreement.
+	// changes is held for reading over a change of a record, from its call of the authority to the end of its
+	// change of the fields below, in whichever order these are. Whoever holds it for writing finds the two in
+	// agreement.
 	changes sync.RWMutex
 
 	// mu guards the fields below and the fields of every record. It is not held over input or output, nor over
@@ -98,9 +99,9 @@ func (d *Descriptor) Generation() uint64 { return d.record.Generation }
 // Creator returns the process that made the lock, zero if it is not known.
 func (d *Descriptor) Creator() bootid.Process { return *d.record.Creator }
 
-// Open takes the state directory, recovers the recorded locks and watches their holders. Each lock is judged when it
-// is next looked at, at the latest by Verify. Open returns ErrInUse, ErrNewerFormat, or what the system says of the
-// directory.
+// Open takes the state directory, recovers the recorded locks and watches their holders. Each lock is judged when
+// it is next looked at, at the latest by Verify. Open returns ErrInUse, ErrNewerFormat, or what the system says of
+// the directory.
 func Open(o Options) (*Store, error) {
 	s := &Store{
 		sys: o.System, boot: o.System.Boot(), files: o.Files, log: o.Log, now: o.Now, authority: o.Authority,

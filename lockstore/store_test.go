@@ -65,8 +65,8 @@ func (r removals) Remove(name string) error {
 	return r.directory.Remove(name)
 }
 
-// TestCloseWaitsForOneReaping: a store that is closed while a process that held many locks has ended does not reap them all
-// first; who opens it next does.
+// TestCloseWaitsForOneReaping: a store that is closed while a process that held many locks has ended does not reap
+// them all first; who opens it next does.
 func TestCloseWaitsForOneReaping(t *testing.T) {
 	w := newWorld(t)
 	p := w.run(10, 100, 0)

@@ -22,7 +22,8 @@ func (s *Store) left(r *record) {
 }
 
 // change changes what is recorded of r, unless it is gone; what names the change in the log. Changes is held: for
-// reading within the name lock of r, or else for writing, as two changes of one record must not overtake each other.
+// reading within the name lock of r, or else for writing, as two changes of one record must not overtake each
+// other.
 func (s *Store) change(r *record, what string, change func()) {
 	s.mu.Lock()
 	if r.gone {
@@ -79,9 +80,9 @@ func (s *Store) pass(r *record, holder bootid.Process, rule verdict.Rule) {
 // release ends the lock r, whose holder has removed or replaced its file.
 func (s *Store) release(r *record) { s.end(r, Released, verdict.Judgment{}) }
 
-// end ends the lock r by a transition: Released, Reaped or Settled. If the authority cannot record that, the lock ends
-// nevertheless: its file is gone or is no lock, and would be found so after a restart. A stale file that never had a
-// record ends too, as one that is gone already. End is called within the name lock.
+// end ends the lock r by a transition: Released, Reaped or Settled. If the authority cannot record that, the lock
+// ends nevertheless: its file is gone or is no lock, and would be found so after a restart. A stale file that never
+// had a record ends too, as one that is gone already. End is called within the name lock.
 func (s *Store) end(r *record, by Transition, j verdict.Judgment) {
 	s.changes.RLock()
 	stored, held := s.takeOut(r, by, j)

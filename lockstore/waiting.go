@@ -10,8 +10,8 @@ import (
 	"latchfs/lockstore/verdict"
 )
 
-// lookInterval is how often the first waiter of a name looks at it if nothing reports when it becomes free: at a lock
-// that is unknown and grows old, or a file that is no lock.
+// lookInterval is how often the first waiter of a name looks at it if nothing reports when it becomes free: at a
+// lock that is unknown and grows old, or a file that is no lock.
 const lookInterval = time.Second
 
 // Waiter is a process that waits for a name. It is in the name's queue until it has the turn or is done.
@@ -31,10 +31,11 @@ type Waiter struct {
 	record *record // stands for the waiter in watch; the map does not have it
 }
 
-// Await calls tell, once, when it is the turn of process p of user uid to take the lock of that name: no waiter has a
-// smaller ticket, the name is free, and it is reserved for p for turnLength. If p has ended, as cat(1) in a script has,
-// its nearest ancestor has the turn. Await may call tell before it returns, and within the name lock in which the name
-// becomes free: tell must not enter one. The error is ErrInterrupted after Cancel, or an error of Files.
+// Await calls tell, once, when it is the turn of process p of user uid to take the lock of that name: no waiter has
+// a smaller ticket, the name is free, and it is reserved for p for turnLength. If p has ended, as cat(1) in a
+// script has, its nearest ancestor has the turn. Await may call tell before it returns, and within the name lock in
+// which the name becomes free: tell must not enter one. The error is ErrInterrupted after Cancel, or an error of
+// Files.
 func (s *Store) Await(name string, ticket uint64, uid uint32, p bootid.Process, tell func(error)) *Waiter {
 	w := &Waiter{store: s, name: name, ticket: ticket, uid: uid, since: s.now(), process: p, tell: tell}
 	if p.Known() {
@@ -57,10 +58,10 @@ func (w *Waiter) Cancel() {
 	}
 }
 
-// freeing wakes the first waiter of a name that is about to become free: waking it takes about as long as freeing the
-// name. What the waiter asks about the name is answered when the name lock is left. If the name does not become free
-// after all, the waiter finds it held and waits again. Freeing is not called when a holder unlinks the file: the waiter
-// would have to sleep for the kernel's lock of the directory.
+// freeing wakes the first waiter of a name that is about to become free: waking it takes about as long as freeing
+// the name. What the waiter asks about the name is answered when the name lock is left. If the name does not become
+// free after all, the waiter finds it held and waits again. Freeing is not called when a holder unlinks the file:
+// the waiter would have to sleep for the kernel's lock of the directory.
 func (c NameLock) freeing() {
 	if t := c.store.waiting.give(c.store, c.name, true); t != nil {
 		t.early = true // within the name lock, as freed is called

@@ -15,8 +15,8 @@ func (s *Store) Ending(d *Descriptor) bool {
 	return creator.Known() && s.sys.Exiting(creator)
 }
 
-// Closed handles that the last descriptor of the open file description a lock was made with is closed. ByEnd reports
-// that the creator was ending then.
+// Closed handles that the last descriptor of the open file description a lock was made with is closed. ByEnd
+// reports that the creator was ending then.
 func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	r := d.record
 	s.mu.Lock()
@@ -41,8 +41,8 @@ func (s *Store) Closed(d *Descriptor, byEnd bool) {
 	s.readSoon(r)
 }
 
-// Written handles that a process which may have written the file at name, or a file in the directory there, has closed
-// it. Seen is the cached judgment of the file at name.
+// Written handles that a process which may have written the file at name, or a file in the directory there, has
+// closed it. Seen is the cached judgment of the file at name.
 func (s *Store) Written(name string, seen *CachedJudgment) {
 	s.mu.Lock()
 	r := s.locks[name]
@@ -70,8 +70,8 @@ func (s *Store) written(r *record) {
 	}
 }
 
-// identify reads the payload of r within the name lock. R passes to the holder that the payload names, or is settled if
-// the payload is data.
+// identify reads the payload of r within the name lock. R passes to the holder that the payload names, or is
+// settled if the payload is data.
 func (s *Store) identify(r *record) {
 	l := s.state(r)
 	c, err := s.inspectOwn(&l)
@@ -115,10 +115,10 @@ func (s *Store) Writing(name string, w *Writer) {
 	}
 }
 
-// Wrote handles that text was written to the file a lock was made with, by the process that who returns, which waits
-// meanwhile. If the text has the number of that process, which has the descriptor, or of a relative of the lock's
-// maker, Wrote remembers that process as a relative: the maker may have ended when the text is read, and nothing tells
-// then whose relative the process was.
+// Wrote handles that a process writes text to the file a lock was made with, and waits meanwhile; who returns the
+// process. If the text has the number of that process, which has the descriptor, or of a relative of the lock's
+// maker, Wrote remembers that the numbered process is a relative. When the text is read, the maker may have ended,
+// and it cannot be found out any more whose relative the process was.
 func (s *Store) Wrote(d *Descriptor, text []byte, who func() bootid.Process) {
 	maker := d.record.creator
 	if maker == nil {

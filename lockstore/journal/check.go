@@ -21,8 +21,8 @@ type Report struct {
 }
 
 // Check reads the journal of a state directory into a replica and changes nothing. It returns ErrNotSound, with the
-// report, if a latchfs that opens the journal would cut its end off; ErrNewerFormat; or what the system says. While a
-// latchfs writes the journal, its end may be half a record. Check calls progress, which may be nil, with how many
+// report, if a latchfs that opens the journal would cut its end off; ErrNewerFormat; or what the system says. While
+// a latchfs writes the journal, its end may be half a record. Check calls progress, which may be nil, with how many
 // bytes of all were read.
 func Check(dir string, into authority.Replica, progress func(done, all int)) (Report, error) {
 	r := Report{Path: filepath.Join(dir, Name)}

@@ -65,7 +65,8 @@ type Options struct {
 	Log     logrus.FieldLogger
 }
 
-// Journal is an authority.Authority. It never waits for another host, so it ignores contexts and is never uncertain.
+// Journal is an authority.Authority. It never waits for another host, so it ignores contexts and is never
+// uncertain.
 type Journal struct {
 	path    string
 	log     logrus.FieldLogger
@@ -92,7 +93,8 @@ func New(o Options) *Journal {
 func (j *Journal) newPath() string { return j.path + ".new" }
 
 // Recover reads the journal, unless it was read ahead, or makes an empty one. It cuts a torn or corrupt tail off
-// behind the last whole frame and keeps it in a file of its own. It returns ErrNewerFormat, or what the system says.
+// behind the last whole frame and keeps it in a file of its own. It returns ErrNewerFormat, or what the system
+// says.
 func (j *Journal) Recover(_ context.Context, into authority.Replica) error {
 	// What an interrupted compaction left; the journal itself is whole.
 	if err := os.Remove(j.newPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -174,7 +176,8 @@ func header() []byte {
 	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 
-// Acquire records a new lock and returns its generation, or ErrNoSpace rather than take the space that releases need.
+// Acquire records a new lock and returns its generation, or ErrNoSpace rather than take the space that releases
+// need.
 func (j *Journal) Acquire(_ context.Context, r authority.Record) (uint64, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -6,7 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserveSpace reserves size bytes of a file from offset on, without changing its length. A size of 0 reserves nothing.
+// reserveSpace reserves size bytes of a file from offset on, without changing its length. A size of 0 reserves
+// nothing.
 func reserveSpace(file *os.File, offset, size int64) error {
 	if size == 0 {
 		return nil

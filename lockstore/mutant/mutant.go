@@ -1,5 +1,5 @@
-// Package mutant is for tests only: it puts a fault into a source file of package lockstore when a program or a test is
-// built, so that a test of tests can show that they find it.
+// Package mutant is for tests only: it puts a fault into a source file of package lockstore when a program or a
+// test is built, so that a test of tests can show that they find it.
 package mutant
 
 import (
@@ -26,8 +26,8 @@ var Faults = map[string]Mutant{
 	"lets everybody remove a lock":   {"guard.go", "if r == nil || attempt.bytes &&", "if true || attempt.bytes &&"},
 }
 
-// Overlay writes the mutant and returns the file that go build and go test take as -overlay. Lockstore is the directory
-// of package lockstore.
+// Overlay writes the mutant and returns the file that go build and go test take as -overlay. Lockstore is the
+// directory of package lockstore.
 func (m Mutant) Overlay(t testing.TB, lockstore string) string {
 	t.Helper()
 	original, err := filepath.Abs(filepath.Join(lockstore, m.File))
