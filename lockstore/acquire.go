@@ -46,7 +46,7 @@ func (c NameLock) Acquire(kind verdict.Kind, creator bootid.Process) (*Descripto
 	if err := c.store.admitTaker(c.name, creator); err != nil {
 		return nil, err
 	}
-	l := Lock{Name: c.name, Kind: kind, Made: c.store.now(), Creator: creator, Holder: creator, Rule: verdict.RuleCreator}
+	l := Lock{Kind: kind, Made: c.store.now(), Creator: creator, Holder: creator, Rule: verdict.RuleCreator}
 	if !creator.Known() {
 		l.Rule = verdict.RuleNobody
 	} else if kind.ByCommand() {
@@ -110,7 +110,8 @@ func (s *Store) recordNew(r *record) error {
 	if errors.Is(err, authority.ErrUncertain) {
 		stored.Generation = generation
 		if err := s.authority.Release(s.ctx, stored); err != nil {
-			s.log.WithError(err).WithField("path", r.Name).Error("a lock that was perhaps acquired could not be released")
+			s.log.WithError(err).WithField("path", r.Name).
+				Error("a lock that was perhaps acquired could not be released")
 		}
 	}
 	s.mu.Lock()

@@ -24,8 +24,8 @@
 //     reads it first, so that no process sees a difference; the creator may remove the lock with its payload pending
 //     (pending_payload.go). What cannot be found out later is found out while the caller waits: the ancestors of a
 //     command, and the relatives that a text names which does not name its maker (Wrote, Writing).
-//   - A file that was seen to be no lock stays none, over restarts and reboots, as long as it is the same file with the
-//     same bytes (settled.go).
+//   - A file that was seen to be no lock stays none, over restarts and reboots, as long as it is the same
+//     file with the same bytes (settled.go).
 //   - When a name becomes free, its first waiter is told within the name lock, and the name is reserved for it: no
 //     passer-by gets in between, and nobody polls (waiting.go, queue.go). Only where nothing reports that a name is
 //     free, as for an unknown lock that grows old, the first waiter looks every second.
@@ -37,7 +37,8 @@
 //     therefore its end is synced, in the background.
 //   - If an ancestor that holds a lock exits, the lock passes on to the next one: a subshell that ran mkdir(1) is not
 //     the script. If it is killed, the lock does not pass on.
-//   - A text such as host-123 names a process only if that process is found when the lock is made; otherwise it is data.
+//   - A text such as host-123 names a process only if that process is found when the lock is made;
+//     otherwise it is data.
 //   - Locks share what they have in common, and a record is 112 bytes, as a million locks may be in memory for years
 //     (kept in lock.go).
 //   - After a restart, nobody waits until all locks were looked at, which takes seconds for a million: Enter looks at

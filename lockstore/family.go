@@ -164,11 +164,13 @@ func (s *Store) startedAfter(p bootid.Process, written time.Time) bool {
 // namesOther reports whether host is the name of another machine. An address, or a name that any
 // machine has for itself, is no name.
 func (s *Store) namesOther(host string) bool {
-	if _, err := netip.ParseAddr(host); err == nil || host == "" || host == "localhost" || strings.ContainsAny(host, ":/ ") {
+	_, err := netip.ParseAddr(host)
+	if err == nil || host == "" || host == "localhost" || strings.ContainsAny(host, ":/ ") {
 		return false
 	}
 	own := s.sys.Hostname()
 	short, _, _ := strings.Cut(host, ".")
 	ownShort, _, _ := strings.Cut(own, ".")
-	return own != "" && !strings.EqualFold(host, own) && !strings.EqualFold(host, ownShort) && !strings.EqualFold(short, own)
+	return own != "" && !strings.EqualFold(host, own) && !strings.EqualFold(host, ownShort) &&
+		!strings.EqualFold(short, own)
 }

@@ -57,7 +57,8 @@ func (c NameLock) Admit(who func() bootid.Process, attempt Attempt) error {
 	// Word that the descriptor of a data file is closed may still be on its way.
 	if l := s.state(r); l.Kind == verdict.KindCreate && d.Rule == verdict.RuleCreator {
 		found, err := s.inspectOwn(&l)
-		if err == nil && found.claim.Class == payload.Data && found.hidden == nil && !s.sys.HasOpen(l.Creator, "/"+l.Name) {
+		if err == nil && found.claim.Class == payload.Data && found.hidden == nil &&
+			!s.sys.HasOpen(l.Creator, "/"+l.Name) {
 			s.settle(r, "it holds data, and its creator has closed it")
 			return nil
 		}

@@ -45,7 +45,8 @@ func (s *Store) state(r *record) state {
 func (s *Store) judge(r *record) verdict.Decision {
 	l := s.state(r)
 	if l.holder != nil && s.maxHold == 0 && s.runs(l.holder) {
-		return verdict.Decision{Judgment: verdict.Judgment{Verdict: verdict.Live, Rule: l.Rule, Evidence: l.holder.runs}, Holder: l.Holder}
+		j := verdict.Judgment{Verdict: verdict.Live, Rule: l.Rule, Evidence: l.holder.runs}
+		return verdict.Decision{Judgment: j, Holder: l.Holder}
 	}
 	return verdict.Judge(s.facts(&l))
 }
@@ -149,7 +150,8 @@ func (s *Store) named(l *state, c content) verdict.Party {
 func (s *Store) foundFacts(name string, c content) verdict.FoundFacts {
 	f := verdict.FoundFacts{
 		Ambiguous: c.form.Weak && c.Type == Regular,
-		Claim:     c.form, Keep: s.attributesOf(name).Keep, Shared: !s.files.Local(), Hostname: s.sys.Hostname(), OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
+		Claim:     c.form, Keep: s.attributesOf(name).Keep, Shared: !s.files.Local(), Hostname: s.sys.Hostname(),
+		OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
 		Owner: c.owner, Written: c.written, Changed: c.Changed, Aging: s.aging(),
 		Elsewhere: func() bool { return s.sys.InOtherNamespace(c.form.PID, c.written) },
 	}

@@ -79,8 +79,9 @@ func (k *kept) ancestors() []bootid.Process {
 // keep returns an authority's record as a store keeps it that began at a time.
 func keep(r authority.Record, began time.Time) kept {
 	k := kept{
-		Name: r.Name, Generation: r.Generation, made: r.Made.Sub(began), origin: r.Origin, Creator: r.Creator, Holder: r.Holder,
-		kind: numberOf(verdict.Kinds[:], r.Kind), rule: numberOf(verdict.Rules[:], r.Rule), left: r.Left, furnished: r.Furnished,
+		Name: r.Name, Generation: r.Generation, made: r.Made.Sub(began), origin: r.Origin,
+		Creator: r.Creator, Holder: r.Holder, left: r.Left, furnished: r.Furnished,
+		kind: numberOf(verdict.Kinds[:], r.Kind), rule: numberOf(verdict.Rules[:], r.Rule),
 	}
 	if len(r.Ancestors) > 0 {
 		k.ancestorSet = &ancestorSet{processes: r.Ancestors}
@@ -92,7 +93,8 @@ func keep(r authority.Record, began time.Time) kept {
 func (k *kept) stored(began time.Time) authority.Record {
 	return authority.Record{
 		Name: k.Name, Kind: k.Kind(), Generation: k.Generation, Made: began.Add(k.made), Origin: k.origin,
-		Creator: k.Creator, Holder: k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(), Left: k.left, Furnished: k.furnished,
+		Creator: k.Creator, Holder: k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(),
+		Left: k.left, Furnished: k.furnished,
 	}
 }
 
@@ -101,6 +103,7 @@ func (k *kept) lock(began time.Time) Lock {
 	return Lock{
 		Name: k.Name, Kind: k.Kind(), Generation: k.Generation, Made: began.Add(k.made),
 		BootID: k.origin.BootID, MachineID: k.origin.MachineID, Namespace: k.origin.Namespace,
-		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(), Left: k.left, Furnished: k.furnished,
+		Creator: *k.Creator, Holder: *k.Holder, Ancestors: k.ancestors(), Rule: k.Rule(),
+		Left: k.left, Furnished: k.furnished,
 	}
 }

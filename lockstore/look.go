@@ -138,7 +138,8 @@ func (c NameLock) lookFound(file File, seen *CachedJudgment) bool {
 			return true
 		}
 		found := authority.Record{
-			Name: c.name, Kind: l.Kind, Generation: l.Generation, Made: l.Made, Origin: &authority.Origin{}, Creator: &nobody, Holder: &l.Holder, Rule: l.Rule,
+			Name: c.name, Kind: l.Kind, Generation: l.Generation, Made: l.Made, Origin: &authority.Origin{},
+			Creator: &nobody, Holder: &l.Holder, Rule: l.Rule,
 		}
 		return c.carryOut(&record{kept: keep(found, s.began), gone: true}, d)
 	}
@@ -153,7 +154,8 @@ func (c NameLock) adoptPIDFile(writer *Writer, found content) bool {
 	}
 	c.forget()
 	return c.adopt(Lock{
-		Name: c.name, Kind: verdict.KindPIDFile, Made: found.written, Creator: writer.Process, Holder: found.named, Rule: verdict.RuleNamed,
+		Kind: verdict.KindPIDFile, Made: found.written, Creator: writer.Process, Holder: found.named,
+		Rule: verdict.RuleNamed,
 	})
 }
 
@@ -177,7 +179,9 @@ func (c NameLock) TimeSet(who func() bootid.Process, at time.Time) {
 		return
 	}
 	l := s.state(r)
-	if caller := who(); at.Before(l.Made.Add(-restoredAge)) && (related(s.sys, caller, l.Creator) || related(s.sys, caller, l.Holder)) {
+	caller := who()
+	if at.Before(l.Made.Add(-restoredAge)) &&
+		(related(s.sys, caller, l.Creator) || related(s.sys, caller, l.Holder)) {
 		s.settle(r, fmt.Sprintf("its time was set to %v, before it was made: it is a copy", at.Format(time.RFC3339)))
 	}
 }

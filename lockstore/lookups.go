@@ -21,7 +21,8 @@ func newLookups() *answers[int, lookup] {
 // processFor describes the process pid for a file without a record that was last written at a time. A cached answer
 // is good only for a file that was written before: the process that wrote it existed then, or has ended.
 func (s *Store) processFor(pid int, written time.Time) (bootid.Process, error) {
-	found := s.lookups.get(pid, func(at time.Time) bool { return written.Before(at.Add(-verdict.StartTolerance)) }, func() lookup {
+	goodEnough := func(at time.Time) bool { return written.Before(at.Add(-verdict.StartTolerance)) }
+	found := s.lookups.get(pid, goodEnough, func() lookup {
 		p, err := s.sys.Process(pid)
 		return lookup{p, err}
 	})

@@ -71,7 +71,8 @@ func (c NameLock) remove(r *record, j verdict.Judgment, by Transition) error {
 	c.freeing()
 	err := s.removeFile(c.name, r.Generation, j.Reason)
 	if errors.Is(err, errTooLarge) {
-		log.WithError(err).Warn("a stale lock stays as an ordinary file, see latchfs reclaimed: it holds more than is kept")
+		log.WithError(err).
+			Warn("a stale lock stays as an ordinary file, see latchfs reclaimed: it holds more than is kept")
 		s.settle(r, "it is stale, and holds more than is kept")
 		return err
 	} else if err != nil {

@@ -177,7 +177,8 @@ func (r *reclaimed) add(file Reclaimed) error {
 
 // note lists a file of size bytes that is too large to be kept: it stays where it is.
 func (r *reclaimed) note(as Reclaimed, size int64) error {
-	text := fmt.Sprintf("%s holds %d bytes, more than can be kept: it is still there, as an ordinary file\n", as.Name, size)
+	text := fmt.Sprintf("%s holds %d bytes, more than can be kept: it is still there, as an ordinary file\n",
+		as.Name, size)
 	as.File, as.Size = filepath.Join(r.dir, as.fileName()), int64(len(text))
 	if err := os.WriteFile(as.File, []byte(text), 0o600); err != nil {
 		return err

@@ -187,7 +187,8 @@ func (c NameLock) readRecovered(file File) {
 		return
 	}
 	l := c.store.state(r)
-	if l.Kind == verdict.KindCreate && !l.open && l.Rule == verdict.RuleCreator && (file.Size > 0 || file.Type != Regular) {
+	unread := l.Kind == verdict.KindCreate && !l.open && l.Rule == verdict.RuleCreator
+	if unread && (file.Size > 0 || file.Type != Regular) {
 		c.store.identify(r)
 	}
 }

@@ -68,7 +68,8 @@ func (s *Store) ReleaseFor(name string, o Operator) error {
 	case result != nil:
 		return fmt.Errorf("%s: %w", name, result)
 	}
-	s.log.WithFields(fields(s.state(r).Lock)).WithFields(logrus.Fields{"operator": o.Process.String(), "uid": o.UID, "force": o.Force}).
+	s.log.WithFields(fields(s.state(r).Lock)).
+		WithFields(logrus.Fields{"operator": o.Process.String(), "uid": o.UID, "force": o.Force}).
 		Info("an operator released a lock")
 	return nil
 }

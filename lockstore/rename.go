@@ -88,7 +88,8 @@ func (s *Store) rename(r *record, name string) {
 // notMoved logs an error of the authority about a renamed lock or directory.
 func (s *Store) notMoved(err error, path string) {
 	if err != nil {
-		s.log.WithError(err).WithField("path", path).Error("a renamed lock could not be journaled; it will not survive a restart")
+		s.log.WithError(err).WithField("path", path).
+			Error("a renamed lock could not be journaled; it will not survive a restart")
 	}
 }
 

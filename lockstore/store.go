@@ -135,7 +135,9 @@ func (s *Store) openAuthority(o Options) (err error) {
 	}
 	ahead, recovered := o.Predecessor.Ahead.take(s.now())
 	if s.authority == nil {
-		s.authority = journal.New(journal.Options{Dir: o.StateDir, Ahead: ahead, GiveWay: s.reclaimed.giveWay, Log: o.Log})
+		s.authority = journal.New(journal.Options{
+			Dir: o.StateDir, Ahead: ahead, GiveWay: s.reclaimed.giveWay, Log: o.Log,
+		})
 	}
 	if err := s.authority.Recover(s.ctx, recovered); err != nil {
 		return err

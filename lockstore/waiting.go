@@ -88,7 +88,9 @@ func (w *Waiter) turn() {
 // publish publishes that it is the turn of w.
 func (w *Waiter) publish() {
 	now := w.store.now()
-	w.store.events.publish(Event{Transition: Turn, Lock: Lock{Name: w.name}, By: w.process, Waited: now.Sub(w.since), Time: now})
+	w.store.events.publish(Event{
+		Transition: Turn, Lock: Lock{Name: w.name}, By: w.process, Waited: now.Sub(w.since), Time: now,
+	})
 }
 
 // look has the first waiter of a name look whether it is free. It must not be called within the name lock.

@@ -83,7 +83,8 @@ func (s *Store) identify(r *record) {
 		s.pass(r, c.named, verdict.RuleNamed)
 	case l.Kind == verdict.KindFound || l.open || l.closedByEnd || c.hidden != nil:
 		// It is judged as a whole, once the descriptor is closed.
-	case c.claim.Class == payload.Data, c.claim.Class == payload.Empty && l.Kind == verdict.KindRename && !s.attributesOf(l.Name).Opaque:
+	case c.claim.Class == payload.Data,
+		c.claim.Class == payload.Empty && l.Kind == verdict.KindRename && !s.attributesOf(l.Name).Opaque:
 		s.settle(r, fmt.Sprintf("it is %v, and names nobody of its creator's family", c.claim.Class))
 	}
 }

@@ -116,7 +116,8 @@ type interned struct {
 
 func newInterned() *interned {
 	return &interned{
-		strings: make(map[string]string), origins: make(map[authority.Origin]*authority.Origin), origin: new(authority.Origin),
+		strings: make(map[string]string),
+		origins: make(map[authority.Origin]*authority.Origin), origin: new(authority.Origin),
 		processes: map[string]*bootid.Process{string(appendProcess(nil, &nobody)): &nobody},
 	}
 }
@@ -131,7 +132,8 @@ func (i *interned) string(b []byte) string {
 }
 
 func (i *interned) originOf(boot, machine []byte, namespace bootid.Namespace) *authority.Origin {
-	if last := i.origin; last.BootID == string(boot) && last.MachineID == string(machine) && last.Namespace == namespace {
+	last := i.origin
+	if last.BootID == string(boot) && last.MachineID == string(machine) && last.Namespace == namespace {
 		return last
 	}
 	at := authority.Origin{BootID: string(boot), MachineID: string(machine), Namespace: namespace}

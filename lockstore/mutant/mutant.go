@@ -20,7 +20,7 @@ type Mutant struct {
 // Faults are faults of a whole store, by what a store with one does.
 var Faults = map[string]Mutant{
 	"takes live locks for stale": {"judge.go",
-		"Judgment: verdict.Judgment{Verdict: verdict.Live,", "Judgment: verdict.Judgment{Verdict: verdict.Stale,"},
+		"j := verdict.Judgment{Verdict: verdict.Live,", "j := verdict.Judgment{Verdict: verdict.Stale,"},
 	"takes the dead for living":      {"judge.go", "return !ended\n", "return !ended || true\n"},
 	"forgets all locks in a restart": {"recover.go", "c.locks[l.Name] = r\n", "r.gone = true\n"},
 	"lets everybody remove a lock":   {"guard.go", "if r == nil || attempt.bytes &&", "if true || attempt.bytes &&"},

@@ -14,7 +14,7 @@ var hostForms = []struct {
 	loose bool
 }{
 	{regexp.MustCompile(`^[^\s@]+@([^\s@:]+)\.([0-9]+)(?::[0-9]+)?$`), false},      // user@host.pid:boot (Emacs)
-	{regexp.MustCompile(`^([A-Za-z0-9._%-]+)(?:/[0-9a-f]+)?:\+?([0-9]+)$`), false}, // host:pid, host/namespace:pid (Mercurial), address:+pid (Firefox)
+	{regexp.MustCompile(`^([A-Za-z0-9._%-]+)(?:/[0-9a-f]+)?:\+?([0-9]+)$`), false}, // host:pid, host/ns:pid (hg), address:+pid (Firefox)
 	{regexp.MustCompile(`^([A-Za-z0-9._%-]+)-([0-9]+)$`), true},                    // host-pid (Chromium)
 	{regexp.MustCompile(`^[^\s|]*\|([^\s|]+)\|([0-9]+)\|[0-9]+$`), false},          // file|host|pid|number (flufl.lock)
 }

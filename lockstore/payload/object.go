@@ -103,7 +103,8 @@ func splitWords(key string) string {
 
 // namesPID reports whether the key ends in pid, in any spelling.
 func (f field) namesPID() bool {
-	return strings.HasSuffix(f.key, "pid") || strings.HasSuffix(f.key, "processid") || strings.HasSuffix(f.key, "procid")
+	return strings.HasSuffix(f.key, "pid") || strings.HasSuffix(f.key, "processid") ||
+		strings.HasSuffix(f.key, "procid")
 }
 
 // pids returns the values of the keys that end in pid: first that of the key pid, then those directly in the
@@ -132,7 +133,8 @@ func (o *object) pids() (pids []int) {
 // pid. Given reports whether there is such a key, whatever its value.
 func (o *object) pid() (pid int, given bool) {
 	for _, f := range o.fields {
-		if f.top && (f.words == "pid" || strings.HasSuffix(f.words, " pid") || strings.HasSuffix(f.words, "process id") || f.key == "processid") {
+		if f.top && (f.words == "pid" || strings.HasSuffix(f.words, " pid") ||
+			strings.HasSuffix(f.words, "process id") || f.key == "processid") {
 			given = true
 			if pid = ParsePID(f.value); pid != 0 {
 				return pid, true
@@ -145,13 +147,15 @@ func (o *object) pid() (pid int, given bool) {
 // The keys, without spaces, for when, where and for what a lock was taken.
 var (
 	whenKeys = []string{
-		"createdat", "created", "acquiredat", "acquired", "lockedat", "timestamp", "time", "date", "since", "startedat", "started",
-		"starttime", "updatedat", "updated", "refreshedat", "heartbeat", "heartbeatat", "lastheartbeat", "expiresat", "expires", "expiry",
+		"createdat", "created", "acquiredat", "acquired", "lockedat", "timestamp", "time", "date", "since",
+		"startedat", "started", "starttime", "updatedat", "updated", "refreshedat", "heartbeat", "heartbeatat",
+		"lastheartbeat", "expiresat", "expires", "expiry",
 	}
 	otherLockKeys = []string{
-		"ttl", "ttlms", "ttlseconds", "lease", "leasems", "host", "hostname", "machine", "machineid", "bootid", "container", "containerid",
-		"cwd", "session", "sessionid", "sessionkey", "agent", "agentid", "claim", "claimid", "lockid", "owner", "ownerid", "holder", "holderid",
-		"user", "username", "uid", "token", "nonce", "reason", "purpose", "operation", "command", "cmd", "task", "taskid", "run", "runid",
+		"ttl", "ttlms", "ttlseconds", "lease", "leasems", "host", "hostname", "machine", "machineid", "bootid",
+		"container", "containerid", "cwd", "session", "sessionid", "sessionkey", "agent", "agentid", "claim",
+		"claimid", "lockid", "owner", "ownerid", "holder", "holderid", "user", "username", "uid", "token",
+		"nonce", "reason", "purpose", "operation", "command", "cmd", "task", "taskid", "run", "runid",
 		"workspace", "resource", "pid",
 	}
 )

@@ -71,7 +71,8 @@ func judgeFound(f FoundFacts) Decision {
 	case f.OtherHost:
 		return f.undecided("its payload names a process of machine %q, this is %q", c.Host, f.Hostname)
 	case f.Boot.Differs(c.BootID):
-		return Decision{Judgment: stale(BootIDMismatch, RuleNamed, "its payload names boot %s, this is %s", c.BootID, f.Boot.ID)}
+		j := stale(BootIDMismatch, RuleNamed, "its payload names boot %s, this is %s", c.BootID, f.Boot.ID)
+		return Decision{Judgment: j}
 	case c.BootID == "" && !f.Boot.Time.IsZero() && f.Changed.Before(f.Boot.Time.Add(-bootTolerance)):
 		return Decision{Judgment: stale(BeforeBoot, RuleNamed, "last changed %v, before this boot at %v",
 			f.Changed.Format(time.RFC3339), f.Boot.Time.Format(time.RFC3339))}
@@ -89,7 +90,7 @@ func judgeFound(f FoundFacts) Decision {
 	case p.UID != f.Owner:
 		return f.undecided("%v is of user %d, the file of user %d", p, p.UID, f.Owner)
 	default:
-		return Decision{Judgment: live(RuleNamed, "process %v, named by the payload, runs", p), Holder: p}
+		return live(RuleNamed, "process %v, named by the payload, runs", p).of(p)
 	}
 	if f.Elsewhere() {
 		return f.undecided("pid %d may run in another pid namespace, and its writer is not known", c.PID)

@@ -90,7 +90,8 @@ func Judge(f Facts) Decision {
 	d := judge(&f)
 	d.Left = !f.Holder.Runs && f.Holder.Exit == bootid.ExitSuccess && !f.Open && !f.Outlived
 	if held := f.Now.Sub(f.Made); d.Verdict == Live && f.MaxHold > 0 && held > f.MaxHold && f.Kind != KindPIDFile {
-		d.Judgment = stale(TooOld, d.Rule, "%s, and has held it for %v; the limit is %v", d.Evidence, held.Round(time.Second), f.MaxHold)
+		d.Judgment = stale(TooOld, d.Rule, "%s, and has held it for %v; the limit is %v",
+			d.Evidence, held.Round(time.Second), f.MaxHold)
 	}
 	return d
 }
@@ -99,40 +100,41 @@ func judge(f *Facts) Decision {
 	holder := f.Holder.Process
 	switch {
 	case f.Boot.OnOtherMachine(f.MachineID):
-		return Decision{Judgment: f.aged(RuleNobody, "", "made on another machine (machine id %s)", f.MachineID), Holder: holder}
+		return f.aged(RuleNobody, "", "made on another machine (machine id %s)", f.MachineID).of(holder)
 	case f.Boot.Differs(f.BootID):
-		return Decision{Judgment: judgePastBoot(f), Holder: holder}
+		return judgePastBoot(f).of(holder)
 	case f.OutOfSight:
-		return Decision{Judgment: f.aged(RuleNobody, "", "recorded by a latchfs in another pid namespace"), Holder: holder}
+		return f.aged(RuleNobody, "", "recorded by a latchfs in another pid namespace").of(holder)
 	case f.Holder.Runs:
-		return Decision{Judgment: live(f.Rule, "process %v runs", holder), Holder: holder}
+		return live(f.Rule, "process %v runs", holder).of(holder)
 	case f.Gone:
-		return Decision{Judgment: settled(f.Rule, "its file is gone"), Holder: holder}
+		return settled(f.Rule, "its file is gone").of(holder)
 	case f.Unreadable != nil:
-		return Decision{Judgment: f.aged(f.Rule, "", "its file cannot be read: %v", f.Unreadable), Holder: holder}
+		return f.aged(f.Rule, "", "its file cannot be read: %v", f.Unreadable).of(holder)
 	case f.Maker.Known() && f.Claim.Class == payload.Naming && f.Named.Runs:
-		return Decision{Judgment: live(RuleNamed, "process %v, named by the payload, runs", f.Named.Process), Holder: f.Named.Process}
+		return live(RuleNamed, "process %v, named by the payload, runs", f.Named.Process).of(f.Named.Process)
 	case f.Hidden != nil:
-		return Decision{Judgment: f.aged(RuleNamed, "", "the process its payload names cannot be looked at: %v", f.Hidden), Holder: holder}
+		return f.aged(RuleNamed, "", "the process its payload names cannot be looked at: %v", f.Hidden).of(holder)
 	case f.Kind == KindFound && f.Found.Claim.PID != holder.NSPID:
 		return JudgeFound(f.Found) // it was written again
 	case f.Kind == KindFound:
-		return Decision{Judgment: f.ended(f.Holder), Holder: holder}
+		return f.ended(f.Holder).of(holder)
 	case f.Kind == KindPIDFile && f.Claim.Class != payload.Naming:
-		return Decision{Judgment: settled(f.Rule, "it names nobody any more"), Holder: holder}
+		return settled(f.Rule, "it names nobody any more").of(holder)
 	case f.Kind == KindPIDFile:
-		return Decision{Judgment: f.ended(f.Holder), Holder: holder}
+		return f.ended(f.Holder).of(holder)
 	case f.Maker.Runs:
-		return Decision{Judgment: live(RuleCreator, "its creator %v runs", f.Maker.Process), Holder: f.Maker.Process}
+		return live(RuleCreator, "its creator %v runs", f.Maker.Process).of(f.Maker.Process)
 	case f.Open && f.Maker.Known():
-		return Decision{Judgment: live(RuleDescriptor, "its creator %v has ended, the descriptor it was made with is open", f.Maker.Process), Holder: holder}
+		return live(RuleDescriptor, "its creator %v has ended, the descriptor it was made with is open",
+			f.Maker.Process).of(holder)
 	case !f.Maker.Known():
 		if f.Claim.Class == payload.Data && !f.Open {
-			return Decision{Judgment: settled(RuleNobody, "it holds data"), Holder: holder}
+			return settled(RuleNobody, "it holds data").of(holder)
 		}
-		return Decision{Judgment: f.aged(RuleNobody, "", "its creator could not be identified"), Holder: holder}
+		return f.aged(RuleNobody, "", "its creator could not be identified").of(holder)
 	case f.Keep:
-		return Decision{Judgment: f.aged(f.Rule, "", "its creator %v has ended, and its pattern keeps it", f.Maker.Process), Holder: holder}
+		return f.aged(f.Rule, "", "its creator %v has ended, and its pattern keeps it", f.Maker.Process).of(holder)
 	}
 	return judgeOrphan(f)
 }
@@ -144,29 +146,30 @@ func judgeOrphan(f *Facts) Decision {
 	switch {
 	case f.Claim.Class == payload.Data:
 		if f.Kind == KindCreate && f.ClosedByEnd && f.Maker.Exit == bootid.ExitSignal {
-			return Decision{Judgment: stale(DeadPID, f.Rule, "its creator %v was killed with the data file open", maker), Holder: holder}
+			return stale(DeadPID, f.Rule, "its creator %v was killed with the data file open", maker).of(holder)
 		}
-		return Decision{Judgment: settled(f.Rule, "it holds data and its creator %v has ended", maker), Holder: holder}
+		return settled(f.Rule, "it holds data and its creator %v has ended", maker).of(holder)
 	case f.Claim.Weak:
 		if f.Holder.Exit == bootid.ExitSignal {
-			return Decision{Judgment: f.gone(f.Holder), Holder: holder}
+			return f.gone(f.Holder).of(holder)
 		}
-		return Decision{Judgment: settled(f.Rule, "it only mentions the number of process %v, which was not killed", holder), Holder: holder}
+		return settled(f.Rule, "it only mentions the number of process %v, which was not killed", holder).of(holder)
 	case named:
-		return Decision{Judgment: f.ended(f.Holder), Holder: holder}
+		return f.ended(f.Holder).of(holder)
 	case f.Maker.Exit == bootid.ExitSignal, f.Maker.Exit == bootid.ExitFailure:
-		return Decision{Judgment: f.gone(f.Maker), Holder: holder}
+		return f.gone(f.Maker).of(holder)
 	case f.Furnished:
 		// It is a copy, or a complete lock: no script uses it, unlike a directory that mkdir(1) made.
-		return Decision{Judgment: settled(f.Rule, "its creator %v has put something into it that names nobody, and has ended", maker), Holder: holder}
+		return settled(f.Rule, "its creator %v has put something into it that names no process, and has ended",
+			maker).of(holder)
 	case f.Kind.ByCommand():
 		return judgeAncestors(f)
 	case f.Maker.Exit == bootid.ExitUnknown && f.ClosedAtEnd:
-		return Decision{Judgment: f.gone(f.Maker), Holder: holder}
+		return f.gone(f.Maker).of(holder)
 	case f.Maker.Exit == bootid.ExitUnknown && !f.ClosedBefore:
-		return Decision{Judgment: f.aged(f.Rule, "", "it is empty, and how its creator %v ended is not known", maker), Holder: holder}
+		return f.aged(f.Rule, "", "it is empty, and how its creator %v ended is not known", maker).of(holder)
 	}
-	return Decision{Judgment: settled(f.Rule, "it is empty and its creator %v has ended of itself", maker), Holder: holder}
+	return settled(f.Rule, "it is empty and its creator %v has exited", maker).of(holder)
 }
 
 // judgeAncestors finds the ancestor that stands in for a maker that has exited: the script that ran mkdir(1). If
@@ -176,17 +179,20 @@ func judgeAncestors(f *Facts) Decision {
 	maker, last := f.Maker.Process, f.Maker
 	for _, a := range f.Ancestors {
 		if a.Runs {
-			return Decision{Judgment: live(RuleAncestor, "its creator %v has ended, its ancestor %v runs", maker, a.Process), Holder: a.Process}
+			return live(RuleAncestor, "its creator %v has ended, its ancestor %v runs", maker, a.Process).of(a.Process)
 		}
 		if a.Exit == bootid.ExitSignal {
-			return Decision{Judgment: stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, was killed", a.Process, maker), Holder: a.Process}
+			return stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, was killed",
+				a.Process, maker).of(a.Process)
 		}
 		last = a
 	}
 	if last.Exit == bootid.ExitFailure && !f.groupRuns() {
-		return Decision{Judgment: stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, has failed", last.Process, maker), Holder: last.Process}
+		return stale(DeadPID, RuleAncestor, "process %v, ancestor of its creator %v, has failed",
+			last.Process, maker).of(last.Process)
 	}
-	return Decision{Judgment: f.aged(RuleNobody, "", "its creator %v has ended, and no ancestor that could hold it runs", maker), Holder: f.Holder.Process}
+	return f.aged(RuleNobody, "", "its creator %v has ended, and no ancestor that could hold it runs",
+		maker).of(f.Holder.Process)
 }
 
 // judgePastBoot decides on a lock of another boot. Data settles when it is closed, so data that was
@@ -243,7 +249,8 @@ func (f *Facts) groupRuns() bool { return f.GroupRuns != nil && f.GroupRuns() }
 func (a Aging) aged(since time.Time, needed func() bool, rule Rule, why Reason, format string, args ...any) Judgment {
 	age := a.Now.Sub(since)
 	if a.StaleAfter > 0 && age > a.StaleAfter && !needed() {
-		return stale(TooOld, rule, format+"; %v old, the limit is %v", append(args, age.Round(time.Second), a.StaleAfter)...)
+		args = append(args, age.Round(time.Second), a.StaleAfter)
+		return stale(TooOld, rule, format+"; %v old, the limit is %v", args...)
 	}
 	return Judgment{Verdict: Unknown, Reason: why, Rule: rule, Evidence: fmt.Sprintf(format, args...), Since: since}
 }

@@ -129,6 +129,9 @@ type Judgment struct {
 	Since time.Time
 }
 
+// of returns the decision with that judgment for a holder.
+func (j Judgment) of(holder bootid.Process) Decision { return Decision{Judgment: j, Holder: holder} }
+
 // Decision is a judgment and the holder it was made for, the zero Process if there is none.
 type Decision struct {
 	Judgment
