@@ -101,7 +101,7 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 }
 
 // finishRename records what a dead server renamed. The store knows already, but for the entries
-// themselves (Options.Renames).
+// themselves (Predecessor.Renames).
 func (f *FS) finishRename(r renaming) {
 	if f.isLockName(r.oldName) {
 		nameLock := f.enter(r.oldDir, r.oldName)

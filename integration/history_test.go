@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"latchfs/lockstore/mutant"
 )
 
 // A history is what several processes did to a few locks, and when each call was made and had
@@ -261,13 +263,13 @@ func TestHistories(t *testing.T) {
 
 // TestHistoriesCanFail: with a fault put in on purpose there is no order.
 func TestHistoriesCanFail(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "latchfs")
-	if err := build(program, "-tags", "mutation"); err != nil {
-		t.Fatal(err)
-	}
-	for _, mutation := range []string{"steals", "deaf", "unguarded", "forgets"} {
-		t.Run(mutation, func(t *testing.T) {
-			m := (&mount{t: t, program: program, env: []string{"LATCHFS_MUTATION=" + mutation}}).over(t.TempDir())
+	for what, fault := range mutant.Faults {
+		t.Run(what, func(t *testing.T) {
+			program := filepath.Join(t.TempDir(), "latchfs")
+			if err := build(program, "-overlay", fault.Overlay(t, "../lockstore")); err != nil {
+				t.Fatal(err)
+			}
+			m := (&mount{t: t, program: program}).over(t.TempDir())
 			stop := make(chan struct{})
 			defer m.killAgainAndAgain(stop, 20*time.Millisecond, 200*time.Millisecond)()
 			defer close(stop)

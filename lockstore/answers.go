@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// answers remembers what was asked of the system a moment ago: a listing asks the same for
-// every lock there is.
+// answers caches what was asked of the system a moment ago: a listing asks the same for every lock.
 type answers[K comparable, V any] struct {
 	lifetime time.Duration
-	most     int // how many are remembered; then all are forgotten
+	most     int // how many are cached; then all are dropped
 
 	mu    sync.Mutex
 	known map[K]answer[V]
@@ -17,10 +16,10 @@ type answers[K comparable, V any] struct {
 
 type answer[V any] struct {
 	value V
-	at    time.Time // just before it was asked for
+	at    time.Time // just before the system was asked
 }
 
-// get returns what is known of key, or what ask says, if that is too old or not good enough.
+// get returns the cached answer for key, or, if that is too old or not good enough, the result of ask.
 func (a *answers[K, V]) get(key K, goodEnough func(at time.Time) bool, ask func() V) V {
 	now := time.Now()
 	a.mu.Lock()

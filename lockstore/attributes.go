@@ -1,14 +1,13 @@
 package lockstore
 
-// Attributes change the rules for a lock. They depend on its name alone and are those of the lock
+// Attributes change the rules for a lock. They depend on its name alone: they are the attributes of the lock
 // patterns that match it.
 type Attributes struct {
-	// Opaque says that the bytes of the lock say nothing: its maker holds it, whatever they are.
+	// Opaque has the bytes of the lock ignored: its maker holds it.
 	Opaque bool
-	// Keep says that the lock outlives its process: only its removal, its release or its age ends it.
+	// Keep has the lock outlive its process: only its removal, its release or its age ends it.
 	Keep bool
-	// Close says that the lock, if it was made with O_EXCL, ends when the descriptor it was made with
-	// is closed.
+	// Close has a lock that was made with O_EXCL end when the descriptor it was made with is closed.
 	Close bool
 }
 

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"latchfs/lockstore/journal"
 )
 
 // TestCheckJournal: a journal is sound as far as a store that opens it would keep it, and is not changed.
@@ -13,7 +15,7 @@ func TestCheckJournal(t *testing.T) {
 	p := w.run(10, 100, 0)
 	w.take("a.lock", p, "10\n")
 	w.take("b.lock", p, "10\n")
-	path := filepath.Join(w.state, journalName)
+	path := filepath.Join(w.state, journal.Name)
 	sound, err := CheckJournal(w.state, nil)
 	if err != nil || len(sound.Locks) != 2 || sound.Locks[0].Name != "a.lock" || sound.Generation != 2 || sound.Size != sound.Sound {
 		t.Errorf("%+v %v", sound, err)
@@ -35,7 +37,7 @@ func TestCheckJournal(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			copied := filepath.Join(dir, journalName)
+			copied := filepath.Join(dir, journal.Name)
 			if err := os.WriteFile(copied, c.text, 0o600); err != nil {
 				t.Fatal(err)
 			}

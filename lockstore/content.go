@@ -16,34 +16,29 @@ import (
 )
 
 const (
-	// maxEntries is how many short texts a directory may hold that is a lock though nothing in it names a
-	// process.
+	// maxEntries is how many short texts a directory may hold and be a lock, though none of them names a process.
 	maxEntries = 4
 	// maxLooked is how many entries of a directory are looked at.
 	maxLooked = 16
 )
 
-// otherClaim is what a text that names somebody else says.
+// otherClaim is the claim of a text that names a process of another family.
 var otherClaim = payload.Claim{Class: payload.Data, Other: true}
 
 // content is what lies at a lock name, as far as a decision needs it.
 type content struct {
 	File
-	// claim is what it says of a process of its writer's family, named that process, which may
-	// have ended, and hidden why another one that it names cannot be looked at.
-	claim  payload.Claim
-	named  bootid.Process
-	hidden error
-	// form is what it says by its form alone, and written when the file was last written that says
-	// so, whose owner is owner.
-	form    payload.Claim
-	written time.Time
-	owner   uint32
-	sum     sum
+	claim   payload.Claim  // what it says of a process of its writer's family
+	named   bootid.Process // that process, which may have ended
+	hidden  error          // why another process that it names cannot be looked at
+	form    payload.Claim  // what it says by its form alone
+	written time.Time      // when the file that has the form was last written
+	owner   uint32         // the user that file belongs to
+	sum     [16]byte
 }
 
-// inspect reads what lies at a lock name. The text is taken for that of the family, which may be of
-// nobody: then form alone tells what it says.
+// inspect reads what lies at a lock name, as a text of the family. A family of nobody leaves only the form of the
+// text to decide what it says.
 func (s *Store) inspect(name string, family *family) (content, error) {
 	file, err := s.files.Stat(name)
 	if err != nil {
@@ -63,7 +58,7 @@ func (s *Store) read(name string, file File, family *family) (content, error) {
 	if file.Type == Directory {
 		err = s.readDirectory(name, &c, family, digest)
 	} else if text, textErr := s.text(name, file); textErr == nil {
-		if c.take(text, path.Base(name), family); c.form.Class == payload.Naming { // only of those the bytes matter
+		if c.take(text, path.Base(name), family); c.form.Class == payload.Naming { // the bytes of others do not matter
 			digest.Write(text)
 		}
 	} else {
@@ -73,7 +68,7 @@ func (s *Store) read(name string, file File, family *family) (content, error) {
 	return c, err
 }
 
-// take takes a text of the file of that base name.
+// take reads the claims in a text of the file with that base name.
 func (c *content) take(text []byte, name string, family *family) {
 	c.form = payload.Found(text)
 	if !family.writer.Known() {
@@ -88,8 +83,8 @@ func (c *content) take(text []byte, name string, family *family) {
 	c.hidden = family.hidden
 }
 
-// text is what is in a file that is no directory, of which no more matters than that it is data if it
-// is long, or is no regular file or symbolic link.
+// text returns the content of a file that is no directory. Of a long file it returns enough to show that it is
+// data; a file that is neither regular nor a symbolic link is data too.
 func (s *Store) text(name string, file File) ([]byte, error) {
 	switch {
 	case file.Type == Symlink:
@@ -105,7 +100,7 @@ func (s *Store) text(name string, file File) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	// One byte more than it had: it may be written at this moment.
+	// One byte more than its size: it may be growing.
 	text := make([]byte, min(file.Size, payload.Limit)+1)
 	n, err := io.ReadFull(r, text)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -114,9 +109,9 @@ func (s *Store) text(name string, file File) ([]byte, error) {
 	return text[:n], nil
 }
 
-// readDirectory reads a directory. A text in it, or a name, may name a process. If none does, a few short texts
-// are notes; a directory with anything else in it is data, as is one in which a text names a process of
-// another family: it is a copy.
+// readDirectory reads a directory. A text in it, or a file's name, may name a process. If none does, a few short
+// texts are notes. A directory with anything else in it is data; so is a directory in which a text names a process
+// of another family: it is a copy.
 func (s *Store) readDirectory(name string, c *content, family *family, digest hash.Hash) error {
 	entries, err := s.files.Entries(name, maxLooked)
 	if err != nil {

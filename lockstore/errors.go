@@ -1,28 +1,34 @@
 package lockstore
 
-import "errors"
+import (
+	"errors"
 
-// What the methods of this package return, wrapped with the name concerned.
+	"latchfs/lockstore/authority"
+	"latchfs/lockstore/journal"
+)
+
+// The errors of this package. Methods return them wrapped with the name concerned.
 var (
 	// ErrHeld: the lock is live and the caller is not of its holder's family.
 	ErrHeld = errors.New("held by a live process")
 	// ErrExists: the name is taken, so it cannot be acquired.
-	ErrExists = errors.New("lock exists")
+	ErrExists = authority.ErrExists
 	// ErrReserved: the name is free, and it is the turn of another process to take it.
-	ErrReserved = errors.New("reserved for who has waited")
-	// ErrInterrupted: who waited does not any more.
+	ErrReserved = errors.New("reserved for a process that has waited")
+	// ErrInterrupted: a waiter was cancelled.
 	ErrInterrupted = errors.New("interrupted")
 	// ErrNoLock: there is no lock of that name.
 	ErrNoLock = errors.New("no lock of that name")
-	// ErrNotOperator: only root, the owner of the mount and the owner of the lock may
-	// release it.
+	// ErrNotOperator: the caller is neither root, nor the owner of the mount, nor the owner of the lock.
 	ErrNotOperator = errors.New("only root, the mount's owner or the lock's owner may release it")
 	// ErrNoSpace: the journal cannot grow; nothing was acquired.
-	ErrNoSpace = errors.New("no space for the lock journal")
+	ErrNoSpace = authority.ErrNoSpace
 	// ErrTooMany: the user has made as many locks as one may have.
 	ErrTooMany = errors.New("too many locks of one user")
 	// ErrInUse: another latchfs owns the state directory.
 	ErrInUse = errors.New("state directory is in use")
+	// ErrNotSound: a journal has bytes that are no whole records, or is none.
+	ErrNotSound = journal.ErrNotSound
 	// ErrNewerFormat: the journal was written by a newer latchfs. Use that one.
-	ErrNewerFormat = errors.New("journal is of a newer format")
+	ErrNewerFormat = journal.ErrNewerFormat
 )

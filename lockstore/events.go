@@ -14,16 +14,16 @@ type Transition string
 // The transitions of a lock.
 const (
 	Acquired Transition = "acquired"
-	Released Transition = "released" // by its family, an operator, or anybody while unknown
+	Released Transition = "released" // by its family, an operator, or, while it is unknown, by anybody
 	Reaped   Transition = "reaped"   // it was stale
-	Dropped  Transition = "settled"  // it turned out to be no lock; the file stays
+	Settled  Transition = "settled"  // it turned out to be no lock; the file stays
 	Passed   Transition = "passed"   // another process is its holder now
 	Moved    Transition = "moved"    // it was renamed
-	// Contended and Refused are none, but worth knowing: somebody of another family looked a live lock up, as who tries
-	// to take it does, or tried to take it away.
+	// Contended: a process of another family looked a live lock up, as a process does that tries to take it.
 	Contended Transition = "contended"
-	Refused   Transition = "refused"
-	// Turn: the name, which is free, is reserved for who waited for it.
+	// Refused: a process of another family tried to remove, replace or change a live lock.
+	Refused Transition = "refused"
+	// Turn: the name is free and reserved for the process that has waited longest.
 	Turn Transition = "turn"
 )
 
@@ -31,9 +31,9 @@ const (
 type Event struct {
 	Transition Transition
 	Lock       Lock
-	Reason     verdict.Reason // of a reaped one
-	By         bootid.Process // who contended or was refused, or whose turn it is
-	Waited     time.Duration  // by whose turn it is
+	Reason     verdict.Reason // of a reaped lock
+	By         bootid.Process // the process that contended or was refused, or has the turn
+	Waited     time.Duration  // how long the process that has the turn has waited
 	Time       time.Time
 }
 
@@ -42,8 +42,8 @@ const eventBuffer = 1024
 
 // Subscription is one reader of events.
 type Subscription struct {
-	// Events carries the transitions from the subscription on. A reader that
-	// is behind loses some.
+	// Events carries the transitions since the subscription. A reader that is more than eventBuffer behind loses
+	// some.
 	Events <-chan Event
 
 	events chan Event
@@ -51,7 +51,7 @@ type Subscription struct {
 	lost   uint64 // guarded by from.mu
 }
 
-// Lost is how many events the reader was too slow for.
+// Lost returns how many events the reader was too slow for.
 func (s *Subscription) Lost() uint64 {
 	s.from.mu.Lock()
 	defer s.from.mu.Unlock()
@@ -86,7 +86,7 @@ func (s *subscribers) add() *Subscription {
 	return sub
 }
 
-// some says that anybody is told.
+// some reports whether anybody observes events.
 func (s *subscribers) some() bool {
 	if s.observe != nil {
 		return true
@@ -96,7 +96,7 @@ func (s *subscribers) some() bool {
 	return len(s.all) > 0
 }
 
-// publish never waits for a reader.
+// publish passes an event to the observer and all subscribers. It never waits for a reader.
 func (s *subscribers) publish(e Event) {
 	if s.observe != nil {
 		s.observe(e)

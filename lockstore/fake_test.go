@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/authority"
 	"latchfs/lockstore/verdict"
 )
 
@@ -323,7 +324,9 @@ type world struct {
 	state string
 	store *Store
 	log   *logrus.Logger
-	left  map[uint64]bool // Options.Open of the next store
+	left  map[uint64]bool // Predecessor.Open of the next store
+	// authority of the next store; nil is the journal
+	authority authority.Authority
 }
 
 func newWorld(t testing.TB) *world {
@@ -336,7 +339,10 @@ func newWorld(t testing.TB) *world {
 
 func (w *world) open() {
 	w.t.Helper()
-	store, err := Open(Options{StateDir: w.state, System: w.machine, Files: w.files, StaleAfter: time.Hour, Log: w.log, Now: w.now, Open: w.left})
+	store, err := Open(Options{
+		StateDir: w.state, System: w.machine, Files: w.files, StaleAfter: time.Hour, Log: w.log, Now: w.now,
+		Authority: w.authority, Predecessor: Predecessor{Open: w.left},
+	})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -12,14 +12,14 @@ import (
 	"latchfs/lockstore/verdict"
 )
 
-// related says that a and b are the same process, or one is an ancestor of the other.
+// related reports whether a and b are the same process, or one is an ancestor of the other.
 func related(sys bootid.System, a, b bootid.Process) bool {
 	return a.Known() && b.Known() && (a.Same(b) || descends(sys, a, b) || descends(sys, b, a))
 }
 
-// descends says that ancestor is among the living ancestors of p.
+// descends reports whether ancestor is among the living ancestors of p.
 func descends(sys bootid.System, p, ancestor bootid.Process) bool {
-	// A chain longer than this is not one of real processes.
+	// No chain of real processes is longer.
 	for range 10_000 {
 		parent, err := sys.Parent(p)
 		if err != nil {
@@ -33,12 +33,12 @@ func descends(sys bootid.System, p, ancestor bootid.Process) bool {
 	return false
 }
 
-// newKinship remembers who is related to whom, for looks.
+// newKinship returns a cache of which processes are related, for looks.
 func newKinship() *answers[[2]processKey, bool] {
 	return &answers[[2]processKey, bool]{lifetime: time.Second, most: 4096}
 }
 
-// relatedLately is related for looks, where it may be a moment old.
+// relatedLately is related, for looks: the answer may be a moment old.
 func (s *Store) relatedLately(a, b bootid.Process) bool {
 	if !a.Known() || !b.Known() || a.Same(b) {
 		return a.Known() && b.Known()
@@ -47,29 +47,28 @@ func (s *Store) relatedLately(a, b bootid.Process) bool {
 	return s.kinship.get(pair, func(time.Time) bool { return true }, func() bool { return related(s.sys, a, b) })
 }
 
-// family is the processes that a text of a writer may name: the writer, its ancestors up to a service
-// or session manager, and its descendants.
+// family is the processes that a text of a writer may name: the writer, its ancestors up to a service or session
+// manager, and its descendants.
 type family struct {
 	store  *Store
 	writer bootid.Process // zero if it is not known: then it has no family
-	// relatives are those that are known from before; they may have ended, as the writer may.
+	// relatives are those that were found out earlier. They and the writer may have ended.
 	relatives []bootid.Process
-	// opener is the writer as it was when it opened the file, if that was seen.
+	// opener is the writer as it was when it opened the file; nil if that was not seen.
 	opener *Writer
-	// holder is the process that the lock's text was found to name before.
+	// holder is the process that the lock's text was found to name earlier.
 	holder bootid.Process
-	// script is a process whose descendants count too: the one that ran the writer, of a lock made
-	// by a command.
+	// script is the process that ran the writer, if the lock was made by a command. Its descendants count too.
 	script bootid.Process
 
 	found  bootid.Process // the one of which a claim is true
 	hidden error          // why a process that is named cannot be looked at
 }
 
-// nobodys is the family of a writer who is not known.
+// nobodys returns the family of an unknown writer.
 func (s *Store) nobodys() *family { return &family{store: s} }
 
-// familyOf is the family of the process that made a lock.
+// familyOf returns the family of the process that made a lock.
 func (s *Store) familyOf(l *state) *family {
 	f := &family{store: s, writer: l.Creator, relatives: slices.Clone(l.Ancestors)}
 	if l.Rule == verdict.RuleNamed {
@@ -104,7 +103,7 @@ func (f *family) includes(c payload.Claim, written time.Time) bool {
 		if p, err = s.sys.InNamespace(c.PID, f.writer); errors.Is(err, bootid.ErrHidden) && !c.Weak {
 			f.hidden = err
 		}
-		// What was started later is not what was meant.
+		// The text cannot mean a process that was started later.
 		if err != nil || s.startedAfter(p, written) || !verdict.MayHold(p, f.writer, f.isRelated(p)) {
 			return false
 		}
@@ -116,9 +115,9 @@ func (f *family) includes(c payload.Claim, written time.Time) bool {
 	return true
 }
 
-// onThisHost reports whether p is known, or has to be taken, to have the host name of this machine. Of one that
-// has ended nothing tells its name: then a process of our own pid namespace had ours, unless it was found to
-// hold the lock while that could be asked.
+// onThisHost reports whether p has, or has to be assumed to have, the host name of this machine. The host name of a
+// process that has ended cannot be found out: a process of our own pid namespace is assumed to have had ours,
+// unless it was found to hold the lock while it ran.
 func (f *family) onThisHost(p bootid.Process) bool {
 	if f.store.sys.SameHost(p) {
 		return true
@@ -128,8 +127,7 @@ func (f *family) onThisHost(p bootid.Process) bool {
 	return ended && !p.Same(f.holder) && p.PIDNamespace == f.store.sys.Namespace().Inode
 }
 
-// relative is the writer or one of the processes that are known to be relatives, by the number it has
-// in the writer's pid namespace.
+// relative returns the writer or known relative that has a number in the writer's pid namespace.
 func (f *family) relative(pid int) (bootid.Process, bool) {
 	if f.writer.NSPID == pid {
 		return f.writer, true
@@ -166,11 +164,13 @@ func (s *Store) startedAfter(p bootid.Process, written time.Time) bool {
 // namesOther reports whether host is the name of another machine. An address, or a name that any
 // machine has for itself, is no name.
 func (s *Store) namesOther(host string) bool {
-	if _, err := netip.ParseAddr(host); err == nil || host == "" || host == "localhost" || strings.ContainsAny(host, ":/ ") {
+	_, err := netip.ParseAddr(host)
+	if err == nil || host == "" || host == "localhost" || strings.ContainsAny(host, ":/ ") {
 		return false
 	}
 	own := s.sys.Hostname()
 	short, _, _ := strings.Cut(host, ".")
 	ownShort, _, _ := strings.Cut(own, ".")
-	return own != "" && !strings.EqualFold(host, own) && !strings.EqualFold(host, ownShort) && !strings.EqualFold(short, own)
+	return own != "" && !strings.EqualFold(host, own) && !strings.EqualFold(host, ownShort) &&
+		!strings.EqualFold(short, own)
 }

@@ -6,18 +6,19 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/authority"
 	"latchfs/lockstore/verdict"
 )
 
-// openAtDeath is how long before its creator's end a descriptor may have been closed and still count
-// as closed by that end, where the kernel does not tell more.
+// openAtDeath is how long before its creator's end a descriptor may have been closed to count as closed by that
+// end, if the kernel does not say more.
 const openAtDeath = time.Second
 
-// heirAfter is how long after its creator's end a descriptor has to be closed for another process to have had
-// it: word of the close may come a little later than that of the end.
+// heirAfter is how long after its creator's end a descriptor has to be closed to show that another process had it:
+// word of the close may arrive a little later than word of the end.
 const heirAfter = 10 * releaseGrace
 
-// state is what a decision on a record rests on, read at one moment.
+// state is the part of a record that a decision rests on, read at one moment.
 type state struct {
 	Lock
 	holder, creator *watched
@@ -40,18 +41,14 @@ func (s *Store) state(r *record) state {
 	return l
 }
 
-// judge decides on a recorded lock. It changes nothing; see NameLock.settle for what
-// follows from it.
+// judge decides on a recorded lock. It changes nothing; NameLock.carryOut does what follows.
 func (s *Store) judge(r *record) verdict.Decision {
 	l := s.state(r)
-	if l.holder != nil && s.maxHold == 0 && s.runs(l.holder) && !mutated("steals") {
-		return verdict.Decision{Judgment: verdict.Judgment{Verdict: verdict.Live, Rule: l.Rule, Evidence: l.holder.runs}, Holder: l.Holder}
+	if l.holder != nil && s.maxHold == 0 && s.runs(l.holder) {
+		j := verdict.Judgment{Verdict: verdict.Live, Rule: l.Rule, Evidence: l.holder.runs}
+		return verdict.Decision{Judgment: j, Holder: l.Holder}
 	}
-	d := verdict.Judge(s.facts(&l))
-	if mutated("steals") {
-		d.Verdict = verdict.Stale
-	}
-	return d
+	return verdict.Judge(s.facts(&l))
 }
 
 // facts gathers what is known of a lock.
@@ -104,13 +101,18 @@ func (s *Store) inspectOwn(l *state) (content, error) {
 	return c, err
 }
 
-// isOfThisBoot reports whether the processes of l are those of this boot, machine and namespace, as far
-// as can be told.
+// isOfThisBoot reports whether the processes of l can be those of this boot, machine and pid namespace.
 func (s *Store) isOfThisBoot(l *state) bool {
-	return !s.boot.Differs(l.BootID) && !s.boot.OnOtherMachine(l.MachineID) && !s.outOfSight(l.Namespace)
+	return s.isOfHere(&authority.Origin{BootID: l.BootID, MachineID: l.MachineID, Namespace: l.Namespace})
 }
 
-// party describes a process that l depends on; w is nil if it is not watched.
+// isOfHere reports whether a lock of that origin can have been made under this boot, on this machine, with pids
+// that can be looked up here.
+func (s *Store) isOfHere(o *authority.Origin) bool {
+	return !s.boot.Differs(o.BootID) && !s.boot.OnOtherMachine(o.MachineID) && !s.outOfSight(o.Namespace)
+}
+
+// party describes the process p that l depends on. W is nil if p is not watched.
 func (s *Store) party(l *state, w *watched, p bootid.Process) verdict.Party {
 	party := verdict.Party{Process: p, Runs: s.runs(w)}
 	if w == nil || party.Runs {
@@ -118,7 +120,7 @@ func (s *Store) party(l *state, w *watched, p bootid.Process) verdict.Party {
 	}
 	party.Exit = s.exitOf(w, l.Lock)
 	if w.watch == nil {
-		// Of one that was seen to end it does not matter which process has its pid by now.
+		// If its end was seen, it does not matter which process has its pid now.
 		if now, err := s.sys.Process(p.PID); err == nil && now.StartTime != p.StartTime {
 			party.Reuser = now
 		}
@@ -126,7 +128,7 @@ func (s *Store) party(l *state, w *watched, p bootid.Process) verdict.Party {
 	return party
 }
 
-// named describes the process that the file of l names: of one whose maker is known, one of its family.
+// named describes the process that the file of l names. If the maker is known, the process is one of its family.
 func (s *Store) named(l *state, c content) verdict.Party {
 	switch {
 	case l.holder != nil && c.named.Same(l.Holder):
@@ -148,7 +150,8 @@ func (s *Store) named(l *state, c content) verdict.Party {
 func (s *Store) foundFacts(name string, c content) verdict.FoundFacts {
 	f := verdict.FoundFacts{
 		Ambiguous: c.form.Weak && c.Type == Regular,
-		Claim:     c.form, Keep: s.attributesOf(name).Keep, Shared: !s.files.Local(), Hostname: s.sys.Hostname(), OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
+		Claim:     c.form, Keep: s.attributesOf(name).Keep, Shared: !s.files.Local(), Hostname: s.sys.Hostname(),
+		OtherHost: s.namesOther(c.form.Host), Boot: s.boot,
 		Owner: c.owner, Written: c.written, Changed: c.Changed, Aging: s.aging(),
 		Elsewhere: func() bool { return s.sys.InOtherNamespace(c.form.PID, c.written) },
 	}
@@ -164,8 +167,7 @@ func (s *Store) aging() verdict.Aging {
 	return verdict.Aging{Now: s.now(), StaleAfter: s.staleAfter, MaxHold: s.maxHold}
 }
 
-// exitOf says how a process of l that has ended did. What ended with its pid namespace was
-// killed.
+// exitOf returns how a process of l has ended. A process that ended with its pid namespace was killed.
 func (s *Store) exitOf(w *watched, l Lock) bootid.Exit {
 	exit := bootid.ExitUnknown
 	if w.watch != nil {
@@ -183,17 +185,16 @@ func (s *Store) runs(w *watched) bool {
 		return false
 	}
 	_, ended := s.processes.hasEnded(w)
-	return !ended || mutated("deaf")
+	return !ended
 }
 
-// outOfSight says that pids of a namespace reach further than those of our own or beside it, so that
-// nothing can be said of them.
+// outOfSight reports whether the pids of a namespace are outside of our own, so that nothing is known of them.
 func (s *Store) outOfSight(namespace bootid.Namespace) bool {
 	return namespace.Inode != 0 && namespace.Initial() != s.sys.Namespace().Initial()
 }
 
-// otherNamespace says that l was recorded in the pid namespace of a former container: it has
-// ended, or else that latchfs would still have the state directory.
+// otherNamespace reports whether l was recorded in the pid namespace of a former container. That namespace has
+// ended: otherwise its latchfs would still have the state directory.
 func (s *Store) otherNamespace(l Lock) bool {
 	here := s.sys.Namespace()
 	return l.Namespace.Inode != 0 && l.Namespace != here && !here.Initial()

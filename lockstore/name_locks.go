@@ -2,28 +2,29 @@ package lockstore
 
 import "sync"
 
-// name locks are the critical name locks of the names somebody is in.
+// nameLocks has a mutex for each name that somebody is in or waits for.
 type nameLocks struct {
-	mu   sync.Mutex
-	used map[string]*nameLockLock
+	mu   sync.Mutex // guards used and users
+	used map[string]*nameMutex
 	pool sync.Pool
 }
 
-type nameLockLock struct {
+// nameMutex is the mutex of a name lock.
+type nameMutex struct {
 	sync.Mutex
-	users int // guarded by name locks.mu
+	users int
 }
 
-func (ss *nameLocks) enter(name string) *nameLockLock {
+func (ss *nameLocks) enter(name string) *nameMutex {
 	ss.mu.Lock()
 	if ss.used == nil {
-		ss.used = make(map[string]*nameLockLock)
+		ss.used = make(map[string]*nameMutex)
 	}
 	lock := ss.used[name]
 	if lock == nil {
-		lock, _ = ss.pool.Get().(*nameLockLock)
+		lock, _ = ss.pool.Get().(*nameMutex)
 		if lock == nil {
-			lock = &nameLockLock{}
+			lock = &nameMutex{}
 		}
 		ss.used[name] = lock
 	}
@@ -33,7 +34,7 @@ func (ss *nameLocks) enter(name string) *nameLockLock {
 	return lock
 }
 
-func (ss *nameLocks) leave(name string, lock *nameLockLock) {
+func (ss *nameLocks) leave(name string, lock *nameMutex) {
 	lock.Unlock()
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -43,13 +44,13 @@ func (ss *nameLocks) leave(name string, lock *nameLockLock) {
 	}
 }
 
-// NameLock is the critical name lock of one name: whoever is in it decides alone about
-// the lock and the file of that name. It is for one goroutine and ends with Leave.
+// NameLock is the critical section of one name: its owner alone decides about the lock and the file of that name.
+// It is for one goroutine and ends with Leave.
 type NameLock struct {
 	store  *Store
 	name   string
-	lock   *nameLockLock
-	second bool // of EnterBoth: the first one holds the tree
+	lock   *nameMutex
+	second bool // the second of EnterBoth: the first holds the tree
 }
 
 // Enter waits for the name lock of name and takes it.
@@ -60,8 +61,8 @@ func (s *Store) Enter(name string) NameLock {
 	return nameLock
 }
 
-// EnterBoth takes the name locks of two different names, in an order that cannot
-// deadlock. Both are to be left before anything else is entered.
+// EnterBoth takes the name locks of two different names, in an order that cannot deadlock. The caller leaves both
+// before it enters another.
 func (s *Store) EnterBoth(a, b string) (NameLock, NameLock) {
 	s.tree.RLock()
 	first, second := NameLock{store: s, name: a}, NameLock{store: s, name: b, second: true}

@@ -5,20 +5,20 @@ import (
 	"time"
 )
 
-// readDelay is how long the payload of a lock whose descriptor was closed may wait to be read, if nothing
-// is asked of it: a lock that is released before is not read at all.
+// readDelay is how long the payload of a lock may stay unread after its descriptor was closed, if nobody looks at
+// the lock. A lock that is released before is not read at all.
 const readDelay = 20 * time.Millisecond
 
-// pending payload are the locks whose payload waits.
+// pendingPayload holds the locks whose payload is to be read.
 type pendingPayload struct {
 	mu      sync.Mutex
 	records []*record
-	timer   *time.Timer // nil while there are none
+	timer   *time.Timer // reads them; nil while there are none
 	closed  bool
 	reading sync.WaitGroup
 }
 
-// readSoon reads the payload of r, whose descriptor was closed, in a while.
+// readSoon has the payload of r read after readDelay. Its descriptor was closed.
 func (s *Store) readSoon(r *record) {
 	s.mu.Lock()
 	r.pendingPayload = !r.gone
@@ -27,16 +27,16 @@ func (s *Store) readSoon(r *record) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
-		return // to be judged by who opens the journal next
+		return // the next latchfs judges it
 	}
 	if u.records = append(u.records, r); u.timer == nil {
 		u.reading.Add(1)
-		u.timer = time.AfterFunc(readDelay, s.readWaiting)
+		u.timer = time.AfterFunc(readDelay, s.readPending)
 	}
 }
 
-// readWaiting reads all that wait.
-func (s *Store) readWaiting() {
+// readPending reads the payloads of all locks in pendingPayload.
+func (s *Store) readPending() {
 	u := &s.pendingPayload
 	defer u.reading.Done()
 	u.mu.Lock()
@@ -48,21 +48,21 @@ func (s *Store) readWaiting() {
 	}
 }
 
-// readNow reads the payload of r if it was not since its descriptor was closed, with all that follows.
+// readNow reads the payload of r if it was not read since the descriptor was closed, and does what follows.
 func (s *Store) readNow(r *record) {
 	if s.payloadPending(r) {
 		s.written(r)
 	}
 }
 
-// readNow does so within the name lock, so that a decision rests on it.
+// readNow is Store.readNow within the name lock: the caller judges r next.
 func (c NameLock) readNow(r *record) {
 	if c.store.payloadPending(r) {
 		c.store.identify(r)
 	}
 }
 
-// payloadPending says so of r, once.
+// payloadPending reports, once, that the payload of r is to be read.
 func (s *Store) payloadPending(r *record) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,7 +71,7 @@ func (s *Store) payloadPending(r *record) bool {
 	return was
 }
 
-// readAll reads what waits, and lets nothing wait any more.
+// readAll reads all pending payloads. After it, none is added.
 func (s *Store) readAll() {
 	u := &s.pendingPayload
 	u.mu.Lock()
@@ -79,7 +79,7 @@ func (s *Store) readAll() {
 	waits := u.timer != nil && u.timer.Stop()
 	u.mu.Unlock()
 	if waits {
-		s.readWaiting()
+		s.readPending()
 	}
 	u.reading.Wait()
 }

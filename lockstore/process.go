@@ -10,34 +10,34 @@ import (
 	"latchfs/bootid"
 )
 
-// maxIdleWatches is how many processes without locks stay watched, so that one that
-// locks again and again is not looked up each time.
+// maxIdleWatches is how many processes without locks stay watched, so that a process that locks again and again is
+// not looked up each time.
 const maxIdleWatches = 256
 
-// processKey is what makes a process one within a boot.
+// processKey tells a process from every other of a boot.
 type processKey struct {
 	pid   int
-	start uint64
+	start uint64 // clock ticks since boot
 }
 
 // watched is a process some lock depends on.
 type watched struct {
 	process bootid.Process
-	runs    string       // says so; a lock is judged too often to make it each time
-	watch   bootid.Watch // nil if it had ended, or could not be watched
+	runs    string       // the evidence that it runs; made once, as locks are judged often
+	watch   bootid.Watch // nil if it had ended already, or could not be watched
 
 	// Guarded by processes.mu.
 	records   map[*record]struct{}
 	endedAt   time.Time // zero while it runs as far as is known
 	ancestors []bootid.Process
-	asked     bool             // ancestors are those it had when first asked
-	named     []bootid.Process // relatives that texts of its locks may name, the last ones
+	asked     bool             // ancestors is set
+	named     []bootid.Process // the last maxNamed relatives that texts of its locks may name
 }
 
 // maxNamed is how many relatives are remembered of a process.
 const maxNamed = 64
 
-// processes are the watched ones: one watch a process and not a lock.
+// processes has the watched processes: one watch for each process, not for each lock.
 type processes struct {
 	sys   bootid.System
 	now   func() time.Time
@@ -49,7 +49,7 @@ type processes struct {
 	dying  sync.WaitGroup // calls of ended
 }
 
-// attach makes r depend on p. If p has ended already the result says so.
+// attach makes r depend on p. If p has ended already, the endedAt of the result is set.
 func (ps *processes) attach(p bootid.Process, r *record) *watched {
 	key := processKey{p.PID, p.StartTime}
 	ps.mu.Lock()
@@ -64,7 +64,7 @@ func (ps *processes) attach(p bootid.Process, r *record) *watched {
 		case errors.Is(err, bootid.ErrNoProcess):
 			w.endedAt = ps.now()
 		}
-		// Any other error leaves a process that is asked for whenever it matters.
+		// After any other error, hasEnded looks the process up each time.
 		if len(ps.all) >= maxIdleWatches {
 			ps.sweep()
 		}
@@ -74,7 +74,8 @@ func (ps *processes) attach(p bootid.Process, r *record) *watched {
 	return w
 }
 
-// attachShared makes r depend on p, if that is known. It returns p as all locks of that process have it.
+// attachShared makes r depend on p, if p is known. It returns the one copy of p that all locks of the process
+// share.
 func (ps *processes) attachShared(p *bootid.Process, r *record) (*watched, *bootid.Process) {
 	if !p.Known() {
 		return nil, &nobody
@@ -83,7 +84,7 @@ func (ps *processes) attachShared(p *bootid.Process, r *record) (*watched, *boot
 	if w.process == *p {
 		return w, &w.process
 	}
-	own := *p // it has another user or command by now
+	own := *p // its user or command has changed since
 	return w, &own
 }
 
@@ -107,7 +108,7 @@ func (ps *processes) ancestors(p bootid.Process) []bootid.Process {
 	return chain
 }
 
-// relatives are the processes that w is known to be related to, whether they run or not.
+// relatives returns the processes that w is known to be related to, whether they run or not.
 func (ps *processes) relatives(w *watched) []bootid.Process {
 	if w == nil {
 		return nil
@@ -129,7 +130,7 @@ func (ps *processes) addRelatives(w *watched, relatives ...bootid.Process) {
 	w.named = w.named[max(0, len(w.named)-maxNamed):]
 }
 
-// detach ends that dependence.
+// detach undoes attach.
 func (ps *processes) detach(w *watched, r *record) {
 	if w == nil {
 		return
@@ -185,7 +186,7 @@ func (ps *processes) markEnded(w *watched) time.Time {
 	return w.endedAt
 }
 
-// hasEnded asks the kernel now. It returns when the end was first known.
+// hasEnded asks the kernel whether w has ended, and returns when that was first known.
 func (ps *processes) hasEnded(w *watched) (time.Time, bool) {
 	if at := ps.toldEnd(w); !at.IsZero() {
 		return at, true
@@ -201,12 +202,12 @@ func (ps *processes) hasEnded(w *watched) (time.Time, bool) {
 	return ps.markEnded(w), true
 }
 
-// seemsToRun says that w is watched, and its end was not told.
+// seemsToRun reports whether w is watched and its watch did not report its end.
 func (ps *processes) seemsToRun(w *watched) bool {
 	return w != nil && w.watch != nil && ps.toldEnd(w).IsZero()
 }
 
-// toldEnd is when the end of w was first known, zero while it is not.
+// toldEnd returns when the end of w was first known, zero while it is not.
 func (ps *processes) toldEnd(w *watched) time.Time {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
@@ -230,7 +231,7 @@ func (ps *processes) isClosed() bool {
 	return ps.closed
 }
 
-// close ends all watches and waits for what follows from deaths that were told of.
+// close ends all watches and waits until all reported deaths are handled.
 func (ps *processes) close() {
 	ps.mu.Lock()
 	ps.closed = true

@@ -1,12 +1,10 @@
 package lockstore
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/mutant"
 	"latchfs/lockstore/verdict"
 )
 
@@ -275,7 +274,7 @@ func (p *proof) serverDies(*rapid.T) {
 			open[l.open.Generation()] = true
 		}
 	}
-	store, err := Open(Options{StateDir: p.state, System: p.machine, Files: p.files, StaleAfter: time.Hour, Log: p.log, Now: p.now, Open: open})
+	store, err := Open(Options{StateDir: p.state, System: p.machine, Files: p.files, StaleAfter: time.Hour, Log: p.log, Now: p.now, Predecessor: Predecessor{Open: open}})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -368,40 +367,33 @@ func TestProofCanFail(t *testing.T) {
 	if raceEnabled {
 		t.Skip("without the race detector it is the same")
 	}
-	for _, m := range []struct{ file, rule, instead string }{
+	for _, m := range [][3]string{
 		{"verdict/verdict.go", "case !family || named.Manager:", "case named.Manager:"},
 		{"verdict/judge.go", "case f.Maker.Runs:", "case false:"},
 		{"verdict/judge.go", "case holder.Exit == bootid.ExitSuccess && !f.Outlived:", "case false:"},
 		{"verdict/judge.go", "if f.Holder.Exit == bootid.ExitSignal {", "if true {"},
 		{"verdict/judge.go", "f.ClosedByEnd && f.Maker.Exit == bootid.ExitSignal", "true"},
-		{"nameLock.go", "if writer != nil || c.remembers(found) {", "if writer != nil {"},
+		{"look.go", "if writer != nil || c.remembers(found) {", "if writer != nil {"},
 		{"payload/payload.go", "add(true, numbers)", ""},
 	} {
-		t.Run(m.file+": "+m.rule, func(t *testing.T) {
+		m := mutant.Mutant{File: m[0], Rule: m[1], Instead: m[2]}
+		t.Run(m.File+": "+m.Rule, func(t *testing.T) {
 			t.Parallel()
-			text, err := os.ReadFile(m.file)
-			if err != nil || strings.Count(string(text), m.rule) != 1 {
-				t.Fatalf("the rule is there %d times, %v", strings.Count(string(text), m.rule), err)
-			}
-			mutant, overlay := filepath.Join(t.TempDir(), "mutant.go"), filepath.Join(t.TempDir(), "overlay.json")
-			original, err := filepath.Abs(m.file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			replace, err := json.Marshal(map[string]any{"Replace": map[string]string{original: mutant}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for path, content := range map[string][]byte{mutant: []byte(strings.Replace(string(text), m.rule, m.instead, 1)), overlay: replace} {
-				if err := os.WriteFile(path, content, 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			out, err := exec.Command("go", "test", "-count=1", "-overlay", overlay, "-run", "^TestProof$", "-rapid.checks", "1000", "-rapid.nofailfile", "-rapid.shrinktime", "1ms", ".").CombinedOutput()
+			out, err := testMutant(t, m, "TestProof", "-rapid.checks", "1000")
 			// What follows from a death runs beside the next step, so a failure may not come again.
-			if err == nil || !strings.Contains(string(out), "[rapid] failed after") && !strings.Contains(string(out), "[rapid] flaky test") {
+			if err == nil || !strings.Contains(out, "[rapid] failed after") && !strings.Contains(out, "[rapid] flaky test") {
 				t.Errorf("%v: %s", err, out)
 			}
 		})
 	}
+}
+
+// testMutant runs one test of this package with a fault.
+func testMutant(t *testing.T, m mutant.Mutant, test string, args ...string) (string, error) {
+	t.Helper()
+	args = append([]string{
+		"test", "-count=1", "-overlay", m.Overlay(t, "."), "-run", "^" + test + "$", "-rapid.nofailfile", "-rapid.shrinktime", "1ms",
+	}, args...)
+	out, err := exec.Command("go", append(args, ".")...).CombinedOutput()
+	return string(out), err
 }

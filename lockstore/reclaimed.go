@@ -18,23 +18,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"latchfs/lockstore/authority"
 	"latchfs/lockstore/verdict"
 )
 
 const (
 	reclaimedName = "reclaimed"
-	// maxReclaimed and maxReclaimedBytes bound what is kept, which never takes more than is free, either.
+	// maxReclaimed files and maxReclaimedBytes are kept at most, and never more bytes than the filesystem has free.
 	maxReclaimed      = 1000
 	maxReclaimedBytes = 1 << 30
 	// maxCopied is the size in bytes of a file that is kept by copying it.
 	maxCopied = 64 << 20
-	// maxKeptName is how much of an escaped name is kept, in bytes: a file name holds 255.
+	// maxKeptName is how much of an escaped name is kept, in bytes. A file name has at most 255.
 	maxKeptName = 180
-	// reclaimedTime is how the time is written in a name.
+	// reclaimedTime is the layout of the time in a file name.
 	reclaimedTime = "20060102T150405.000Z"
 )
 
-// errTooLarge: it cannot be kept, so it is not removed.
+// errTooLarge: a file cannot be kept, so it is not removed.
 var errTooLarge = errors.New("too large to be kept")
 
 // Reclaimed is a lock file that was removed and is kept in the state directory.
@@ -44,15 +45,15 @@ type Reclaimed struct {
 	Generation uint64
 	Time       time.Time      // when it was removed
 	Reason     verdict.Reason // empty if it was released
-	// Name is what it was in the mount; only its end if that is long.
+	// Name is its path in the mount, or the end of a long one.
 	Name string
-	// Whole says that it is all of that.
+	// Whole reports that Name is the whole path.
 	Whole bool
 	Size  int64 // bytes
 	UID   uint32
 }
 
-// reclaimed are the files in that directory. What is known of each is in its name.
+// reclaimed has the files in the directory of reclaimed files. What is known of each is in its name.
 type reclaimed struct {
 	dir string
 
@@ -82,12 +83,12 @@ func openReclaimed(stateDir string) (*reclaimed, error) {
 	return r, nil
 }
 
-// fileName is the name under which it is kept: generation, time, reason and name.
+// fileName returns the name under which r is kept: generation, time, reason and name.
 func (r Reclaimed) fileName() string {
 	escaped := url.PathEscape(r.Name)
 	if len(escaped) > maxKeptName {
 		escaped = escaped[len(escaped)-maxKeptName:]
-		// Not in the middle of an escape.
+		// Do not begin in the middle of an escape.
 		if i := strings.IndexByte(escaped, '%'); i >= 0 {
 			escaped = escaped[i:]
 		}
@@ -109,9 +110,9 @@ func parseReclaimed(name string) (r Reclaimed, ok bool) {
 	return r, errors.Join(errs[:]...) == nil
 }
 
-// sizeOf is how many bytes a file, or those in a directory, take.
+// sizeOf returns the size of a file in bytes, or of the files in a directory together.
 func sizeOf(path string) (size int64) {
-	// What cannot be read counts for nothing.
+	// A file that cannot be read counts as empty.
 	_ = filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -124,7 +125,7 @@ func sizeOf(path string) (size int64) {
 	return size
 }
 
-// ownerOf is the user a file belongs to, root if that cannot be told.
+// ownerOf returns the user a file belongs to, root if that cannot be found out.
 func ownerOf(path string) uint32 {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
@@ -133,8 +134,8 @@ func ownerOf(path string) uint32 {
 	return st.Uid
 }
 
-// take moves the file at name here: in one step, or by a copy where the state directory is on
-// another filesystem. Nothing is removed before it is kept.
+// take moves the file at name to the directory: in one step, or by a copy if the state directory is on another
+// filesystem. It removes nothing before it is kept.
 func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) error {
 	as.File = filepath.Join(r.dir, as.fileName())
 	if files.Move(name, as.File) != nil {
@@ -142,11 +143,11 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 			return errTooLarge
 		}
 		if err := copyTo(files, name, file, as.File); err != nil {
-			// What is left of it would only be taken for a whole one.
+			// Half a copy would be taken for a whole one.
 			_ = os.RemoveAll(as.File)
-			return noSpace(err)
+			return authority.NoSpace(err)
 		}
-		// Whose it was counts when room is made; it is root's if that cannot be.
+		// The owner counts when room is made. If it cannot be set, the file is root's.
 		_ = os.Lchown(as.File, int(file.UID), -1)
 		if err := files.Remove(name); err != nil {
 			_ = os.RemoveAll(as.File)
@@ -160,14 +161,14 @@ func (r *reclaimed) take(files Files, name string, file File, as Reclaimed) erro
 	return r.add(as)
 }
 
-// add lists a file, and drops others if it is too much with them.
+// add lists a file, and discards others if all together are too much.
 func (r *reclaimed) add(file Reclaimed) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.files = append(r.files, file)
 	r.bytes += file.Size
 	for len(r.files) > 1 && r.full(0) {
-		if err := r.drop(); err != nil {
+		if err := r.discard(); err != nil {
 			return err
 		}
 	}
@@ -176,7 +177,8 @@ func (r *reclaimed) add(file Reclaimed) error {
 
 // note lists a file of size bytes that is too large to be kept: it stays where it is.
 func (r *reclaimed) note(as Reclaimed, size int64) error {
-	text := fmt.Sprintf("%s holds %d bytes, more than can be kept: it is still there, as an ordinary file\n", as.Name, size)
+	text := fmt.Sprintf("%s holds %d bytes, more than can be kept: it is still there, as an ordinary file\n",
+		as.Name, size)
 	as.File, as.Size = filepath.Join(r.dir, as.fileName()), int64(len(text))
 	if err := os.WriteFile(as.File, []byte(text), 0o600); err != nil {
 		return err
@@ -189,7 +191,7 @@ func (r *reclaimed) full(more int64) bool {
 	return len(r.files) > maxReclaimed || r.bytes+more > min(maxReclaimedBytes, r.free()-more)
 }
 
-// free is how many bytes the filesystem has free.
+// free returns how many bytes the filesystem has free.
 func (r *reclaimed) free() int64 {
 	var st unix.Statfs_t
 	if err := unix.Statfs(r.dir, &st); err != nil {
@@ -198,30 +200,30 @@ func (r *reclaimed) free() int64 {
 	return int64(st.Bavail) * int64(st.Bsize)
 }
 
-// makeRoom drops files until size bytes can be kept, and reports whether they can be.
+// makeRoom discards files until size bytes can be kept, and reports whether they can be.
 func (r *reclaimed) makeRoom(size int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if 2*size > r.bytes+r.free() {
-		return false // not even if all were dropped
+		return false // not even if all were discarded
 	}
 	for r.full(size) {
-		if len(r.files) == 0 || r.drop() != nil {
+		if len(r.files) == 0 || r.discard() != nil {
 			return false
 		}
 	}
 	return true
 }
 
-// giveWay drops a file in favour of the journal. It reports whether there was one.
+// giveWay discards a file to make room for the journal, and reports whether there was one.
 func (r *reclaimed) giveWay() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.files) > 0 && r.drop() == nil
+	return len(r.files) > 0 && r.discard() == nil
 }
 
-// drop removes the file that makes room; mu is held.
-func (r *reclaimed) drop() error {
+// discard removes the file that makes room; mu is held.
+func (r *reclaimed) discard() error {
 	i := r.victim()
 	if err := os.RemoveAll(r.files[i].File); err != nil {
 		return err
@@ -231,8 +233,8 @@ func (r *reclaimed) drop() error {
 	return nil
 }
 
-// victim is which file makes room: the oldest of the user whose files there are too many of or take too
-// much, so that nobody can push out what is kept of others.
+// victim returns the index of the file that makes room: the oldest file of the user that has the most files, or
+// whose files take the most bytes. So no user can push out what is kept of others.
 func (r *reclaimed) victim() int {
 	type share struct {
 		of     int64

@@ -11,25 +11,25 @@ import (
 	"latchfs/lockstore/verdict"
 )
 
-// Operator is who asks for the release of a lock that may be another's.
+// Operator is a user who asks for the release of a lock that may be another user's.
 type Operator struct {
 	Process bootid.Process // for the log
 	UID     uint32
-	// Opener is the user who opened what the request came by: it must be allowed to both.
+	// Opener is the user who opened the file through which the request came. Both users must be allowed to release.
 	Opener uint32
 	// Owner is the user the mount belongs to.
 	Owner uint32
-	// Force releases a live lock too.
+	// Force has a live lock released too.
 	Force bool
 }
 
-// may reports whether a user may have the lock l released, whose file is file.
+// may reports whether a user may have the lock l, whose file is file, released.
 func (o Operator) may(uid uint32, file File, l Lock) bool {
 	return uid == 0 || uid == o.Owner || uid == file.UID || l.Holder.Known() && uid == l.Holder.UID
 }
 
-// ReleaseFor ends the lock of the name and removes its file, keeping what that holds, for an
-// operator. It returns ErrNoLock, ErrNotOperator, or ErrHeld without force.
+// ReleaseFor releases the lock of the name for an operator and removes its file, whose content is kept. It returns
+// ErrNoLock, ErrNotOperator, or, without Force, ErrHeld.
 func (s *Store) ReleaseFor(name string, o Operator) error {
 	s.mu.Lock()
 	r := s.locks[name]
@@ -43,8 +43,8 @@ func (s *Store) ReleaseFor(name string, o Operator) error {
 		return fmt.Errorf("%s: %w", name, ErrNotOperator)
 	}
 	var refused error
-	result := ErrNoLock // somebody else was quicker
-	err := s.end(r, Released, func(r *record) verdict.Decision {
+	result := ErrNoLock // if another process was quicker
+	err := s.removeIf(r, Released, func(r *record) verdict.Decision {
 		d := s.judge(r)
 		switch {
 		case d.Verdict == verdict.Settled:
@@ -68,7 +68,8 @@ func (s *Store) ReleaseFor(name string, o Operator) error {
 	case result != nil:
 		return fmt.Errorf("%s: %w", name, result)
 	}
-	s.log.WithFields(fields(s.state(r).Lock)).WithFields(logrus.Fields{"operator": o.Process.String(), "uid": o.UID, "force": o.Force}).
+	s.log.WithFields(fields(s.state(r).Lock)).
+		WithFields(logrus.Fields{"operator": o.Process.String(), "uid": o.UID, "force": o.Force}).
 		Info("an operator released a lock")
 	return nil
 }

@@ -11,16 +11,18 @@ import (
 // Scanner judges the lock files of a directory for which there are no records.
 type Scanner struct{ store Store }
 
-// NewScanner returns one for a directory. An empty lock file that is older than staleAfter
-// and that nobody has open is stale; a staleAfter of 0 is never. Attributes is as in Options.
-func NewScanner(sys bootid.System, files Files, staleAfter time.Duration, attributes func(name string) Attributes) *Scanner {
+// NewScanner returns a Scanner for a directory. An empty lock file that is older than staleAfter and that no
+// process has open is stale; a staleAfter of 0 is never. Attributes is as in Options.
+func NewScanner(
+	sys bootid.System, files Files, staleAfter time.Duration, attributes func(name string) Attributes,
+) *Scanner {
 	return &Scanner{Store{
-		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, attributes: attributes, now: time.Now, lookups: newLookups(),
+		sys: sys, boot: sys.Boot(), files: files, staleAfter: staleAfter, attributes: attributes, now: time.Now,
+		lookups: newLookups(),
 	}}
 }
 
-// Scanned is a lock file and what is known of it. Its verdict is Settled if it is none of
-// latchfs's business.
+// Scanned is a file at a lock name and what is known of it. Its verdict is Settled if it is no lock.
 type Scanned struct {
 	verdict.Judgment
 	File   File
@@ -40,7 +42,9 @@ func (s *Scanner) Judge(name string) (Scanned, error) {
 		d = verdict.JudgeEmpty(facts)
 	}
 	if d.Verdict == verdict.Stale && c.Type == Regular && s.store.files.Opened(name) {
-		d.Judgment = verdict.Judgment{Verdict: verdict.Unknown, Rule: d.Rule, Evidence: d.Evidence + "; but a process has it open"}
+		d.Judgment = verdict.Judgment{
+			Verdict: verdict.Unknown, Rule: d.Rule, Evidence: d.Evidence + "; but a process has it open",
+		}
 	}
 	return Scanned{d.Judgment, c.File, c.form.Class, d.Holder}, nil
 }

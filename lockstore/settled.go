@@ -1,35 +1,28 @@
 package lockstore
 
 import (
-	"maps"
-	"strings"
-
+	"latchfs/lockstore/authority"
 	"latchfs/lockstore/payload"
+	"latchfs/lockstore/verdict"
 )
 
-// maxSettledPerUser is how many files of one owner are remembered to be no locks. Of those beyond,
-// the text alone decides after a restart.
+// maxSettledPerUser is how many files of one owner are remembered to be no locks. After a restart, the text alone
+// decides about files beyond that.
 const maxSettledPerUser = 4096
 
-// settledFile is a file that was found to be no lock by what latchfs saw, though its text alone would
-// say otherwise to a latchfs that did not see it made: a copy of another process's lock, a number that
-// is no pid. It is no lock for as long as it is the same file with the same bytes.
-type settledFile struct {
-	identity string // of Files.Identity
-	sum      sum    // of its bytes
-	uid      uint32 // its owner when it settled
+// settle ends a lock that turned out to be none. Its file stays, and is remembered to be no lock. The evidence is
+// for the log. It is called within the name lock.
+func (s *Store) settle(r *record, evidence string) {
+	c := NameLock{store: s, name: r.Name}
+	s.log.WithFields(fields(s.state(r).Lock)).WithField("evidence", evidence).Debug("a file turned out to be no lock")
+	s.end(r, Settled, verdict.Judgment{})
+	if found, err := s.inspect(c.name, s.nobodys()); err == nil {
+		c.remember(found)
+	}
 }
 
-// sum is a checksum of what lies at a lock name.
-type sum [16]byte
-
-// size is about what the file takes in the journal, in bytes.
-func (f settledFile) size(name string) int64 {
-	return int64(frameHeader + 16 + len(name) + len(f.identity) + len(f.sum))
-}
-
-// remember keeps in mind that the file of the name, with that content, is no lock, if its text alone
-// would say otherwise. Beyond maxSettledPerUser files of one user, the file is not remembered.
+// remember remembers that the file of the name, with that content, is no lock, if its text alone would say
+// otherwise. It does not remember more than maxSettledPerUser files of one user.
 func (c NameLock) remember(found content) {
 	s := c.store
 	if found.form.Class != payload.Naming {
@@ -38,30 +31,37 @@ func (c NameLock) remember(found content) {
 	}
 	identity, err := s.files.Identity(c.name)
 	if err != nil {
-		return // it has gone
+		return // the file is gone
 	}
-	file := settledFile{identity, found.sum, found.UID}
+	file := authority.Settled{Identity: identity, Sum: found.sum, UID: found.UID}
+	s.changes.RLock()
+	defer s.changes.RUnlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if before, known := s.settled[c.name]; known && before == file {
+	before, known := s.settled[c.name]
+	s.mu.Unlock()
+	if known && before == file {
 		return
 	}
 	s.forget(c.name)
-	if s.settledByUser[file.uid] >= maxSettledPerUser {
-		s.log.WithField("path", c.name).WithField("uid", file.uid).
-			Debug("too many files of this user look like locks and are none: after a restart this one is judged by its text")
-		return
-	}
 	s.addSettled(c.name, file)
 }
 
-// addSettled remembers a file at a name of which nothing is remembered; mu is held.
-func (s *Store) addSettled(name string, file settledFile) {
-	if err := s.journal.settle(name, file); err != nil {
-		s.log.WithError(err).WithField("path", name).Warn("could not journal that a file is no lock; after a restart its text decides")
+// addSettled remembers a file at a name of which nothing is remembered. Changes is held.
+func (s *Store) addSettled(name string, file authority.Settled) {
+	s.mu.Lock()
+	full := s.settledByUser[file.UID] >= maxSettledPerUser
+	if !full {
+		s.settled[name] = file
+		s.settledByUser[file.UID]++
 	}
-	s.settled[name] = file
-	s.settledByUser[file.uid]++
+	s.mu.Unlock()
+	log := s.log.WithField("path", name)
+	if full {
+		log.WithField("uid", file.UID).
+			Debug("too many files of this user look like locks and are none: after a restart this one is judged by its text")
+	} else if err := s.authority.Settle(s.ctx, name, file); err != nil {
+		log.WithError(err).Warn("could not journal that a file is no lock; after a restart its text decides")
+	}
 }
 
 // remembers reports whether the file of the name, with that content, was found to be no lock before.
@@ -73,66 +73,63 @@ func (c NameLock) remembers(found content) bool {
 		return false
 	}
 	identity, err := c.store.files.Identity(c.name)
-	if err == nil && identity == file.identity && found.sum == file.sum {
+	if err == nil && identity == file.Identity && found.sum == file.Sum {
 		return true
 	}
 	c.forget()
 	return false
 }
 
-// forget tells that the file of the name is another one, or is not there.
+// forget forgets the file of the name, which is another one now or is gone.
 func (c NameLock) forget() {
-	c.store.mu.Lock()
-	defer c.store.mu.Unlock()
-	c.store.forget(c.name)
+	s := c.store
+	s.mu.Lock()
+	_, known := s.settled[c.name]
+	s.mu.Unlock()
+	if known {
+		s.changes.RLock()
+		s.forget(c.name)
+		s.changes.RUnlock()
+	}
 }
 
-// forget drops what is remembered of the file of a name; mu is held.
+// forget forgets the file of a name. Changes is held.
 func (s *Store) forget(name string) {
+	s.mu.Lock()
 	file, known := s.settled[name]
+	if known {
+		delete(s.settled, name)
+		if s.settledByUser[file.UID]--; s.settledByUser[file.UID] == 0 {
+			delete(s.settledByUser, file.UID)
+		}
+	}
+	s.mu.Unlock()
 	if !known {
 		return
 	}
-	delete(s.settled, name)
-	if s.settledByUser[file.uid]--; s.settledByUser[file.uid] == 0 {
-		delete(s.settledByUser, file.uid)
-	}
-	if err := s.journal.unsettle(name, file); err != nil {
+	if err := s.authority.Unsettle(s.ctx, name, file); err != nil {
 		s.log.WithError(err).WithField("path", name).Debug("could not journal that a file is not remembered any more")
 	}
 }
 
-// moveSettled carries what is remembered beneath a directory along with it; mu is held.
-func (s *Store) moveSettled(rename func(name string) (string, bool)) {
-	moved := make(map[string]settledFile)
+// moveSettled renames the remembered files beneath a renamed directory. Changes is held.
+func (s *Store) moveSettled(renamed func(name string) (string, bool)) {
+	type move struct {
+		from, to string
+		file     authority.Settled
+	}
+	var moves []move
+	s.mu.Lock()
 	for name, file := range s.settled {
-		if to, ok := rename(name); ok {
-			moved[to] = file
-			s.forget(name)
+		if to, ok := renamed(name); ok {
+			moves = append(moves, move{name, to, file})
 		}
 	}
-	for name, file := range moved {
-		s.addSettled(name, file)
+	s.mu.Unlock()
+	for _, m := range moves {
+		s.forget(m.from)
 	}
-}
-
-// recoverSettled takes over what a journal says.
-func (s *Store) recoverSettled(files map[string]settledFile) {
-	s.settled = maps.Clone(files)
-	for _, file := range files {
-		s.settledByUser[file.uid]++
-	}
-}
-
-// renamer returns how names beneath a directory change when it is renamed, and with exchange those
-// beneath the new name the other way.
-func renamer(exchange bool, oldDir, newDir string) func(name string) (string, bool) {
-	return func(name string) (string, bool) {
-		if rest, ok := strings.CutPrefix(name, oldDir+"/"); ok {
-			return newDir + "/" + rest, true
-		} else if rest, ok := strings.CutPrefix(name, newDir+"/"); ok && exchange {
-			return oldDir + "/" + rest, true
-		}
-		return "", false
+	for _, m := range moves {
+		s.addSettled(m.to, m.file)
 	}
 }

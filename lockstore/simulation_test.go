@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/mutant"
 	"latchfs/lockstore/verdict"
 )
 
@@ -221,12 +221,12 @@ func TestSimulationCanFail(t *testing.T) {
 	if raceEnabled {
 		t.Skip("without the race detector it is the same")
 	}
-	for _, mutation := range []string{"steals", "deaf", "forgets", "unguarded"} {
-		cmd := exec.Command("go", "test", "-count=1", "-tags", "mutation", "-run", "^TestSimulation$", "-rapid.nofailfile", "-rapid.shrinktime", "1ms", ".")
-		cmd.Env = append(os.Environ(), "LATCHFS_MUTATION="+mutation)
-		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "[rapid] failed after") {
-			t.Errorf("%s: %v: %s", mutation, err, out)
-		}
+	for what, fault := range mutant.Faults {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			if out, err := testMutant(t, fault, "TestSimulation"); err == nil || !strings.Contains(out, "[rapid] failed after") {
+				t.Errorf("%v: %s", err, out)
+			}
+		})
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownerName is a file in the state directory that its owner holds a flock(2) on,
-// with the owner's pid in it for people.
+// ownerName is a file in the state directory. The process that owns the directory holds a flock(2) on it; it
+// contains the pid of that process, for people.
 const ownerName = "owner"
 
-// CheckStateDir makes the state directory if it is missing. It returns an error if another user could
-// have latchfs write elsewhere: the directory is another user's, others may write to it, or it is or
-// holds a symbolic link.
+// CheckStateDir makes the state directory if it is missing. It returns an error if another user could make latchfs
+// write elsewhere: if the directory belongs to another user, others may write to it, or it is or holds a symbolic
+// link.
 func CheckStateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -36,7 +36,7 @@ func CheckStateDir(dir string) error {
 		return err
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; int(owner) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d, not to user %d, who mounts", dir, owner, os.Geteuid())
+		return fmt.Errorf("%s belongs to user %d, not to user %d of this mount", dir, owner, os.Geteuid())
 	}
 	if info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("%s is writable by others (mode %04o); use chmod go-w", dir, info.Mode().Perm())
@@ -50,8 +50,8 @@ func CheckStateDir(dir string) error {
 	return err
 }
 
-// ownDir makes the state directory if it is missing and takes it for this process
-// until the file returned is closed. ErrInUse names the process that has it.
+// ownDir makes the state directory if it is missing and takes it for this process until the returned file is
+// closed. If another process has it, the error is ErrInUse and names that process.
 func ownDir(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err

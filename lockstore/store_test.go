@@ -65,8 +65,8 @@ func (r removals) Remove(name string) error {
 	return r.directory.Remove(name)
 }
 
-// TestCloseWaitsForOneReaping: a store that is closed while a process that held many locks has ended does not reap them all
-// first; who opens it next does.
+// TestCloseWaitsForOneReaping: a store that is closed while a process that held many locks has ended does not reap
+// them all first; who opens it next does.
 func TestCloseWaitsForOneReaping(t *testing.T) {
 	w := newWorld(t)
 	p := w.run(10, 100, 0)
@@ -141,7 +141,7 @@ func TestVerdictsAfterARestart(t *testing.T) {
 			w := newWorld(t)
 			p := w.run(10, 100, 0)
 			w.take(name, p, "10\n")
-			generation := w.store.generation.Load()
+			before, _ := w.entry(name)
 			if err := w.store.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -151,8 +151,8 @@ func TestVerdictsAfterARestart(t *testing.T) {
 			if held != (c.reason == "") || w.files.has(name) != held {
 				t.Fatalf("held %v as %+v", held, e)
 			}
-			if held && e.Generation != generation {
-				t.Errorf("its generation was %d, is %d", generation, e.Generation)
+			if held && e.Generation != before.Generation {
+				t.Errorf("its generation was %d, is %d", before.Generation, e.Generation)
 			}
 			kept, err := os.ReadDir(filepath.Join(w.state, reclaimedName))
 			if err != nil || (len(kept) == 1) == held {

@@ -145,8 +145,8 @@ func TestUnusedTurnEnds(t *testing.T) {
 	}
 }
 
-// TestUnusedTurnsDoNotFollowEachOther: after one the name is free to anybody before a turn of the same user, whether that waited already or
-// comes later, and though others of its kind take turns with it.
+// TestUnusedTurnsDoNotFollowEachOther: after one the name is free to anybody before a turn of the same user,
+// whether that waited already or comes later, and though others of its kind take turns with it.
 func TestUnusedTurnsDoNotFollowEachOther(t *testing.T) {
 	for _, already := range []bool{true, false} {
 		w := newWorld(t)

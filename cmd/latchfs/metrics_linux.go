@@ -78,7 +78,7 @@ func (m *metrics) happened(e lockstore.Event) {
 	case lockstore.Reaped:
 		m.reaps.WithLabelValues(string(e.Reason)).Inc()
 		m.holds.Observe(e.Time.Sub(e.Lock.Made).Seconds())
-	case lockstore.Dropped:
+	case lockstore.Settled:
 		m.settled.Inc()
 	case lockstore.Contended:
 		m.contentions.Inc()

@@ -400,11 +400,13 @@ func openStore(m *mounted, attributes func(name string) lockstore.Attributes, ah
 	for {
 		shown := newProgress(os.Stderr, "locks recovered")
 		store, err := lockstore.Open(lockstore.Options{
-			Progress: shown.at, Ahead: ahead,
+			Progress: shown.at,
 			StateDir: m.flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
 			StaleAfter: m.flags.StaleAfter, MaxHold: m.flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: m.flags.MaxPerUser, Owner: uint32(os.Geteuid()),
-			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
+			Predecessor: lockstore.Predecessor{
+				Ahead: ahead, Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
+			},
 			Attributes: attributes,
 		})
 		shown.end()

@@ -7,19 +7,19 @@ import (
 	"strings"
 )
 
-// hostForms are the lines that name a process of a host. A loose one is a form that text which has
-// nothing to do with processes often has as well.
+// hostForms are the lines that name a process of a host. Text that has nothing to do with processes often has a
+// loose form too.
 var hostForms = []struct {
 	form  *regexp.Regexp // host and pid
 	loose bool
 }{
 	{regexp.MustCompile(`^[^\s@]+@([^\s@:]+)\.([0-9]+)(?::[0-9]+)?$`), false},      // user@host.pid:boot (Emacs)
-	{regexp.MustCompile(`^([A-Za-z0-9._%-]+)(?:/[0-9a-f]+)?:\+?([0-9]+)$`), false}, // host:pid, host/namespace:pid (Mercurial), address:+pid (Firefox)
+	{regexp.MustCompile(`^([A-Za-z0-9._%-]+)(?:/[0-9a-f]+)?:\+?([0-9]+)$`), false}, // host:pid, host/ns:pid (hg), address:+pid (Firefox)
 	{regexp.MustCompile(`^([A-Za-z0-9._%-]+)-([0-9]+)$`), true},                    // host-pid (Chromium)
 	{regexp.MustCompile(`^[^\s|]*\|([^\s|]+)\|([0-9]+)\|[0-9]+$`), false},          // file|host|pid|number (flufl.lock)
 }
 
-// parseHostForm reads one line of such a form.
+// parseHostForm reads one line that has one of hostForms.
 func parseHostForm(text string) (pid int, host string, loose, ok bool) {
 	for _, f := range hostForms {
 		if match := f.form.FindStringSubmatch(text); match != nil {
@@ -54,7 +54,7 @@ func parsePairs(text []byte) *object {
 	return o
 }
 
-// lastWord is the end of text, as far as it can be a key.
+// lastWord returns the longest end of text that can be a key.
 func lastWord(text []byte) string {
 	i := len(text)
 	for i > 0 && (isLetter(text[i-1]) || isDigit(text[i-1]) || text[i-1] == '_' || text[i-1] == '-') {
@@ -66,8 +66,8 @@ func lastWord(text []byte) string {
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 func isDigit(c byte) bool  { return c >= '0' && c <= '9' }
 
-// pidWords is the pid of one line of a few words, "pid host", "pid time" or "host pid time"; 0 if there
-// is none.
+// pidWords returns the pid in one line of a few words, "pid host", "pid time" or "host pid time"; 0 if there is
+// none.
 func pidWords(words []string) (pid int) {
 	if len(words) < 2 || len(words) > 4 {
 		return 0
@@ -80,15 +80,15 @@ func pidWords(words []string) (pid int) {
 }
 
 const (
-	// minDigits is how many digits a number needs at least to point to a process by itself.
+	// minDigits is the least number of digits with which a number points to a process by itself.
 	minDigits   = 3
 	leastNumber = 100
-	// maxNumbers is how many such numbers a text may have at most for any of them to count: a
-	// table of numbers contains nearly every pid.
+	// maxNumbers is the greatest count of such numbers in a text of which any is considered: a table of numbers
+	// contains nearly every pid.
 	maxNumbers = 5
 )
 
-// notNumbers are what has digits in it and is no whole number: ids, times, versions.
+// notNumbers matches text that has digits and is no whole number: ids, times, versions.
 var notNumbers = regexp.MustCompile(`(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}` +
 	`|[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:?[0-9]{2}(?::?[0-9]{2}(?:[.,][0-9]+)?)?(?:Z|[+-][0-9]{2}:?[0-9]{2})?)?` +
 	`|\bv?[0-9]+(?:\.[0-9]+)+`)
@@ -96,9 +96,8 @@ var notNumbers = regexp.MustCompile(`(?i)[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]
 // word is a run of letters and digits.
 var word = regexp.MustCompile(`[0-9A-Za-z]+`)
 
-// wholeNumbers are the numbers in a text that stand for themselves, in decimal or as 0x and
-// hexadecimal digits, at most one more than count. Those that cannot be pids are 0, since they are
-// numbers too.
+// wholeNumbers returns the numbers in a text that stand alone, in decimal or as 0x and hexadecimal digits, at most
+// one more than count. A number that cannot be a pid is returned as 0, since it is a number too.
 func wholeNumbers(text []byte) (numbers []int) {
 	for _, part := range bytes.Fields(text) {
 		if !hasNumber(part) {
@@ -116,7 +115,7 @@ func wholeNumbers(text []byte) (numbers []int) {
 	return numbers
 }
 
-// hasNumber reports whether there may be a number in part that stands for itself.
+// hasNumber reports whether part may have a number that stands alone.
 func hasNumber(part []byte) bool {
 	digits := 0
 	for _, c := range part {
@@ -132,8 +131,8 @@ func hasNumber(part []byte) bool {
 	return false
 }
 
-// Numbers returns the numbers in a text that may be those of processes other than the process own: none
-// if it has that number too, since then the text is about that one. It is quick.
+// Numbers returns the numbers in a text that may be pids of other processes than own. If the text has the number
+// own, it is about that process, and Numbers returns none. It is fast.
 func Numbers(text []byte, own int) (numbers []int) {
 	if len(text) > Limit {
 		return nil
@@ -156,7 +155,7 @@ func Numbers(text []byte, own int) (numbers []int) {
 	return numbers
 }
 
-// parseWhole reads a word that is a number, as 0 if it can be no pid.
+// parseWhole reads a word that is a number. It returns 0 for a number that cannot be a pid.
 func parseWhole(w string) (n int, ok bool) {
 	hex, isHex := strings.CutPrefix(strings.ToLower(w), "0x")
 	switch {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// object is a JSON object: its scalar values, those of nested objects and arrays included, in
-// order. Of a key given twice the last counts, as for the programs that read it.
+// object has the scalar values of a JSON object in order, including those of nested objects and arrays. If a key is
+// given twice the last one counts, as for the programs that read the object.
 type object struct {
 	fields []field
 	nested bool // it has a value that is no scalar
@@ -19,7 +19,7 @@ type object struct {
 // field is a scalar value of an object.
 type field struct {
 	key   string // the last one on the way, letters and digits alone, in lower case
-	words string // the same, its words separated by spaces
+	words string // the last key, its words separated by spaces
 	value string // a number as it is written, or a text
 	top   bool   // it is directly in the object
 }
@@ -41,8 +41,8 @@ func parseObject(text []byte) *object {
 	return o
 }
 
-// read reads the members of an object, or the elements of an array of that key, to its end. The
-// text is known to be sound.
+// read reads the members of an object, or the elements of an array with that key, to its end. The text is valid
+// JSON.
 func (o *object) read(decoder *json.Decoder, key string, isObject, top bool) {
 	for decoder.More() {
 		if isObject {
@@ -103,11 +103,12 @@ func splitWords(key string) string {
 
 // namesPID reports whether the key ends in pid, in any spelling.
 func (f field) namesPID() bool {
-	return strings.HasSuffix(f.key, "pid") || strings.HasSuffix(f.key, "processid") || strings.HasSuffix(f.key, "procid")
+	return strings.HasSuffix(f.key, "pid") || strings.HasSuffix(f.key, "processid") ||
+		strings.HasSuffix(f.key, "procid")
 }
 
-// pids are the values of the keys that end in pid: that of the key pid first, then those directly
-// in the object.
+// pids returns the values of the keys that end in pid: first that of the key pid, then those directly in the
+// object.
 func (o *object) pids() (pids []int) {
 	rank := func(f field) int {
 		switch {
@@ -128,11 +129,12 @@ func (o *object) pids() (pids []int) {
 	return pids
 }
 
-// pid is that of an object whose writer is not known: the value of a key directly in it whose last
-// word is pid. Given reports whether there is such a key, whatever its value.
+// pid returns the pid in an object whose writer is not known: the value of a key directly in it whose last word is
+// pid. Given reports whether there is such a key, whatever its value.
 func (o *object) pid() (pid int, given bool) {
 	for _, f := range o.fields {
-		if f.top && (f.words == "pid" || strings.HasSuffix(f.words, " pid") || strings.HasSuffix(f.words, "process id") || f.key == "processid") {
+		if f.top && (f.words == "pid" || strings.HasSuffix(f.words, " pid") ||
+			strings.HasSuffix(f.words, "process id") || f.key == "processid") {
 			given = true
 			if pid = ParsePID(f.value); pid != 0 {
 				return pid, true
@@ -142,23 +144,24 @@ func (o *object) pid() (pid int, given bool) {
 	return 0, given
 }
 
-// The keys that say when, where and for what a lock was taken, without spaces.
+// The keys, without spaces, for when, where and for what a lock was taken.
 var (
 	whenKeys = []string{
-		"createdat", "created", "acquiredat", "acquired", "lockedat", "timestamp", "time", "date", "since", "startedat", "started",
-		"starttime", "updatedat", "updated", "refreshedat", "heartbeat", "heartbeatat", "lastheartbeat", "expiresat", "expires", "expiry",
+		"createdat", "created", "acquiredat", "acquired", "lockedat", "timestamp", "time", "date", "since",
+		"startedat", "started", "starttime", "updatedat", "updated", "refreshedat", "heartbeat", "heartbeatat",
+		"lastheartbeat", "expiresat", "expires", "expiry",
 	}
 	otherLockKeys = []string{
-		"ttl", "ttlms", "ttlseconds", "lease", "leasems", "host", "hostname", "machine", "machineid", "bootid", "container", "containerid",
-		"cwd", "session", "sessionid", "sessionkey", "agent", "agentid", "claim", "claimid", "lockid", "owner", "ownerid", "holder", "holderid",
-		"user", "username", "uid", "token", "nonce", "reason", "purpose", "operation", "command", "cmd", "task", "taskid", "run", "runid",
+		"ttl", "ttlms", "ttlseconds", "lease", "leasems", "host", "hostname", "machine", "machineid", "bootid",
+		"container", "containerid", "cwd", "session", "sessionid", "sessionkey", "agent", "agentid", "claim",
+		"claimid", "lockid", "owner", "ownerid", "holder", "holderid", "user", "username", "uid", "token",
+		"nonce", "reason", "purpose", "operation", "command", "cmd", "task", "taskid", "run", "runid",
 		"workspace", "resource", "pid",
 	}
 )
 
-// onlyLockWords reports whether the object has scalar values alone, and all of its keys say when,
-// where and for what a lock was taken, one of them when; with a pid, which may be that of nobody,
-// none need say when.
+// onlyLockWords reports whether the object has only scalar values, and only keys for when, where and for what a
+// lock was taken. One of them has to be for when, unless there is a key for a pid, which may be nobody's.
 func (o *object) onlyLockWords(withPID bool) bool {
 	when := withPID
 	for _, f := range o.fields {
@@ -171,7 +174,7 @@ func (o *object) onlyLockWords(withPID bool) bool {
 	return when && !o.nested
 }
 
-// facts are what the object says beside a pid.
+// facts returns what the object says in addition to a pid.
 func (o *object) facts() (facts Facts) {
 	for _, f := range o.fields {
 		switch f.key {
@@ -181,7 +184,7 @@ func (o *object) facts() (facts Facts) {
 			facts.BootID = strings.ToLower(f.value)
 		}
 		if !f.top {
-			continue // it may be when something else was made
+			continue // it may be the time at which something else was made
 		}
 		switch f.key {
 		case "starttime", "processstarttime", "pidstarttime", "startticks":
@@ -198,8 +201,8 @@ func (o *object) facts() (facts Facts) {
 	return facts
 }
 
-// parseStart reads a start time: a whole number as it is, a time in nanoseconds since 1970; 0 if it
-// is neither.
+// parseStart reads a start time. It returns a whole number as it is, and a time as nanoseconds since 1970; 0 for
+// anything else.
 func parseStart(value string) uint64 {
 	if n, err := strconv.ParseUint(value, 10, 64); err == nil {
 		return n
@@ -210,8 +213,8 @@ func parseStart(value string) uint64 {
 	return 0
 }
 
-// parseTime reads a time as RFC 3339 has it, or a number of seconds, or of a thousandth, millionth
-// or billionth of them, since 1970; zero if it is none since 2001.
+// parseTime reads a time of RFC 3339, or a number of seconds, milliseconds, microseconds or nanoseconds since 1970.
+// It returns the zero time for a time before 2001 or anything else.
 func parseTime(value string) time.Time {
 	if at, err := time.Parse(time.RFC3339, value); err == nil && at.Year() > 2000 {
 		return at

@@ -1,11 +1,10 @@
 // Package payload reads what the bytes of a lock file say. It consists of pure functions: it opens
 // nothing and knows no process table.
 //
-// [Read] is for a text whose writer is known from the kernel: a text names a process if it has the
-// number of one of the writer's family, which the caller is asked about. No list of formats is
-// needed for that. [Found] is for a file that was there already, whose writer nobody knows: only
-// the forms that lock files have count, and everything else is data. A [Claim] is what a text says
-// of a process. It is a program's word, not proof.
+// [Read] reads a text whose writer is known from the kernel. The text names a process if it has the number of one
+// of the writer's family, which Read asks the caller about; that needs no list of formats. [Found] reads a file
+// whose writer is not known, as it was there already: only the forms that lock files have count, and everything
+// else is data. A [Claim] is what a text says of a process. It is a program's word, not proof.
 package payload
 
 import (
@@ -22,14 +21,14 @@ const Limit = 4096
 // maxPID is PID_MAX_LIMIT of linux/threads.h.
 const maxPID = 1 << 22
 
-// Class is what a text is taken for.
+// Class is what kind of text a lock file has.
 type Class int
 
 const (
-	// Empty: it says nothing of a process: no bytes, white space, a lone 0, or an object that
-	// only says when, where and for what a lock was taken.
+	// Empty: the text says nothing of a process. It is no bytes, white space, a lone 0, or an object that only says
+	// when, where and for what a lock was taken.
 	Empty Class = iota
-	// Naming: it names a process.
+	// Naming: the text names a process.
 	Naming
 	// Data: anything else.
 	Data
@@ -44,34 +43,33 @@ type Claim struct {
 	Class Class
 	// PID is the number named, in the pid namespace of the writer; 0 if there is none.
 	PID int
-	// Weak says that no form of the text makes the number a pid: the number itself is all there is.
+	// Weak reports that no form of the text makes the number a pid: there is only the number itself.
 	Weak bool
-	// Other says of data that a field or the form of the text names a process, which is not of the
-	// writer's family.
+	// Other reports that the text is data, and that a field or its form names a process that is not of the writer's
+	// family.
 	Other bool
-	// Facts are what the text says beside the number.
+	// Facts are what the text says in addition to the number.
 	Facts
 }
 
-// Facts are what a text says of the process it names, and of the lock. A zero field is not said.
+// Facts are what a text says of the process it names, and of the lock. A zero field means that it says nothing.
 type Facts struct {
 	// Host is the name of the machine.
 	Host string
 	// BootID is the boot, in lower case.
 	BootID string
-	// Start is the start time of the process: clock ticks since boot, or a time in the unit that
-	// its size tells.
+	// Start is the start time of the process: clock ticks since boot, or a time since 1970 in a unit that follows
+	// from its size.
 	Start uint64
 	// Created is when the lock was taken.
 	Created time.Time
-	// BadCreatedAt says that createdAt is given and is no time.
+	// BadCreatedAt reports that createdAt is given and is no time.
 	BadCreatedAt bool
 }
 
-// Read reads a text of a known writer, of which the first Limit+1 bytes suffice. Name is the last
-// component of the file's path, which may name the process too; it may be empty. The function about
-// reports whether a claim is true of a process of the writer's family; it is asked about each number
-// that may be a pid, the likeliest first, until it agrees.
+// Read reads a text of a known writer; its first Limit+1 bytes suffice. Name is the last component of the file's
+// path, which may name the process too; it may be empty. Read calls about with each number that may be a pid, the
+// likeliest first, until about reports that the claim is true of a process of the writer's family.
 func Read(text []byte, name string, about func(Claim) bool) Claim {
 	s := parse(text)
 	for _, candidate := range s.candidates(name) {
@@ -86,8 +84,8 @@ func Read(text []byte, name string, about func(Claim) bool) Claim {
 	return Claim{Class: Data, Other: other, Facts: s.facts}
 }
 
-// Found reads a text whose writer nobody knows. A claim of class Naming without a number is that of
-// an object that has the form of a lock and names nobody.
+// Found reads a text whose writer is not known. It returns a claim of class Naming without a number for an object
+// that has the form of a lock and names no process.
 func Found(text []byte) Claim {
 	s := parse(text)
 	switch {
@@ -116,7 +114,7 @@ type statement struct {
 	word     int     // the number among a few words that may be one, 0 if there is none
 	line     int     // the number that is alone on the first line, 0 if there is none
 	hostForm bool    // it is one line that names a process of a host
-	loose    bool    // and other text often has that form too
+	loose    bool    // other text often has that form too
 	facts    Facts
 }
 
@@ -148,7 +146,7 @@ func parse(text []byte) statement {
 	return s
 }
 
-// empty reports whether the text says nothing of a process, and is nothing but a lock.
+// empty reports whether the text says nothing of a process and can only be that of a lock.
 func (s *statement) empty() bool {
 	if s.object != nil {
 		_, given := s.object.pid()
@@ -157,7 +155,7 @@ func (s *statement) empty() bool {
 	return s.text && (len(s.trimmed) == 0 || string(s.trimmed) == "0")
 }
 
-// candidates are the claims that the text can be taken for, the likeliest first.
+// candidates returns the claims that the text can mean, the likeliest first.
 func (s *statement) candidates(name string) []Claim {
 	var claims []Claim
 	add := func(weak bool, pids []int) {
@@ -188,7 +186,7 @@ func IsText(b []byte) bool {
 	return utf8.Valid(b)
 }
 
-// ParsePID reads a pid as programs write it, in decimal without sign or leading zeros; 0 if digits
+// ParsePID reads a pid as programs write it, in decimal without sign or leading zeros. It returns 0 if the digits
 // are no number that the kernel gives to a process.
 func ParsePID(digits string) int {
 	if digits == "" || digits[0] < '1' || digits[0] > '9' {
@@ -201,12 +199,11 @@ func ParsePID(digits string) int {
 	return pid
 }
 
-// startTolerance is how exactly a program knows when a process was started: some write the time to
-// the second.
+// startTolerance is how exactly a program knows the start time of a process: some write it to the second.
 const startTolerance = 2 * time.Second
 
-// Contradict reports whether the facts are false of a process that was started at ticks since boot,
-// which is the time started. Host and BootID are not looked at.
+// Contradict reports whether the facts are false for a process that was started at ticks since boot, which is the
+// time started. It ignores Host and BootID.
 func (f Facts) Contradict(ticks uint64, started time.Time) bool {
 	earliest := started.Add(-startTolerance)
 	if f.Start != 0 && f.Start != ticks && unixTime(f.Start).Before(earliest) {
@@ -215,8 +212,8 @@ func (f Facts) Contradict(ticks uint64, started time.Time) bool {
 	return !f.Created.IsZero() && f.Created.Before(earliest)
 }
 
-// unixTime is the time that n means if it counts seconds since 1970, or a thousandth, millionth or
-// billionth of them; zero if it is no time since 2001.
+// unixTime returns the time that is n seconds, milliseconds, microseconds or nanoseconds after 1970; the zero time
+// if that is before 2001.
 func unixTime(n uint64) time.Time {
 	switch {
 	case n < 1e9:

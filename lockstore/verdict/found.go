@@ -9,42 +9,41 @@ import (
 )
 
 const (
-	// StartTolerance is how much later than a payload was written a process may seem to have
-	// started and still be the one that it names: two clock ticks, since start times and file
-	// times are both cut to one.
+	// StartTolerance is how much later than a payload was written the named process may seem to have started: two
+	// clock ticks, since start times and file times are both rounded down to one.
 	StartTolerance = 20 * time.Millisecond
 	// bootTolerance is how exactly the boot time is known.
 	bootTolerance = 2 * time.Second
 )
 
-// FoundFacts are what is known of a file at a lock name that has no record: left behind by programs
-// that ran before latchfs, or made beneath the mount.
+// FoundFacts are what is known of a file at a lock name that has no record: programs left it that ran before
+// latchfs, or it was made beneath the mount.
 type FoundFacts struct {
-	// Claim is what it says by its form alone.
+	// Claim is what the file says by its form alone.
 	Claim payload.Claim
-	// Keep says that its pattern has it outlive its holder.
+	// Keep reports that the lock's pattern has it outlive its holder.
 	Keep bool
-	// Shared says that other machines can write to the directory.
+	// Shared reports that other machines can write to the directory.
 	Shared bool
-	// Hostname is that of this machine; OtherHost says that Claim names another one.
+	// Hostname is that of this machine; OtherHost reports that Claim names another one.
 	Hostname  string
 	OtherHost bool
-	// Ambiguous says that Claim has a form that other text often has, in a file and not in a symbolic
+	// Ambiguous reports that Claim has a form that other text often has, and is in a file and not in a symbolic
 	// link to nowhere.
 	Ambiguous bool
-	// Boot is that of this moment.
+	// Boot is the current boot.
 	Boot bootid.Boot
-	// Owner is the user of the file.
+	// Owner is the user that the file belongs to.
 	Owner uint32
 	// Written is when it was last written, Changed the later of that and its last status change.
 	Written, Changed time.Time
-	// Process has the pid that Claim names, and was started at Started; NoProcess is the error of
-	// looking it up: bootid.ErrNoProcess if there is none, another one if that cannot be known.
+	// Process has the pid that Claim names, and was started at Started. NoProcess is the error of looking it up:
+	// bootid.ErrNoProcess if there is no process, another one if that cannot be found out.
 	Process   bootid.Process
 	Started   time.Time
 	NoProcess error
-	// Elsewhere reports whether the pid may be that of a process in another pid namespace. It is
-	// asked only when it matters.
+	// Elsewhere reports whether the pid may be that of a process in another pid namespace. It is called only when
+	// it matters.
 	Elsewhere func() bool
 	Aging
 }
@@ -72,7 +71,8 @@ func judgeFound(f FoundFacts) Decision {
 	case f.OtherHost:
 		return f.undecided("its payload names a process of machine %q, this is %q", c.Host, f.Hostname)
 	case f.Boot.Differs(c.BootID):
-		return Decision{Judgment: stale(BootIDMismatch, RuleNamed, "its payload names boot %s, this is %s", c.BootID, f.Boot.ID)}
+		j := stale(BootIDMismatch, RuleNamed, "its payload names boot %s, this is %s", c.BootID, f.Boot.ID)
+		return Decision{Judgment: j}
 	case c.BootID == "" && !f.Boot.Time.IsZero() && f.Changed.Before(f.Boot.Time.Add(-bootTolerance)):
 		return Decision{Judgment: stale(BeforeBoot, RuleNamed, "last changed %v, before this boot at %v",
 			f.Changed.Format(time.RFC3339), f.Boot.Time.Format(time.RFC3339))}
@@ -85,12 +85,12 @@ func judgeFound(f FoundFacts) Decision {
 	case started(), c.Contradict(p.StartTime, f.Started):
 		j = stale(RecycledPID, RuleNamed, "its payload names pid %d, which %v has got since", c.PID, p)
 	case p.Manager:
-		// Somebody else's pid, of another boot or container, or a number that is no pid at all.
+		// Another user's pid, one of another boot or container, or a number that is no pid at all.
 		return Decision{Judgment: settled(RuleNobody, "it has no record, and %v holds no locks", p)}
 	case p.UID != f.Owner:
 		return f.undecided("%v is of user %d, the file of user %d", p, p.UID, f.Owner)
 	default:
-		return Decision{Judgment: live(RuleNamed, "process %v, named by the payload, runs", p), Holder: p}
+		return live(RuleNamed, "process %v, named by the payload, runs", p).of(p)
 	}
 	if f.Elsewhere() {
 		return f.undecided("pid %d may run in another pid namespace, and its writer is not known", c.PID)
@@ -98,17 +98,17 @@ func judgeFound(f FoundFacts) Decision {
 	return Decision{Judgment: j}
 }
 
-// JudgeEmpty decides on an empty file without a record in a directory in which no program runs, to which
-// it is a lock of nobody.
+// JudgeEmpty decides on an empty file without a record, in a directory that no program is using: there it is a lock
+// that names nobody.
 func JudgeEmpty(f FoundFacts) Decision { return f.namesNobody("it is empty") }
 
-// undecided is the verdict on a file of which nothing can be proven: it does not get too old while
-// the process it may name runs.
+// undecided returns the verdict on a file of which nothing can be proven. The file does not get too old while the
+// process it may name runs.
 func (f FoundFacts) undecided(format string, args ...any) Decision {
 	return Decision{Judgment: f.aged(f.Changed, f.Process.Known, RuleNamed, "", format, args...)}
 }
 
-// namesNobody is the verdict on a lock that nobody is named by.
+// namesNobody returns the verdict on a lock that names no process.
 func (f FoundFacts) namesNobody(format string, args ...any) Decision {
 	j := f.aged(f.Changed, func() bool { return false }, RuleNobody, "", format, args...)
 	if j.Verdict == Stale {

@@ -15,10 +15,10 @@ const (
 	Unknown Verdict = iota
 	// Live: the very process is running.
 	Live
-	// Stale: the holder is proven gone, or nothing is proven and the lock is too old; the reason
-	// says which.
+	// Stale: the holder is proven gone, or nothing is proven and the lock is too old. The Reason tells the two
+	// apart.
 	Stale
-	// Settled: the file is no lock. Its record goes, the file stays.
+	// Settled: the file is no lock. Its record is removed, the file stays.
 	Settled
 )
 
@@ -41,8 +41,7 @@ const (
 	Left             Reason = "left"
 )
 
-// reasons are all reasons, with the verdict they go with and what they mean, as the rest of a
-// sentence about a lock.
+// reasons has every reason, the verdict it goes with and its meaning, as the rest of a sentence about a lock.
 var reasons = []struct {
 	reason  Reason
 	verdict Verdict
@@ -78,7 +77,7 @@ func (r Reason) Means() string {
 	return ""
 }
 
-// isProof reports whether a lock is stale for that reason whatever its age.
+// isProof reports whether a lock with that reason is stale whatever its age.
 func (r Reason) isProof() bool {
 	return r == BootIDMismatch || r == DeadPID || r == RecycledPID || r == BeforeBoot
 }
@@ -90,12 +89,12 @@ type Rule string
 const (
 	RuleNamed      Rule = "named"      // the process its payload names
 	RuleCreator    Rule = "creator"    // the process that made it
-	RuleDescriptor Rule = "descriptor" // whoever inherited the descriptor it was made with
+	RuleDescriptor Rule = "descriptor" // a process that inherited the descriptor it was made with
 	RuleAncestor   Rule = "ancestor"   // the nearest living ancestor of the process that made it
 	RuleNobody     Rule = "nobody"     // no process could be identified
 )
 
-// Rules are all of them.
+// Rules has every Rule. A rule's index is its number in memory only.
 var Rules = [...]Rule{RuleNamed, RuleCreator, RuleDescriptor, RuleAncestor, RuleNobody}
 
 // Kind is how a lock came to be at its name.
@@ -108,17 +107,16 @@ const (
 	KindSymlink Kind = "symlink"
 	KindLink    Kind = "link"
 	KindRename  Kind = "rename" // onto a free name
-	// KindFound: there already when latchfs first saw it, so nobody knows how it was made.
+	// KindFound: the file was there when latchfs first saw it, so it is not known how it was made.
 	KindFound Kind = "found"
-	// KindPIDFile: an ordinary file that names its writer, or one of its family.
+	// KindPIDFile: an ordinary file that names its writer or a process of its writer's family.
 	KindPIDFile Kind = "pid-file"
 )
 
-// Kinds are all of them.
+// Kinds has every Kind. A kind's index is its number in memory only.
 var Kinds = [...]Kind{KindCreate, KindMkdir, KindSymlink, KindLink, KindRename, KindFound, KindPIDFile}
 
-// ByCommand reports whether such a lock is often made by a command that ends at once, in the service
-// of an ancestor.
+// ByCommand reports whether a lock of that kind is often made by a command that ends at once, for an ancestor.
 func (k Kind) ByCommand() bool { return k == KindMkdir || k == KindSymlink || k == KindLink }
 
 // Judgment is a verdict and what it rests on.
@@ -127,20 +125,23 @@ type Judgment struct {
 	Reason   Reason // why it is stale, or unknown
 	Rule     Rule
 	Evidence string // one sentence for people
-	// Since is from when the age counts of one that is unknown.
+	// Since is the time from which the age of an unknown lock counts.
 	Since time.Time
 }
+
+// of returns the decision with that judgment for a holder.
+func (j Judgment) of(holder bootid.Process) Decision { return Decision{Judgment: j, Holder: holder} }
 
 // Decision is a judgment and the holder it was made for, the zero Process if there is none.
 type Decision struct {
 	Judgment
 	Holder bootid.Process
-	// Left says that the holder of the record has ended with status 0, which is to be recorded: how a
-	// process ended cannot be asked of the kernel for ever.
+	// Left reports that the recorded holder has ended with status 0. The caller records that, as the kernel does
+	// not remember for ever how a process ended.
 	Left bool
 }
 
-// Released is the decision that a lock of that holder ends for another reason than that it is stale.
+// Released returns the decision that a lock of that holder ends for another reason than being stale.
 func Released(rule Rule, holder bootid.Process, evidence string) Decision {
 	return Decision{Judgment: stale("", rule, "%s", evidence), Holder: holder}
 }
@@ -158,7 +159,7 @@ func settled(rule Rule, format string, args ...any) Judgment {
 }
 
 // MayHold reports whether a process can be the holder of a lock whose payload names it. Writer is
-// the process that wrote the payload, and family reports whether the other one is of its family.
+// the process that wrote the payload, and family reports whether the named process is of its family.
 func MayHold(named, writer bootid.Process, family bool) bool {
 	switch {
 	case named.Same(writer):

@@ -1,6 +1,6 @@
 //go:build crashtest
 
-package lockstore
+package journal
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// pausePoint is where in a compaction the process stops for good, so that its machine can be cut
-// from its power there; LATCHFS_COMPACT_AT is how soon the journal is compacted.
+// pausePoint is the point of a compaction at which the process stops for good, so that a test can cut the power of
+// its machine there. LATCHFS_COMPACT_AT sets compactAt.
 var pausePoint = "compaction " + os.Getenv("LATCHFS_PAUSE")
 
 func init() {

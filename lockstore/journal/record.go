@@ -1,4 +1,4 @@
-package lockstore
+package journal
 
 import (
 	"bytes"
@@ -9,12 +9,12 @@ import (
 	"time"
 
 	"latchfs/bootid"
+	"latchfs/lockstore/authority"
 	"latchfs/lockstore/verdict"
 )
 
-// What a journal record does when it is replayed. Replaying one twice, or onto a
-// state that is newer, followed by all that came after, ends in the same state:
-// compaction relies on that.
+// The operations: what a record does when it is replayed. A record that is replayed twice, or onto a newer state,
+// and is followed by all records after it, ends in the same state. Compaction relies on that.
 const (
 	opPutFirst   = 1 // a lock made with O_EXCL, as the first version of latchfs wrote it
 	opDelete     = 2 // a lock of that name and generation is gone
@@ -22,27 +22,28 @@ const (
 	opPutSecond  = 4 // a lock is as described, in the form of the second version
 	opPut        = 5 // a lock is as described
 	opSettle     = 6 // the file of that name is no lock, as long as it is the same file
-	opUnsettle   = 7 // that does not count any more
+	opUnsettle   = 7 // the last opSettle of that name no longer counts
 )
 
 var errShortRecord = errors.New("record ends early")
 
-func appendPut(b []byte, l *Lock) []byte {
+// appendPut appends that a lock is as described but for its name.
+func appendPut(b []byte, l *authority.Record, name string) []byte {
 	b = append(b, opPut)
-	b = appendString(b, l.Name)
+	b = appendString(b, name)
 	b = binary.AppendUvarint(b, l.Generation)
 	b = binary.AppendVarint(b, l.Made.UnixNano())
-	b = appendString(b, l.BootID)
-	b = appendString(b, l.MachineID)
+	b = appendString(b, l.Origin.BootID)
+	b = appendString(b, l.Origin.MachineID)
 	b = appendProcess(b, l.Creator)
 	b = appendProcess(b, l.Holder)
 	b = appendString(b, string(l.Rule))
 	b = appendString(b, string(l.Kind))
-	b = binary.AppendUvarint(b, l.Namespace.Inode)
-	b = binary.AppendUvarint(b, l.Namespace.Started)
+	b = binary.AppendUvarint(b, l.Origin.Namespace.Inode)
+	b = binary.AppendUvarint(b, l.Origin.Namespace.Started)
 	b = binary.AppendUvarint(b, uint64(len(l.Ancestors)))
 	for i := range l.Ancestors {
-		b = appendProcess(b, l.Ancestors[i])
+		b = appendProcess(b, &l.Ancestors[i])
 	}
 	flags := byte(0)
 	if l.Left {
@@ -60,12 +61,12 @@ const (
 	flagFurnished
 )
 
-func appendSettle(b []byte, name string, file settledFile) []byte {
+func appendSettle(b []byte, name string, file authority.Settled) []byte {
 	b = append(b, opSettle)
 	b = appendString(b, name)
-	b = binary.AppendUvarint(b, uint64(file.uid))
-	b = appendString(b, file.identity)
-	return append(b, file.sum[:]...)
+	b = binary.AppendUvarint(b, uint64(file.UID))
+	b = appendString(b, file.Identity)
+	return append(b, file.Sum[:]...)
 }
 
 func appendUnsettle(b []byte, name string) []byte {
@@ -82,7 +83,7 @@ func appendGeneration(b []byte, generation uint64) []byte {
 	return binary.AppendUvarint(append(b, opGeneration), generation)
 }
 
-func appendProcess(b []byte, p bootid.Process) []byte {
+func appendProcess(b []byte, p *bootid.Process) []byte {
 	b = appendString(b, p.BootID)
 	b = binary.AppendVarint(b, int64(p.PID))
 	b = binary.AppendUvarint(b, p.StartTime)
@@ -98,22 +99,26 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// interned is what many records have in common, once.
+// nobody is the process that is not known.
+var nobody bootid.Process
+
+// interned holds one copy of what many records have in common.
 type interned struct {
 	strings map[string]string
-	origins map[origin]*origin
-	// processes are by how they are encoded.
+	origins map[authority.Origin]*authority.Origin
+	// processes has each process by its encoding.
 	processes map[string]*bootid.Process
-	// The last ones, which the next record most often has too.
-	origin  *origin
+	// The last ones: most often the next record has the same.
+	origin  *authority.Origin
 	process *bootid.Process
 	encoded []byte // of process
 }
 
 func newInterned() *interned {
 	return &interned{
-		strings: make(map[string]string), origins: make(map[origin]*origin), origin: new(origin),
-		processes: map[string]*bootid.Process{string(appendProcess(nil, nobody)): &nobody},
+		strings: make(map[string]string),
+		origins: make(map[authority.Origin]*authority.Origin), origin: new(authority.Origin),
+		processes: map[string]*bootid.Process{string(appendProcess(nil, &nobody)): &nobody},
 	}
 }
 
@@ -126,11 +131,12 @@ func (i *interned) string(b []byte) string {
 	return s
 }
 
-func (i *interned) originOf(boot, machine []byte, namespace bootid.Namespace) *origin {
-	if last := i.origin; last.BootID == string(boot) && last.MachineID == string(machine) && last.Namespace == namespace {
+func (i *interned) originOf(boot, machine []byte, namespace bootid.Namespace) *authority.Origin {
+	last := i.origin
+	if last.BootID == string(boot) && last.MachineID == string(machine) && last.Namespace == namespace {
 		return last
 	}
-	at := origin{string(boot), string(machine), namespace}
+	at := authority.Origin{BootID: string(boot), MachineID: string(machine), Namespace: namespace}
 	if i.origin = i.origins[at]; i.origin == nil {
 		i.origin = &at
 		i.origins[at] = &at
@@ -143,12 +149,12 @@ type decoder struct {
 	rest     []byte
 	err      error
 	interned *interned
-	op       byte // of the record: processes are written in two forms
+	op       byte // of the record: it tells in which of two forms processes are written
 }
 
 // lock reads a lock of any version.
-func (d *decoder) lock() kept {
-	l := kept{Name: string(d.bytes()), Generation: d.uvarint(), made: time.Duration(d.varint())}
+func (d *decoder) lock() (l authority.Record) {
+	l.Name, l.Generation, l.Made = string(d.bytes()), d.uvarint(), time.Unix(0, d.varint())
 	boot, machine := d.bytes(), d.bytes()
 	l.Creator, l.Holder = d.shared(), d.shared()
 	rule, kind := d.bytes(), []byte(verdict.KindCreate)
@@ -159,16 +165,15 @@ func (d *decoder) lock() kept {
 		// A process takes at least one byte, so that a false number allocates nothing.
 		if n := d.uvarint(); n > uint64(len(d.rest)) {
 			d.fail()
-		} else if n > 0 {
-			l.ancestorSet = new(ancestorSet)
+		} else {
 			for range n {
-				l.ancestorSet.processes = append(l.ancestorSet.processes, d.process())
+				l.Ancestors = append(l.Ancestors, d.process())
 			}
 		}
 	}
 	if d.op == opPut {
 		flags := d.byte()
-		l.left, l.furnished = flags&flagLeft != 0, flags&flagFurnished != 0
+		l.Left, l.Furnished = flags&flagLeft != 0, flags&flagFurnished != 0
 	}
 	if d.err != nil {
 		return l
@@ -178,17 +183,17 @@ func (d *decoder) lock() kept {
 		d.err = fmt.Errorf("kind %q, rule %q: %w", string(kind), string(rule), ErrNewerFormat)
 		return l
 	}
-	l.kind, l.rule = uint8(k), uint8(r)
-	l.origin = d.interned.originOf(boot, machine, namespace)
+	l.Kind, l.Rule = verdict.Kinds[k], verdict.Rules[r]
+	l.Origin = d.interned.originOf(boot, machine, namespace)
 	return l
 }
 
-// indexOf is the position of a text among all; -1 if it is none of them.
+// indexOf returns the position of a text among all, or -1.
 func indexOf[T ~string](all []T, text []byte) int {
 	return slices.IndexFunc(all, func(t T) bool { return string(t) == string(text) })
 }
 
-// shared reads a process that others may have read.
+// shared reads a process and returns the one copy that all records have of it.
 func (d *decoder) shared() *bootid.Process {
 	from := d.rest
 	d.bytes()
@@ -212,7 +217,7 @@ func (d *decoder) shared() *bootid.Process {
 	return d.interned.process
 }
 
-// processNumbers is how many numbers there are in a process, between its boot id and its command.
+// processNumbers returns how many numbers are in a process between its boot id and its command.
 func (d *decoder) processNumbers() int {
 	if d.op == opPut {
 		return 7
@@ -236,14 +241,14 @@ func (d *decoder) process() bootid.Process {
 	return p
 }
 
-// settled reads what appendSettle wrote, behind the operation.
-func (d *decoder) settled() (name string, file settledFile) {
-	name, file.uid, file.identity = string(d.bytes()), uint32(d.uvarint()), string(d.bytes())
-	if len(d.rest) < len(file.sum) {
+// settled reads what appendSettle wrote behind the operation.
+func (d *decoder) settled() (name string, file authority.Settled) {
+	name, file.UID, file.Identity = string(d.bytes()), uint32(d.uvarint()), string(d.bytes())
+	if len(d.rest) < len(file.Sum) {
 		d.fail()
 		return name, file
 	}
-	d.rest = d.rest[copy(file.sum[:], d.rest):]
+	d.rest = d.rest[copy(file.Sum[:], d.rest):]
 	return name, file
 }
 

@@ -1,4 +1,4 @@
-package lockstore
+package journal
 
 import (
 	"os"
@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserveSpace makes sure that size bytes from offset on can be written, without
-// changing the length of the file. A size of 0 reserves nothing.
+// reserveSpace reserves size bytes of a file from offset on, without changing its length. A size of 0 reserves
+// nothing.
 func reserveSpace(file *os.File, offset, size int64) error {
 	if size == 0 {
 		return nil
@@ -20,7 +20,7 @@ func reserveSpace(file *os.File, offset, size int64) error {
 	}
 }
 
-// startWriteback begins to write to the disk what was written to file. That it is there says only a sync.
+// startWriteback begins to write the dirty pages of a file to the disk. Only a sync makes sure that they arrive.
 func startWriteback(file *os.File) {
 	_ = unix.SyncFileRange(int(file.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 }

@@ -1,5 +1,5 @@
 //go:build !crashtest
 
-package lockstore
+package journal
 
 func pauseAt(string) {}

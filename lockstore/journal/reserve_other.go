@@ -1,6 +1,6 @@
 //go:build !linux
 
-package lockstore
+package journal
 
 import (
 	"errors"
