@@ -7,41 +7,43 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/access"
 )
 
-// The access ACL of a file, and the default ACL of a directory, which replaces the umask (acl(5)).
+// The extended attributes of the access ACL of a file, and of the default ACL of a directory, which replaces the umask
+// (acl(5)).
 const (
-	aclAccess  = "system.posix_acl_access"
+	aclAccess  = access.ACL
 	aclDefault = "system.posix_acl_default"
 )
 
-// settledTime is how old a change has to be for its time to tell it from any later one
-// (kernels before 6.13 stamp files with the time of the last clock tick).
-const settledTime = time.Second
+// distinctAfter is the age from which the time of a change differs from that of any later change. Kernels before 6.13
+// stamp files with the time of the last clock tick.
+const distinctAfter = time.Second
 
-// settled says so of a status change time, in ns of Unix time.
-func settled(changed int64) bool { return time.Now().UnixNano()-changed >= int64(settledTime) }
+// distinct reports whether any later change of a file has another status change time than changed, in ns of Unix time.
+func distinct(changed int64) bool { return time.Now().UnixNano()-changed >= int64(distinctAfter) }
 
-// aclAbsence remembers that a file has no access ACL. The kernel forgets what it knows of it
-// at every READDIRPLUS, so that ls -l asks for each file again; to look beneath through
-// /proc is a quarter of what such a request costs. An ACL is not set without a new status
-// change time.
+// aclAbsence remembers that a file has no access ACL. The kernel forgets this at every READDIRPLUS, so that ls -l asks
+// for each file again; reading the ACL of the backing file through /proc is a quarter of the cost of such a request.
+// Setting an ACL changes the status change time.
 type aclAbsence struct {
 	mu      sync.Mutex
-	changed int64     // status change time when it was last looked up, in ns of Unix time
-	at      monotonic // when that was
-	known   int64     // the status change time with which it had none
+	changed int64     // status change time at the last lookup, in ns of Unix time
+	at      monotonic // the time of that lookup
+	known   int64     // the status change time with which the file had no ACL; 0 if that is not known
 	sets    int32     // how often an attribute may have been set
 }
 
-// lookedUp tells of the attributes that the kernel is about to be told.
+// lookedUp records the attributes that the kernel is about to be told.
 func (a *aclAbsence) lookedUp(st *unix.Stat_t) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.changed, a.at = st.Ctim.Nano(), monotonicNow()
 }
 
-// set tells that an attribute is about to be set, or was.
+// set records that an attribute is about to be set, or was set.
 func (a *aclAbsence) set() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -49,20 +51,19 @@ func (a *aclAbsence) set() {
 	a.sets++
 }
 
-// holds says that the file has none, as of a time within the lifetime of what the kernel was told
-// of it.
+// holds reports whether the file is known to have no ACL, as of a time for which the kernel may cache its attributes.
 func (a *aclAbsence) holds() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.known != 0 && a.known == a.changed && monotonicNow()-a.at < monotonic(cacheLifetime)
 }
 
-// look asks beneath with absent, and remembers if it says so.
+// look calls absent, which reports whether the backing file has no ACL, and remembers that it has none.
 func (a *aclAbsence) look(absent func() bool) {
 	a.mu.Lock()
 	changed, sets := a.changed, a.sets
 	a.mu.Unlock()
-	if !absent() || !settled(changed) {
+	if !absent() || !distinct(changed) {
 		return
 	}
 	a.mu.Lock()
@@ -72,8 +73,7 @@ func (a *aclAbsence) look(absent func() bool) {
 	}
 }
 
-// scanned tells the status change time with which the file was found to have none, 0 if it is not
-// known.
+// scanned records the status change time with which the file was found to have no ACL, 0 if that is not known.
 func (a *aclAbsence) scanned(changed int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/channel"
 	"latchfs/lockstore"
 )
 
@@ -41,7 +42,7 @@ func (f *FS) forgetAttributes(n *inode) {
 	if f.served.Load() != nil { // nothing is cached before
 		// It answers ENOENT if the kernel has forgotten n meanwhile.
 		const noOffset = ^uint64(0)
-		_ = f.notify(notifyInvalInode, n.id, noOffset, 0)
+		_ = f.notify(channel.NotifyInvalInode, n.id, noOffset, 0)
 	}
 }
 
@@ -55,7 +56,8 @@ func fillEntry(out *fuse.EntryOut, n *inode, st *unix.Stat_t) {
 // GetAttr implements fuse.RawFileSystem.
 func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	if isControl(in.NodeId) {
-		return f.control.getAttr(in.NodeId, out)
+		f.control.Attr(in.NodeId, &out.Attr)
+		return fuse.OK
 	}
 	return status(f.getAttr(in.NodeId, &in.InHeader, out))
 }
@@ -120,7 +122,7 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.inodes.get(in.NodeId)
 	if n == nil {
-		return f.control.refuse(in.NodeId)
+		return refuse(in.NodeId)
 	}
 	if err := f.reaped(n, &in.InHeader); err != nil {
 		return status(err)

@@ -88,7 +88,7 @@ func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
 func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) func(error) bool) fuse.Status {
 	dir := f.inodes.get(m.in.NodeId)
 	if dir == nil {
-		return f.control.refuse(m.in.NodeId)
+		return refuse(m.in.NodeId)
 	}
 	i := f.beginEntry(m.in, m.op, m.name)
 	do := func() error {
@@ -143,7 +143,7 @@ func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, 
 func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	n := f.inodes.get(in.Oldnodeid)
 	if n == nil {
-		return f.control.refuse(in.Oldnodeid)
+		return refuse(in.Oldnodeid)
 	}
 	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
 	// ask again without knowing the caller's groups.
@@ -166,7 +166,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	dir := f.inodes.get(in.NodeId)
 	if dir == nil {
-		return f.control.refuse(in.NodeId)
+		return refuse(in.NodeId)
 	}
 	if err := f.admitWithin(dir, &in.InHeader); err != nil {
 		return status(err)
@@ -295,7 +295,7 @@ func (f *FS) openWatched(n *inode, h *handle, out *fuse.OpenOut) {
 func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	dir := f.inodes.get(in.NodeId)
 	if dir == nil {
-		return f.control.refuse(in.NodeId)
+		return refuse(in.NodeId)
 	}
 	f.undo(&in.InHeader)
 	crashAt(opTmpfile, crashBefore)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/control"
 )
 
 // dirHandle is a directory the kernel has open.
@@ -84,7 +86,8 @@ func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 // ReadDir implements fuse.RawFileSystem.
 func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	if isControl(in.NodeId) {
-		return f.control.readDir(in, out.AddDirEntry)
+		f.control.ReadDir(in, out.AddDirEntry)
+		return fuse.OK
 	}
 	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) (added, full bool) {
 		if f.isLockName(entry.Name) && f.hiddenLock(dir, entry.Name) {
@@ -99,7 +102,8 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	if isControl(in.NodeId) {
 		// Without a node id: the kernel looks up what somebody asks for.
-		return f.control.readDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
+		f.control.ReadDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
+		return fuse.OK
 	}
 	f.undo(&in.InHeader)
 	crashAt(opReadDirPlus, crashBefore)
@@ -143,8 +147,8 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) (added, fu
 			return err
 		}
 	}
-	began, some := now(), false
-	for !some || now()-began < int64(listTime) {
+	began, some := monotonicNow(), false
+	for !some || monotonicNow()-began < monotonic(listTime) {
 		if len(d.pending) == 0 {
 			if d.buffer == nil {
 				d.buffer = make([]byte, direntBuffer)
@@ -161,7 +165,7 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) (added, fu
 		}
 		var entry fuse.DirEntry
 		size := entry.Parse(d.pending)
-		if covered := d.node == f.root && entry.Name == controlName; !covered {
+		if covered := d.node == f.root && entry.Name == control.Name; !covered {
 			added, full := add(d.node, entry)
 			if full {
 				return nil

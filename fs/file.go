@@ -13,7 +13,7 @@ import (
 // Open implements fuse.RawFileSystem.
 func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if isControl(in.NodeId) {
-		return f.control.open(in, out)
+		return status(f.control.Open(in, out))
 	}
 	n := f.inodes.get(in.NodeId)
 	if n == nil {
@@ -80,7 +80,7 @@ func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched boo
 // Release implements fuse.RawFileSystem.
 func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if isControl(in.NodeId) {
-		f.control.release(in.Fh)
+		f.control.Release(in.Fh)
 		return
 	}
 	h := f.files.get(in.Fh)
@@ -106,13 +106,6 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	f.removeFile(in.Fh, h)
 	f.descriptors.give(h.user)
 	crashAt(opRelease, crashReply)
-}
-
-// releasedBy says that the RELEASE of a handle is not that of a lock which somebody else than a thread made: then
-// it does not tell of a death.
-func (f *FS) releasedBy(id uint64, tid uint32) bool {
-	h := f.files.get(id)
-	return h != nil && (h.descriptor == nil || h.descriptor.Creator().PID == int(tid))
 }
 
 // descriptor finds the descriptor of a file handle.
@@ -151,7 +144,8 @@ func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
 // Read implements fuse.RawFileSystem.
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	if isControl(in.NodeId) {
-		return f.control.read(in, buf)
+		text, err := f.control.Read(in, buf)
+		return fuse.ReadResultData(text), status(err)
 	}
 	_, fd, err := f.descriptor(in.Fh)
 	if err != nil {
@@ -163,7 +157,8 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResu
 // Writev implements fuse.RawFileSystem.
 func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	if isControl(in.NodeId) {
-		return f.control.write(in, data)
+		n, err := f.control.Write(in, data)
+		return n, status(err)
 	}
 	h, fd, err := f.writer(in)
 	if err != nil {

@@ -14,12 +14,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/fs/access"
+	"latchfs/fs/channel"
+	"latchfs/fs/control"
 	"latchfs/lockstore"
 )
 
 // firstNodeID is the first node id given out; those below are the root's and the
 // control directory's.
-const firstNodeID = 16
+const firstNodeID = control.FirstFree
 
 // Options are what an FS is made of.
 type Options struct {
@@ -46,7 +49,7 @@ type Options struct {
 	// Callers knows the threads that wait for us.
 	Callers Callers
 	// Status is what the control file of that name says of the daemon.
-	Status Status
+	Status control.Status
 	// Notifier starts a process that unlinks names in the mount, so that who watches it hears of locks that were reaped.
 	// Nil is that nobody is told.
 	Notifier func() (Notifier, error)
@@ -65,11 +68,10 @@ type Callers interface {
 	OpenedBy(suffix string) []bootid.Process
 }
 
-// FS is the directory as it is served. It implements fuse.RawFileSystem, a file for each
+// FS is the directory as it is served. It implements channel.Handler, a file for each
 // kind of request.
 type FS struct {
-	fuse.RawFileSystem // answers ENOSYS to what is not implemented
-
+	options     Options
 	retries     retries
 	tables      *tables
 	dir         string // where it is mounted
@@ -85,11 +87,8 @@ type FS struct {
 	patterns    Patterns
 	heartbeat   bool
 	callers     Callers
-	metrics     func() ([]byte, error)
-	setLogLevel func(string) error
 	log         logrus.FieldLogger
-	control     control
-	sights      sights
+	access      *access.Checker
 	initialScan *initialScan
 	notifier    *notifier
 	byHandle    int // a descriptor by which files are opened by handle, -1 if they cannot be
@@ -101,36 +100,37 @@ type FS struct {
 	selinux     bool        // SELinux is enabled
 
 	usualLocks    usualLocks
-	requests      requestCounts
 	noPassthrough atomic.Bool // it was tried and failed
 	directMmap    bool        // files opened without the page cache can be mapped (Linux 6.6)
 
 	// found are the inodes that were taken over, unsettled those whose flags may be wrong.
 	found     []foundInode
 	unsettled []*inode
+	// keptNodes and keptPolls are what the control directory takes over.
+	keptNodes []control.KeptNode
+	keptPolls []control.KeptPoll
 
 	// inherited are pidfds that a dead server watched processes with.
 	watchMu   sync.Mutex
 	inherited map[watchKey]*inheritedWatch
 
 	// Set before the first request.
-	locks  *lockstore.Store
-	served atomic.Pointer[device] // nil until it is connected
+	locks   *lockstore.Store
+	control *control.Dir
+	served  atomic.Pointer[channel.Server] // nil until it is connected
 }
 
 // New makes an FS of an open directory. It serves nothing until Serve.
 func New(o Options) (*FS, error) {
 	f := &FS{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(),
-		keeper:        o.Keeper,
-		storable:      o.Storable,
-		device:        -1,
-		patterns:      o.LockPatterns,
-		heartbeat:     !o.NoHeartbeat,
-		callers:       o.Callers,
-		metrics:       o.Metrics,
-		setLogLevel:   o.SetLogLevel,
-		log:           o.Log,
+		options:   o,
+		keeper:    o.Keeper,
+		storable:  o.Storable,
+		device:    -1,
+		patterns:  o.LockPatterns,
+		heartbeat: !o.NoHeartbeat,
+		callers:   o.Callers,
+		log:       o.Log,
 	}
 	f.usualLocks.seed = maphash.MakeSeed()
 	f.notifier = &notifier{fs: f, start: o.Notifier, queue: make(chan string, maxTombstones), tombstones: make(map[string]*tombstone)}
@@ -144,7 +144,7 @@ func New(o Options) (*FS, error) {
 		return nil, err
 	}
 	f.inodes = newInodes(f.tables)
-	f.control.fs, f.control.status, f.control.most = f, o.Status, o.MaxWaitingPerUser
+	f.access = f.newAccess()
 	f.noPassthrough.Store(o.NoPassthrough)
 	if f.Resumed() {
 		err = f.takeOver(o.Stored)
@@ -203,9 +203,6 @@ func isLocal(fd int) bool {
 	return true
 }
 
-// String implements fuse.RawFileSystem.
-func (f *FS) String() string { return "latchfs" }
-
 // connected takes note of the capabilities that the kernel offered in INIT.
 func (f *FS) connected(offered uint64) {
 	f.directMmap = offered&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
@@ -222,9 +219,6 @@ func (f *FS) connected(offered uint64) {
 		"killpriv_v2": offered&fuse.CAP_HANDLE_KILLPRIV_V2 != 0,
 	}).Info("what the kernel's FUSE offers")
 }
-
-// OnUnmount implements fuse.RawFileSystem.
-func (f *FS) OnUnmount() {}
 
 // Close releases every descriptor once nothing is served any more.
 func (f *FS) Close() {

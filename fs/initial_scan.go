@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/control"
 	"latchfs/lockstore"
 )
 
@@ -102,7 +103,7 @@ func (s *initialScan) directory(dir string) (below []string) {
 			entries, err := open.ReadDir(scanBatch)
 			for _, entry := range entries {
 				name := path.Join(dir, entry.Name())
-				if name == controlName {
+				if name == control.Name {
 					continue
 				}
 				if s.fs.isLockName(entry.Name()) {
@@ -178,7 +179,7 @@ func (s *initialScan) noACL(name string, file lockstore.File) (changed int64) {
 			return err
 		}
 		st, err := statEntry(dirfd, base)
-		if err == nil && fileOf(&st) == file && settled(st.Ctim.Nano()) {
+		if err == nil && fileOf(&st) == file && distinct(st.Ctim.Nano()) {
 			changed = st.Ctim.Nano()
 		}
 		return err

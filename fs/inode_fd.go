@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/channel"
 )
 
 // The kernel forgets an inode when it likes, and may know more of them than a process may
@@ -125,7 +127,7 @@ func (f *FS) prune() {
 	go func() {
 		defer f.pruning.Store(false)
 		ids := f.inodes.unused(maxPruned)
-		if err := f.notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !f.cannotPrune.Swap(true) {
+		if err := f.notify(channel.NotifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !f.cannotPrune.Swap(true) {
 			f.log.WithField("descriptors", f.descriptors.limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): when more of them " +
 				"are known than there are descriptors, further ones cannot be looked up (ENFILE)")
 		}

@@ -154,8 +154,8 @@ func (h *notifier) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.
 	}
 	if g.node != nil && h.fs.inodes.again(g.node, in.Unique) {
 		out.NodeId, mode = g.node.id, g.node.kind|0o600
-	} else if n := h.fs.control.nodes.find(h.fs.tables, controlLock, controlPath{controlLock, at}, mode, in.Unique); n != nil {
-		out.NodeId = n.id
+	} else if id, ok := h.fs.control.Tombstone(at, mode, in.Unique); ok {
+		out.NodeId = id
 	} else {
 		return unix.ENOENT
 	}

@@ -5,12 +5,14 @@ package fs
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/control"
 )
 
 // Lookup implements fuse.RawFileSystem.
 func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	if isControl(in.NodeId) || in.NodeId == fuse.FUSE_ROOT_ID && name == controlName {
-		return f.control.lookup(in, name, out)
+	if isControl(in.NodeId) || in.NodeId == fuse.FUSE_ROOT_ID && name == control.Name {
+		return status(f.control.Lookup(in, name, out))
 	}
 	dir := f.inodes.get(in.NodeId)
 	if dir == nil {
@@ -83,7 +85,7 @@ func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*inode, unix.Stat_t, 
 // Forget implements fuse.RawFileSystem.
 func (f *FS) Forget(id, count uint64) {
 	if isControl(id) {
-		f.control.nodes.forget(f.tables, id, count)
+		f.control.Forget(id, count)
 		return
 	}
 	f.inodes.forget(id, count)

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/channel"
 	"latchfs/lockstore"
 )
 
@@ -23,8 +24,6 @@ const Subtype = "latchfs"
 
 const (
 	fuseDevice = "/dev/fuse"
-	// maxWrite is the largest request in bytes that Linux sends (since 4.20).
-	maxWrite = 1 << 20
 	// maxBackground is how many requests for which no caller waits the kernel sends before it holds others back.
 	maxBackground = 512
 )
@@ -102,11 +101,12 @@ func helper() (string, error) { return exec.LookPath("fusermount3") }
 // Serve mounts f over o.Dir and serves it until it is unmounted.
 func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 	f.locks, f.dir = locks, o.Dir
-	options := &fuse.MountOptions{
+	f.control = f.newControl()
+	options := fuse.MountOptions{
 		AllowOther: o.AllowOther,
 		FsName:     o.Dir,
 		Name:       Subtype,
-		MaxWrite:   maxWrite,
+		MaxWrite:   channel.MaxWrite,
 		// A RELEASE is one: where few are let through, files stay open, of who makes many.
 		MaxBackground: maxBackground,
 		EnableAcl:     true,
@@ -139,7 +139,7 @@ func (f *FS) Serve(locks *lockstore.Store, o MountOptions) (*Mount, error) {
 }
 
 // resume goes on with the mount of a dead server.
-func (m *Mount) resume(options *fuse.MountOptions) error {
+func (m *Mount) resume(options fuse.MountOptions) error {
 	m.fs.settlePlaces()
 	m.fs.joinLocks()
 	m.fs.closeInherited()
@@ -147,10 +147,10 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 		return err
 	}
 	// Before the first is read here, which would come twice.
-	if err := m.fs.resend(); err != nil {
+	if err := m.fs.notify(channel.NotifyResend); err != nil {
 		return fmt.Errorf("have the kernel send requests again: %w", err)
 	}
-	m.fs.control.pollers.again(m.fs)
+	m.fs.control.PollAgain()
 	found := m.fs.found
 	m.fs.found = nil
 	m.fs.initialScan.later(sweepDelay, func() { m.fs.sweep(found, m.fs.initialScan.stopped) })
@@ -159,7 +159,7 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 }
 
 // begin serves a connection that was just made.
-func (m *Mount) begin(device int, options *fuse.MountOptions) error {
+func (m *Mount) begin(device int, options fuse.MountOptions) error {
 	f := m.fs
 	f.device = device
 	f.tables.set(&f.tables.head.device, device)
@@ -179,7 +179,7 @@ func (f *FS) outlive() error {
 	switch {
 	case f.keeper == 0:
 		return errors.New("there is no keeper")
-	case f.served.Load().settings.Flags64()&fuse.CAP_HAS_RESEND == 0:
+	case f.served.Load().Offers()&fuse.CAP_HAS_RESEND == 0:
 		return errors.New("the kernel cannot send requests again (Linux 6.9)")
 	}
 	if err := f.startDescriptorKeeper(); err != nil {
@@ -196,7 +196,7 @@ func (f *FS) Outlives() bool { return f.tables.head.active.Load() != 0 }
 func (m *Mount) serve() {
 	go func() {
 		defer close(m.done)
-		if err := m.fs.served.Load().serve(); err != nil {
+		if err := m.fs.served.Load().Serve(); err != nil {
 			m.fs.log.WithError(err).Error("cannot serve")
 		}
 		m.fs.initialScan.end()
@@ -205,7 +205,7 @@ func (m *Mount) serve() {
 
 // mountDirectly makes the mount, serves it, and only then attaches it: programs find it
 // ready or not at all.
-func (m *Mount) mountDirectly(o MountOptions, options *fuse.MountOptions) error {
+func (m *Mount) mountDirectly(o MountOptions, options fuse.MountOptions) error {
 	device, err := unix.Open(fuseDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("%s: %w", fuseDevice, err)
@@ -241,7 +241,7 @@ func (m *Mount) newMount(device int, o MountOptions) (int, error) {
 		{"source", o.Dir}, {"subtype", Subtype}, {"fd", strconv.Itoa(device)},
 		{"rootmode", strconv.FormatUint(unix.S_IFDIR, 8)},
 		{"user_id", strconv.Itoa(os.Geteuid())}, {"group_id", strconv.Itoa(os.Getegid())},
-		{"max_read", strconv.Itoa(maxWrite)},
+		{"max_read", strconv.Itoa(channel.MaxWrite)},
 	}
 	for _, setting := range settings {
 		if err := unix.FsconfigSetString(context, setting[0], setting[1]); err != nil {
@@ -344,7 +344,7 @@ func openBeneathDead(dir string, dead func(dir string) bool) (int, error) {
 }
 
 // mountWithHelper lets fusermount3 mount.
-func (m *Mount) mountWithHelper(o MountOptions, options *fuse.MountOptions) error {
+func (m *Mount) mountWithHelper(o MountOptions, options fuse.MountOptions) error {
 	device, err := fusermount(o)
 	if err != nil {
 		return err

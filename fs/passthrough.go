@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"latchfs/fs/channel"
 )
 
 // opens is how an inode is open now. The kernel refuses to mix opens that go through the
@@ -57,7 +59,7 @@ func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 		var id int32
 		var refused error
 		if err := f.withFD(n, func(fd int) error {
-			id, refused = openBacking(f.device, fd)
+			id, refused = channel.OpenBacking(f.device, fd)
 			return nil
 		}); err != nil {
 			o.cached++
@@ -109,7 +111,7 @@ func (f *FS) closed(h *handle) {
 	}
 	if o.passthrough--; o.passthrough == 0 {
 		// It can only fail on a connection that is gone, and its ids with it.
-		_ = closeBacking(f.device, o.backingID)
+		_ = channel.CloseBacking(f.device, o.backingID)
 		o.backingID = 0
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/control"
 	"latchfs/lockstore"
 )
 
@@ -21,8 +22,8 @@ func (f *FS) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Statu
 
 func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	dir := f.inodes.get(in.NodeId)
-	if dir == nil || dir == f.root && name == controlName {
-		return f.control.refuse(in.NodeId)
+	if dir == nil || dir == f.root && name == control.Name {
+		return refuse(in.NodeId)
 	}
 	if f.notifier.calls(in) {
 		return status(f.notifier.remove(dir, name))
@@ -47,8 +48,8 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 // Rename implements fuse.RawFileSystem.
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	oldDir, newDir := f.inodes.get(in.NodeId), f.inodes.get(in.Newdir)
-	if oldDir == nil || newDir == nil || oldDir == f.root && oldName == controlName || newDir == f.root && newName == controlName {
-		return f.control.refuse(in.NodeId)
+	if oldDir == nil || newDir == nil || oldDir == f.root && oldName == control.Name || newDir == f.root && newName == control.Name {
+		return refuse(in.NodeId)
 	}
 	st, statErr := statEntry(oldDir.fd, oldName)
 	i := f.begin(&in.InHeader, opRename)

@@ -7,6 +7,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/channel"
 )
 
 // A FORGET is not sent again when the server that read it has died. So a new server asks, once it has
@@ -40,5 +42,5 @@ func (f *FS) sweep(found []foundInode, stopped func() bool) {
 // known asks the kernel whether it knows an inode: it is told of content of no bytes, which changes
 // nothing and waits for nothing.
 func (f *FS) known(id uint64) bool {
-	return id == fuse.FUSE_ROOT_ID || f.notify(notifyStore, id, 0, 0) != unix.ENOENT
+	return id == fuse.FUSE_ROOT_ID || f.notify(channel.NotifyStore, id, 0, 0) != unix.ENOENT
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/fs/channel"
 )
 
 // InUse says that tables are those of a mount. It returns ErrTables if they are of another version.
@@ -136,7 +137,6 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 	f.inodes.byID, f.inodes.byKey = make(map[uint64]*inode, known), make(map[fileKey]*inode, known)
 	all := make([]*inode, 0, known)
 	f.found = make([]foundInode, 0, known)
-	var controls []*inodeRow
 	t.inodes.each(func(row *inodeRow) {
 		id := row.id.Load()
 		if id == 0 {
@@ -144,7 +144,7 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 		}
 		if row.flags.Load()&flagControl != 0 {
 			used[row.place.Load()] = true
-			controls = append(controls, row)
+			f.keptNodes = append(f.keptNodes, controlMemory{t}.keptNode(row))
 			return
 		}
 		n := &inode{id: id, key: fileKey{row.dev, row.ino}, kind: row.kind, fd: take(&row.fd)}
@@ -165,7 +165,6 @@ func (f *FS) takeInodes(take func(*descriptorPair) int, stored *Stored) {
 		all = append(all, n)
 		f.found = append(f.found, foundInode{id, row.lookups.Load()})
 	})
-	f.control.nodes.takeOver(t, controls)
 	var filling sync.WaitGroup
 	filling.Go(func() {
 		for _, n := range all {
@@ -239,7 +238,7 @@ func (f *FS) takeFiles(take func(*descriptorPair) int) {
 		}
 		fd, bits := take(&row.fd), row.bits.Load()
 		if bits&bitPolled != 0 {
-			f.control.pollers.keep(row)
+			f.keptPolls = append(f.keptPolls, controlMemory{f.tables}.keptPoll(row))
 			return
 		}
 		n := f.inodes.byID[row.node]
@@ -404,7 +403,7 @@ func (f *FS) closeLostBacking() {
 	})
 	for _, id := range given {
 		if !known[id] {
-			_ = closeBacking(f.device, id)
+			_ = channel.CloseBacking(f.device, id)
 		}
 	}
 	// They count up: one more says which were given out since the last that was written down.
@@ -413,13 +412,13 @@ func (f *FS) closeLostBacking() {
 		return
 	}
 	defer unix.Close(probe)
-	next, err := openBacking(f.device, probe)
+	next, err := channel.OpenBacking(f.device, probe)
 	if err != nil {
 		return
 	}
 	for id := f.tables.head.lastBacking.Load() + 1; id <= next; id++ {
 		if !known[id] {
-			_ = closeBacking(f.device, id)
+			_ = channel.CloseBacking(f.device, id)
 		}
 	}
 	f.tables.head.lastBacking.Store(next)

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package control
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// FuzzParseCommand: a command is one of those there are, and names a path without detours.
+// FuzzParseCommand: a command has a known word, and its path is clean.
 func FuzzParseCommand(f *testing.F) {
 	for _, seed := range []string{"release x.lock", "force-release a/b.lock\n", "release ", "release ../../etc/passwd", "release a b\nrelease c",
 		"", " ", "\x00", "compact", "compact now", "log-level debug\n", "log-level"} {
@@ -35,14 +35,15 @@ func FuzzParseCommand(f *testing.F) {
 	})
 }
 
-// TestControlTextIsMadeInPieces: a text is answered a piece at a time, whole if it is read to its end, and made anew for who goes back.
+// TestControlTextIsMadeInPieces: a text is answered piece by piece, is complete if it is read to its end, and is made again
+// for a reader that goes back.
 func TestControlTextIsMadeInPieces(t *testing.T) {
 	var want []byte
 	for i := range 10_000 {
 		want = fmt.Appendf(want, "line %d\n", i)
 	}
 	made := 0
-	text := &controlText{pieces: func(yield func([]byte) bool) {
+	text := &text{pieces: func(yield func([]byte) bool) {
 		for _, line := range bytes.SplitAfter(want, []byte("\n")) {
 			if made += len(line); !yield(line) {
 				return
@@ -69,10 +70,10 @@ func TestControlTextIsMadeInPieces(t *testing.T) {
 	}
 }
 
-// TestControlTextIsReadWithoutGarbage: a million locks are half a GB of text.
+// TestControlTextIsReadWithoutGarbage: the text of a million locks is half a GB.
 func TestControlTextIsReadWithoutGarbage(t *testing.T) {
 	piece := bytes.Repeat([]byte("x"), 500)
-	text := &controlText{pieces: func(yield func([]byte) bool) {
+	text := &text{pieces: func(yield func([]byte) bool) {
 		for yield(piece) {
 		}
 	}}
@@ -82,5 +83,26 @@ func TestControlTextIsReadWithoutGarbage(t *testing.T) {
 	read()
 	if n := testing.AllocsPerRun(1000, read); n > 0 {
 		t.Errorf("%.0f allocations a piece", n)
+	}
+}
+
+// TestNumbersSurviveAnUpgrade: a kernel that was told a node id by an earlier version means the same file.
+func TestNumbersSurviveAnUpgrade(t *testing.T) {
+	was := map[string]uint64{
+		"locks.json": 3, "status": 4, "reclaimed": 5, "ctl": 6, "lock": 7, "wait": 8, "locks": 9, "events": 10, "metrics": 11,
+	}
+	seen := map[uint64]bool{dirID: true}
+	for _, file := range files {
+		if number, ok := was[file.name]; ok && number != file.id {
+			t.Errorf("%s: number %d, not %d", file.name, file.id, number)
+		}
+		if seen[file.id] || !Is(file.id) {
+			t.Errorf("%s: number %d is taken or not reserved", file.name, file.id)
+		}
+		seen[file.id] = true
+		delete(was, file.name)
+	}
+	for name := range was {
+		t.Errorf("%s is gone", name)
 	}
 }

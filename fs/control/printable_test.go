@@ -1,11 +1,11 @@
-package fs
+package control
 
 import (
 	"encoding/json"
 	"testing"
 )
 
-// TestPrintable: what moves a cursor or turns text around is escaped, and JSON says the same as before.
+// TestPrintable: characters that move the cursor or reorder text are escaped, and JSON keeps its meaning.
 func TestPrintable(t *testing.T) {
 	const odd = "a\x1b[2J\u009b31m\u202eb\U000e0041\x7f\xff \"ü\""
 	if got, want := PrintableMessage(odd+"\nline"), `a\x1b[2J\u009b31m\u202eb\U000e0041\x7f\xff "ü"`+"\nline"; got != want {

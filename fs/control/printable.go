@@ -1,4 +1,4 @@
-package fs
+package control
 
 import (
 	"bytes"
@@ -9,10 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// Names and commands are chosen by programs. What is shown of them passes one of the functions here, so that nothing
-// moves a terminal's cursor, changes the order of its text, or adds a line to a table.
+// Programs choose the names of files and of their commands. Such text passes one of these functions before it is shown,
+// so that it cannot move a terminal's cursor, reorder text, or add a line to a table.
 
-// Printable returns a name or another short text, quoted as in Go if it is not printable as it is.
+// Printable returns a short text, such as a name, quoted as in Go if it has unprintable characters.
 func Printable(text string) string {
 	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
 		return quoted
@@ -20,7 +20,7 @@ func Printable(text string) string {
 	return text
 }
 
-// PrintableMessage returns a message, which may have several lines, with escapes as in Go for what is not printable.
+// PrintableMessage returns a message of one or more lines with unprintable characters escaped as in Go.
 func PrintableMessage(text string) string {
 	return escape(text, func(r rune) string {
 		quoted := strconv.QuoteRune(r)
@@ -28,7 +28,7 @@ func PrintableMessage(text string) string {
 	})
 }
 
-// PrintableJSON returns the same JSON with escapes for what is not printable.
+// PrintableJSON returns equivalent JSON with unprintable characters escaped.
 func PrintableJSON(text []byte) []byte {
 	if bytes.IndexFunc(text, unprintable) < 0 {
 		return text
@@ -41,10 +41,10 @@ func PrintableJSON(text []byte) []byte {
 	}))
 }
 
-// unprintable reports whether a rune is to be escaped. Ends of lines stay.
+// unprintable reports whether a rune is to be escaped. Newlines are not.
 func unprintable(r rune) bool { return r != '\n' && !strconv.IsPrint(r) }
 
-// escape replaces the runes of text that are unprintable, and bytes that are none.
+// escape replaces the unprintable runes of a text, and bytes that are not UTF-8.
 func escape(text string, by func(rune) string) string {
 	var escaped strings.Builder
 	for i, r := range text {

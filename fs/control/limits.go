@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package control
 
 import (
 	"os"
@@ -9,21 +9,22 @@ import (
 	"latchfs/lockstore"
 )
 
-// What a user may have only so many of at a time.
+// The things that are limited for each user.
 const (
 	limitEvents  = iota // open streams of events
 	limitWaiting        // readers of wait/NAME
 	limits
 )
 
-// limit counts what each user has.
+// limit counts one of those things for each user.
 type limit struct {
 	mu      sync.Mutex
-	of      map[uint32]int
+	of      map[uint32]int // by uid
 	refused uint64
 }
 
-// take counts one more of a user, or returns ErrTooMany if that has most. Root and the mount's owner are not limited, nobody is if most is 0.
+// take counts one more for a user. It returns ErrTooMany if the user has most already. Root and the mount's owner are
+// not limited; most 0 is no limit for anybody.
 func (l *limit) take(uid uint32, most int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -38,7 +39,7 @@ func (l *limit) take(uid uint32, most int) error {
 	return nil
 }
 
-// give takes one back.
+// give counts one less for a user.
 func (l *limit) give(uid uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -47,13 +48,13 @@ func (l *limit) give(uid uint32) {
 	}
 }
 
-// EventReaders is how many have .latchfs/events open.
-func (f *FS) EventReaders() int { return f.control.events.size() }
+// EventReaders returns the number of open event streams.
+func (d *Dir) EventReaders() int { return d.events.size() }
 
-// LimitRefusals is how often a user was refused more streams of events or waits than it may have.
-func (f *FS) LimitRefusals() (n uint64) {
-	for i := range f.control.limits {
-		l := &f.control.limits[i]
+// LimitRefusals returns how often a user was refused another event stream or wait because of Options.MaxWaitingPerUser.
+func (d *Dir) LimitRefusals() (n uint64) {
+	for i := range d.limits {
+		l := &d.limits[i]
 		l.mu.Lock()
 		n += l.refused
 		l.mu.Unlock()

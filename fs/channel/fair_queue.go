@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package channel
 
 import (
 	"encoding/binary"
@@ -9,28 +9,28 @@ import (
 )
 
 const (
-	// maxQueuedBytes bounds the requests that are read before their turn. The kernel keeps those beyond.
+	// maxQueuedBytes bounds the requests that are read before their turn. The kernel keeps all others.
 	maxQueuedBytes = 16 << 20
-	// turnBuffer is the capacity of the buffers that are used again, in bytes. Requests without data fit.
+	// turnBuffer is the capacity in bytes of the buffers that are reused. Requests without data fit.
 	turnBuffer = 512
 	// maxTurnBuffers bounds the buffers that are kept for later requests.
 	maxTurnBuffers = 1024
 )
 
-// fairQueue is the queue of requests that were read and not yet carried out. The kernel's queue has one order for all
-// users, so one user's ten thousand threads would delay everybody. Here the users are served in turn, each one's
-// requests in the order of their arrival. Requests that the kernel sends on behalf of nobody (the RELEASE of a file,
-// FORGET) have their turn after each user's, so that files are closed as fast as they are opened.
+// fairQueue holds the requests that were read and not yet carried out. The kernel's queue has one order for all users,
+// so one user's ten thousand threads would delay everybody. Here users are served in turn, and the requests of a user in
+// the order of their arrival. RELEASE, which the kernel sends on behalf of no user, has its turn after each user's, so
+// that files are closed as fast as they are opened.
 type fairQueue struct {
-	n atomic.Int32 // how many requests are queued; written under mu
+	n atomic.Int32 // the number of queued requests; written under mu
 
 	mu     sync.Mutex
 	bytes  int
-	users  map[uint32]*fifo // the queues that are not empty
-	order  []uint32         // their users; the first is served next
-	nobody fifo
-	user   bool     // the next turn is a user's
-	spare  [][]byte // buffers of turnBuffer bytes
+	users  map[uint32]*fifo // by uid, the queues that are not empty
+	order  []uint32         // the keys of users; the first is served next
+	nobody fifo             // the requests of no user
+	user   bool             // the next turn is a user's
+	spare  [][]byte         // buffers of turnBuffer bytes
 }
 
 // fifo holds requests in the order of their arrival.
@@ -84,16 +84,16 @@ func (q *fairQueue) add(request []byte) (room bool) {
 	return q.bytes < maxQueuedBytes
 }
 
-// isNobodys reports whether the kernel sends such a request on behalf of no caller.
+// isNobodys reports whether the kernel sends requests of this kind on behalf of no user.
 func isNobodys(request []byte) bool {
 	switch binary.NativeEndian.Uint32(request[opcodeAt:]) {
-	case opcodeForget, opcodeBatchForget, opcodeRelease, opcodeReleaseDir:
+	case opcodeRelease, opcodeReleaseDir:
 		return true
 	}
 	return false
 }
 
-// next takes the request whose turn it is, nil if none is queued. It is given back to done.
+// next removes and returns the request whose turn it is, nil if none is queued. Pass it to done when it is carried out.
 func (q *fairQueue) next() (request []byte) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -118,7 +118,7 @@ func (q *fairQueue) next() (request []byte) {
 	return request
 }
 
-// done takes back the buffer of a request that was carried out.
+// done reuses the buffer of a request that was carried out.
 func (q *fairQueue) done(request []byte) {
 	if cap(request) != turnBuffer {
 		return

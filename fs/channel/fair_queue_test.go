@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package channel
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// requestOf is the header of a request of a user, and a number.
+// requestOf returns the header of a request of a user, with the number n.
 func requestOf(opcode, uid uint32, n uint64) []byte {
 	request := make([]byte, bodyAt)
 	binary.NativeEndian.PutUint32(request[opcodeAt:], opcode)
@@ -28,10 +28,11 @@ func drain(q *fairQueue) (order []string) {
 	return order
 }
 
-// TestUsersHaveTurns: a user with many requests delays another one's by one request each, and nobody's requests are in order.
+// TestUsersHaveTurns: a user with many requests delays each request of another user by one, and each user's requests stay
+// in order.
 func TestUsersHaveTurns(t *testing.T) {
 	var q fairQueue
-	for round := range 3 { // the buffers are used again
+	for round := range 3 { // the buffers are reused
 		for n := range uint64(5) {
 			q.add(requestOf(opcodeLookup, 1000, n))
 		}
@@ -48,7 +49,7 @@ func TestUsersHaveTurns(t *testing.T) {
 	}
 }
 
-// TestFilesAreClosedAsFastAsTheyAreOpened: requests of nobody have their turn after each user's.
+// TestFilesAreClosedAsFastAsTheyAreOpened: RELEASE has its turn after each user's.
 func TestFilesAreClosedAsFastAsTheyAreOpened(t *testing.T) {
 	var q fairQueue
 	for n := range uint64(3) {
@@ -71,7 +72,7 @@ func TestFilesAreClosedAsFastAsTheyAreOpened(t *testing.T) {
 	}
 }
 
-// TestQueueIsBounded: beyond maxQueuedBytes requests stay in the kernel, and a long one comes back whole.
+// TestQueueIsBounded: beyond maxQueuedBytes there is no room, and a long request comes out whole.
 func TestQueueIsBounded(t *testing.T) {
 	var q fairQueue
 	long := append(requestOf(opcodeWrite, 1000, 1), bytes.Repeat([]byte("x"), 1<<20)...)
@@ -83,9 +84,9 @@ func TestQueueIsBounded(t *testing.T) {
 		t.Errorf("%d were added", added)
 	}
 	if request := q.next(); !bytes.Equal(request, long) {
-		t.Error("a request is not what it was")
+		t.Error("the request has changed")
 	}
 	if !q.add(requestOf(opcodeLookup, 0, 0)) {
-		t.Error("there is no room again")
+		t.Error("there is still no room")
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package control
 
 import (
 	"encoding/json"
@@ -9,29 +9,30 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"latchfs/fs/access"
 	"latchfs/lockstore"
 )
 
-// maxEventBytes is how many bytes of events are kept for readers that are behind.
+// maxEventBytes bounds the events that are kept for slow readers, in bytes.
 const maxEventBytes = 1 << 20
 
-// wakeEvery is after how many events readers are woken though there are more to encode.
+// wakeEvery is the number of events after which readers are woken although there are more events to encode.
 const wakeEvery = 64
 
-// eventLog is the last events, encoded once for all who have .latchfs/events open. Each of those has its place in it, and is told
-// how many it lost if that is no longer there. What happens costs the same for any number of readers: a goroutine encodes it
-// and wakes them.
+// eventLog holds the latest events, encoded once for all open streams. Each stream has a position in it; a stream whose
+// position was dropped is told how many events it lost. A lock operation costs the same for any number of readers: a
+// goroutine encodes its event and wakes them.
 type eventLog struct {
-	mu           sync.Mutex // taken within eventStream.mu
+	mu           sync.Mutex // may be locked while eventStream.mu is held
 	lines        []eventLine
-	next         uint64 // the number of the line after the last
-	bytes        int    // of lines
+	next         uint64 // the number of the line after the last one
+	bytes        int    // the total length of lines
 	streams      int
 	subscription *lockstore.Subscription // nil without streams
-	sleeping     map[*eventStream]bool   // those to be woken
+	sleeping     map[*eventStream]bool   // the streams to wake at the next line
 }
 
-// eventLine is an event. It is not changed.
+// eventLine is an encoded event. It is immutable.
 type eventLine struct {
 	of   string // the lock's name; "" if everybody may see it
 	at   time.Time
@@ -40,33 +41,48 @@ type eventLine struct {
 
 // eventStream is an open .latchfs/events.
 type eventStream struct {
-	fs    *FS
-	to    accessor // who opened it
+	dir   *Dir
+	to    access.User // who opened it
 	began time.Time
 
 	mu      sync.Mutex
 	next    uint64              // the number of the next line
-	rest    []byte              // of what was taken, for the next read
-	reading func([]byte, error) // the reader that waits, nil if none does
-	size    int                 // how much it takes, in bytes
-	// polled notifies the kernel that there is something to read; nil if nobody polls. It need not be asked again for that once who
-	// polls was told, so it is notified anew after each read (EPOLLET).
+	rest    []byte              // lines for the next read
+	reading func([]byte, error) // answers the reader that waits; nil if none waits
+	size    int                 // the most that the reader takes, in bytes
+	// polled tells the kernel that there is something to read; nil if nobody polls. The kernel may not ask again after
+	// that, so it is told again after each read (EPOLLET).
 	polled func()
 	armed  bool // polled is to be called
 }
 
-// newEventStream begins one of a user; restarted says that a server which has died opened it.
-func newEventStream(f *FS, to accessor, restarted bool) *eventStream {
-	s := &eventStream{fs: f, to: to, began: time.Now()}
-	s.next = f.control.events.open(f.locks)
+// openStream opens the stream of a file handle for a user. Restarted says that the handle was opened by a server that
+// has died.
+func (d *Dir) openStream(fh uint64, to access.User, restarted bool) (*eventStream, error) {
+	if err := d.limits[limitEvents].take(to.UID, d.host.MaxWaitingPerUser); err != nil {
+		return nil, err
+	}
+	s := &eventStream{dir: d, to: to, began: time.Now()}
+	s.next = d.events.open(d.host.Locks)
 	if restarted {
 		s.rest = encodeEvent(EventInfo{Time: s.began, Event: "restarted"})
 	}
-	return s
+	d.open.add(fh, s)
+	return s, nil
 }
 
-// open counts a stream, which begins at the line that is returned.
-func (l *eventLog) open(locks *lockstore.Store) (next uint64) {
+// stream returns the stream of a file handle. If a dead server opened the handle, it opens the stream again.
+func (d *Dir) stream(in *fuse.InHeader, fh uint64) (*eventStream, error) {
+	d.beginning.Lock()
+	defer d.beginning.Unlock()
+	if s, ok := d.open.get(fh).(*eventStream); ok {
+		return s, nil
+	}
+	return d.openStream(fh, d.opened(in, fh), true)
+}
+
+// open counts a stream and returns the number of its first line.
+func (l *eventLog) open(locks Locks) (next uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.streams++; l.streams == 1 {
@@ -76,7 +92,7 @@ func (l *eventLog) open(locks *lockstore.Store) (next uint64) {
 	return l.next
 }
 
-// close takes a stream back.
+// close counts a stream no more.
 func (l *eventLog) close(s *eventStream) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -87,16 +103,16 @@ func (l *eventLog) close(s *eventStream) {
 	}
 }
 
-// size is how many streams there are.
+// size returns the number of open streams.
 func (l *eventLog) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.streams
 }
 
-// follow adds what happens.
+// follow adds the events of a subscription until it is closed.
 func (l *eventLog) follow(from *lockstore.Subscription) {
-	told, n := uint64(0), 0
+	reported, n := uint64(0), 0
 	for e := range from.Events {
 		l.add(from, eventLine{e.Lock.Name, e.Time, encodeEvent(EventInfo{
 			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind), Generation: e.Lock.Generation,
@@ -105,9 +121,9 @@ func (l *eventLog) follow(from *lockstore.Subscription) {
 		if n++; len(from.Events) > 0 && n%wakeEvery != 0 {
 			continue
 		}
-		if lost := from.Lost(); lost > told {
-			l.add(from, lostEvents(lost-told))
-			told = lost
+		if lost := from.Lost(); lost > reported {
+			l.add(from, lostEvents(lost-reported))
+			reported = lost
 		}
 		l.wake()
 	}
@@ -116,7 +132,7 @@ func (l *eventLog) follow(from *lockstore.Subscription) {
 func encodeEvent(e EventInfo) []byte {
 	line, err := json.Marshal(e)
 	if err != nil {
-		return nil // it is made of strings and numbers
+		return nil // cannot happen: it has strings, numbers and times
 	}
 	return append(PrintableJSON(line), '\n')
 }
@@ -126,7 +142,7 @@ func lostEvents(n uint64) eventLine {
 	return eventLine{at: now, text: encodeEvent(EventInfo{Time: now, Event: "lost", Lost: n})}
 }
 
-// add adds what came from a subscription, unless that is over.
+// add adds a line of a subscription, unless the subscription is closed.
 func (l *eventLog) add(from *lockstore.Subscription, line eventLine) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -140,7 +156,7 @@ func (l *eventLog) add(from *lockstore.Subscription, line eventLine) {
 	}
 }
 
-// from are the lines there are from a number on, after so many that are not there any more.
+// from returns the lines from a number on, and how many of them were dropped.
 func (l *eventLog) from(next uint64) (lines []eventLine, lost uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -151,7 +167,7 @@ func (l *eventLog) from(next uint64) (lines []eventLine, lost uint64) {
 	return l.lines[next-first:], 0
 }
 
-// sleep has a stream woken when there is a line of a number; false is that there is.
+// sleep arranges for a stream to be woken at the line with a number. It reports false if that line is already there.
 func (l *eventLog) sleep(s *eventStream, next uint64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -175,9 +191,9 @@ func (l *eventLog) wake() {
 	}
 }
 
-// fill has rest be n bytes of what the user may see, if there is as much; mu is held.
+// fill moves lines that the user may see to rest, until it has n bytes or there are no more lines. The caller holds mu.
 func (s *eventStream) fill(n int) {
-	lines, lost := s.fs.control.events.from(s.next)
+	lines, lost := s.dir.events.from(s.next)
 	if s.next += lost; lost > 0 {
 		s.rest = append(s.rest, lostEvents(lost).text...)
 	}
@@ -186,13 +202,13 @@ func (s *eventStream) fill(n int) {
 			break
 		}
 		s.next++
-		if !line.at.Before(s.began) && (line.of == "" || s.fs.sees(s.to, line.of, listsIt)) {
+		if !line.at.Before(s.began) && (line.of == "" || s.dir.host.Access.Lists(s.to, line.of)) {
 			s.rest = append(s.rest, line.text...)
 		}
 	}
 }
 
-// take takes up to n bytes of rest; mu is held.
+// take removes and returns up to n bytes of rest. The caller holds mu.
 func (s *eventStream) take(n int) []byte {
 	n = min(n, len(s.rest))
 	text := append([]byte(nil), s.rest[:n]...)
@@ -202,13 +218,13 @@ func (s *eventStream) take(n int) []byte {
 	return text
 }
 
-// answer answers the reader that waits and notifies who polls, if there is anything.
+// answer answers the reader that waits and notifies the kernel, if there is anything to read.
 func (s *eventStream) answer() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for s.reading != nil || s.armed {
 		if s.fill(max(s.size, 1)); len(s.rest) == 0 {
-			if s.fs.control.events.sleep(s, s.next) {
+			if s.dir.events.sleep(s, s.next) {
 				return
 			}
 			continue
@@ -224,7 +240,7 @@ func (s *eventStream) answer() {
 	}
 }
 
-// poll reports whether there is anything to read. If not, notify is called when there is.
+// poll reports whether there is anything to read. If not, notify is called as soon as there is.
 func (s *eventStream) poll(notify func()) (ready bool) {
 	s.mu.Lock()
 	s.fill(1)
@@ -233,11 +249,11 @@ func (s *eventStream) poll(notify func()) (ready bool) {
 		s.polled, s.armed = notify, !ready
 	}
 	s.mu.Unlock()
-	s.answer() // something may have happened meanwhile
+	s.answer() // a line may have been added since fill
 	return ready
 }
 
-// read answers with what is there, or what comes next.
+// read answers with the lines that are there, or else with the next ones.
 func (s *eventStream) read(in *fuse.ReadIn, reply func([]byte, error)) (cancel func()) {
 	s.mu.Lock()
 	if s.reading != nil { // another thread reads the same open file
@@ -261,6 +277,6 @@ func (s *eventStream) interrupt() {
 }
 
 func (s *eventStream) close() {
-	s.fs.control.events.close(s)
-	s.fs.control.limits[limitEvents].give(s.to.uid)
+	s.dir.events.close(s)
+	s.dir.limits[limitEvents].give(s.to.UID)
 }
