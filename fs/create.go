@@ -298,8 +298,8 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return f.control.refuse(in.NodeId)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opTmpfile, crashBefore)
-	defer crashAt(opTmpfile, crashReply)
+	// failpoint: crashAt("tmpfile before")
+	// failpoint: defer crashAt("tmpfile reply")
 	if err := f.mayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}

@@ -37,7 +37,7 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		return status(unix.ESTALE)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opOpenDir, crashBefore)
+	// failpoint: crashAt("opendir before")
 	if err := f.mayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}
@@ -53,7 +53,7 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	out.Fh = f.nextHandle()
 	f.dirs.add(out.Fh, d)
 	d.row.id.Store(out.Fh)
-	crashAt(opOpenDir, crashReply)
+	// failpoint: crashAt("opendir reply")
 	return fuse.OK
 }
 
@@ -102,8 +102,8 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		return f.control.readDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
 	}
 	f.undo(&in.InHeader)
-	crashAt(opReadDirPlus, crashBefore)
-	defer crashAt(opReadDirPlus, crashReply)
+	// failpoint: crashAt("readdirplus before")
+	// failpoint: defer crashAt("readdirplus reply")
 	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) (added, full bool) {
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {

@@ -20,8 +20,8 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		return status(unix.ESTALE)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opOpen, crashBefore)
-	defer crashAt(opOpen, crashReply)
+	// failpoint: crashAt("open before")
+	// failpoint: defer crashAt("open reply")
 	if err := f.mayOpen(&in.InHeader, n.lockNamed()); err != nil {
 		return status(err)
 	}
@@ -87,7 +87,7 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if h == nil {
 		return // a dead server did it
 	}
-	crashAt(opRelease, crashBefore)
+	// failpoint: crashAt("release before")
 	// The row goes last, so that what is not done is done when the request comes again.
 	if h.descriptor != nil && h.row.bits.Load()&bitClosing == 0 {
 		bits := uint32(bitClosing)
@@ -101,11 +101,11 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		h.row.bits.Or(bitReleased)
 		f.closed(h)
 	}
-	crashAt(opRelease, crashAfter)
+	// failpoint: crashAt("release after")
 	f.closedLock(h)
 	f.removeFile(in.Fh, h)
 	f.descriptors.give(h.user)
-	crashAt(opRelease, crashReply)
+	// failpoint: crashAt("release reply")
 }
 
 // releasedBy says that the RELEASE of a handle is not that of a lock which somebody else than a thread made: then
@@ -225,9 +225,9 @@ func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, e
 		}
 	}
 	i.written(&in.InHeader)
-	i.crash(crashBefore)
+	// failpoint: crashAt(operationNames[i.row.op] + " before")
 	n, err = pwrite(fd, data, in.Offset)
-	i.crash(crashAfter)
+	// failpoint: crashAt(operationNames[i.row.op] + " after")
 	i.finish(max(n, 0), err)
 	return n, err
 }

@@ -74,13 +74,6 @@ const (
 	opSetXattr
 	opRemoveXattr
 	opControl
-	// Those that may.
-	opLookup
-	opOpen
-	opOpenDir
-	opReadDirPlus
-	opTmpfile
-	opRelease
 )
 
 // intent is what is known of a request in hand.
@@ -161,12 +154,12 @@ func (i intent) once(do func() error, happened func(err error) bool) error {
 	if _, err, ok := i.finished(); ok {
 		return err
 	}
-	i.crash(crashBefore)
+	// failpoint: crashAt(operationNames[i.row.op] + " before")
 	err := do()
 	if i.again && err != nil && happened(err) {
 		err = nil
 	}
-	i.crash(crashAfter)
+	// failpoint: crashAt(operationNames[i.row.op] + " after")
 	i.finish(0, err)
 	return err
 }
@@ -179,7 +172,7 @@ func (i intent) finish(n int, err error) {
 	}
 	i.row.result.Store(result)
 	i.row.state.Store(intentDone)
-	i.crash(crashReply)
+	// failpoint: crashAt(operationNames[i.row.op] + " reply")
 }
 
 // over tells that what follows from it is recorded too; one that was refused is forgotten.
@@ -190,8 +183,6 @@ func (i intent) over() {
 	}
 	i.row.state.Store(intentOver)
 }
-
-func (i intent) crash(point crashPoint) { crashAt(i.row.op, point) }
 
 func never(error) bool { return false }
 

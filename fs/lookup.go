@@ -17,8 +17,8 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 		return status(unix.ESTALE)
 	}
 	f.undo(in)
-	crashAt(opLookup, crashBefore)
-	defer crashAt(opLookup, crashReply)
+	// failpoint: crashAt("lookup before")
+	// failpoint: defer crashAt("lookup reply")
 	return status(f.lookup(dir, name, in, out))
 }
 
