@@ -22,6 +22,12 @@ const settledTime = time.Second
 // settled says so of a status change time, in ns of Unix time.
 func settled(changed int64) bool { return time.Now().UnixNano()-changed >= int64(settledTime) }
 
+// cacheLifetime is how long the kernel may answer for entries and attributes itself. All
+// changes but those made beneath the mount pass through it. Attributes of a lock are not
+// cached: a program that looks with stat(2) before it creates must not see a lock
+// between its holder's death and its reap.
+const cacheLifetime = time.Second
+
 // aclAbsence remembers that a file has no access ACL. The kernel forgets what it knows of it
 // at every READDIRPLUS, so that ls -l asks for each file again; to look beneath through
 // /proc is a quarter of what such a request costs. An ACL is not set without a new status

@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -37,7 +38,7 @@ const (
 const controlDynamic = 1 << 62
 
 func isControl(id uint64) bool {
-	return id >= controlDir && id < firstNodeID || id&controlDynamic != 0
+	return id >= controlDir && id < handover.FirstNodeID || id&controlDynamic != 0
 }
 
 // controlFile is an entry of the control directory.

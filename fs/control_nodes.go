@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -21,10 +22,10 @@ type controlNode struct {
 	tree uint64 // controlLock or controlWait
 	path string // in the mount
 	mode uint32
-	row  *inodeRow // what outlives the server
+	row  *handover.InodeRow // what outlives the server
 }
 
-// controlNodes are those the kernel knows. Their rows are among those of inodes, with flagControl; their
+// controlNodes are those the kernel knows. Their rows are among those of inodes, with handover.FlagControl; their
 // kind is the whole mode.
 type controlNodes struct {
 	mu     sync.RWMutex
@@ -54,57 +55,57 @@ func (cs *controlNodes) add(n *controlNode) {
 }
 
 // find counts a lookup of the node of a path, in the directory of a node id, for a request.
-func (cs *controlNodes) find(t *tables, dir uint64, at controlPath, mode uint32, unique uint64) *controlNode {
+func (cs *controlNodes) find(t *handover.Tables, dir uint64, at controlPath, mode uint32, unique uint64) *controlNode {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	n := cs.byPath[at]
 	if n != nil && n.mode == mode {
-		n.row.lookups.Add(1)
-		t.counted(unique, n.id)
+		n.row.Lookups.Add(1)
+		t.CountLookup(unique&^uniqueResent, n.id)
 		return n
 	}
-	text := t.addText(dir, []byte(path.Base(at.path)))
+	text := t.AddText(dir, []byte(path.Base(at.path)))
 	if text == 0 {
 		return nil
 	}
-	n = &controlNode{id: controlDynamic | t.head.nextNode.Add(1) - 1, tree: at.tree, path: at.path, mode: mode, row: t.inodes.take()}
-	n.row.kind = mode
-	n.row.flags.Store(flagControl)
-	n.row.place.Store(text)
-	n.row.lookups.Store(1)
-	n.row.id.Store(n.id)
-	t.counted(unique, n.id)
+	n = &controlNode{id: controlDynamic | t.Head.NextNode.Add(1) - 1, tree: at.tree, path: at.path, mode: mode, row: t.Inodes.Take()}
+	n.row.Kind = mode
+	n.row.Flags.Store(handover.FlagControl)
+	n.row.Place.Store(text)
+	n.row.Lookups.Store(1)
+	n.row.ID.Store(n.id)
+	t.CountLookup(unique&^uniqueResent, n.id)
 	cs.add(n)
 	return n
 }
 
 // takeOver takes the nodes over whose rows a dead server wrote.
-func (cs *controlNodes) takeOver(t *tables, rows []*inodeRow) {
-	byID := make(map[uint64]*inodeRow)
+func (cs *controlNodes) takeOver(t *handover.Tables, rows []*handover.InodeRow) {
+	byID := make(map[uint64]*handover.InodeRow)
 	for _, row := range rows {
-		byID[row.id.Load()] = row
+		byID[row.ID.Load()] = row
 	}
 	for id, row := range byID {
-		dir, name := t.text(row.place.Load())
+		dir, name := t.Text(row.Place.Load())
 		at := string(name)
 		for byID[dir] != nil {
-			dir, name = t.text(byID[dir].place.Load())
+			dir, name = t.Text(byID[dir].Place.Load())
 			at = path.Join(string(name), at)
 		}
-		cs.add(&controlNode{id: id, tree: dir, path: at, mode: row.kind, row: row})
+		cs.add(&controlNode{id: id, tree: dir, path: at, mode: row.Kind, row: row})
 	}
 }
 
-func (cs *controlNodes) forget(t *tables, id, count uint64) {
+func (cs *controlNodes) forget(t *handover.Tables, id, count uint64) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	n := cs.byID[id]
 	if n == nil {
 		return
 	}
-	left := n.row.lookups.Load()
+	left := n.row.Lookups.Load()
 	left -= min(count, left)
-	n.row.lookups.Store(left)
+	n.row.Lookups.Store(left)
 	if left > 0 {
 		return
 	}
@@ -112,9 +113,9 @@ func (cs *controlNodes) forget(t *tables, id, count uint64) {
 	if at := (controlPath{n.tree, n.path}); cs.byPath[at] == n {
 		delete(cs.byPath, at)
 	}
-	n.row.id.Store(0)
-	t.dropText(n.row.place.Load())
-	t.inodes.give(n.row)
+	n.row.ID.Store(0)
+	t.DropText(n.row.Place.Load())
+	t.Inodes.Give(n.row)
 }
 
 // place is which tree a directory of it is in, and its path in the mount; tree 0 if it is none.

@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -78,29 +79,29 @@ func (c *control) poll(in *pollIn) (ready uint32, code fuse.Status) {
 // pollers are the rows of what is polled, by file handle, so that a later server can have the kernel ask again.
 type pollers struct {
 	mu   sync.Mutex
-	rows map[uint64]*handleRow
+	rows map[uint64]*handover.HandleRow
 }
 
 // add writes down by which number the kernel knows the pollers of a handle.
-func (p *pollers) add(t *tables, fh, kh uint64) {
+func (p *pollers) add(t *handover.Tables, fh, kh uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.rows[fh] != nil {
 		return
 	}
-	row := t.handles.take()
-	row.node = kh
-	row.bits.Store(bitPolled)
-	row.id.Store(fh)
+	row := t.Handles.Take()
+	row.Node = kh
+	row.Bits.Store(handover.BitPolled)
+	row.ID.Store(fh)
 	p.keep(row)
 }
 
 // keep takes a row over; mu is held, or nothing is served yet.
-func (p *pollers) keep(row *handleRow) {
+func (p *pollers) keep(row *handover.HandleRow) {
 	if p.rows == nil {
-		p.rows = make(map[uint64]*handleRow)
+		p.rows = make(map[uint64]*handover.HandleRow)
 	}
-	p.rows[row.id.Load()] = row
+	p.rows[row.ID.Load()] = row
 }
 
 // has reports whether a handle is polled, or was when another server died.
@@ -110,13 +111,13 @@ func (p *pollers) has(fh uint64) bool {
 	return p.rows[fh] != nil
 }
 
-func (p *pollers) remove(t *tables, fh uint64) {
+func (p *pollers) remove(t *handover.Tables, fh uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if row := p.rows[fh]; row != nil {
 		delete(p.rows, fh)
-		row.id.Store(0)
-		t.handles.give(row)
+		row.ID.Store(0)
+		t.Handles.Give(row)
 	}
 }
 
@@ -125,7 +126,7 @@ func (p *pollers) again(f *FS) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, row := range p.rows {
-		_ = f.notify(notifyPoll, row.node)
+		_ = f.notify(notifyPoll, row.Node)
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/mountpoint"
 )
 
 // Requests are read and answered here, and taken apart by go-fuse in between (fuse.ProtocolServer) but for the most frequent: its own
@@ -125,7 +127,7 @@ func (d *device) newReader(in []byte) *reader {
 // a page is not, a server that is killed while it reads fails the request, since the kernel cannot bring the page in
 // for a process that is ending, and answers EIO (fuse_dev_do_read).
 func newBuffer(populate int) []byte {
-	b, err := unix.Mmap(-1, 0, maxWrite+headSpace, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|populate)
+	b, err := unix.Mmap(-1, 0, mountpoint.MaxRequest+headSpace, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|populate)
 	if err != nil {
 		panic(fmt.Sprintf("no memory for requests: %v", err))
 	}

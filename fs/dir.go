@@ -3,24 +3,13 @@
 package fs
 
 import (
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/handover"
 )
-
-// dirHandle is a directory the kernel has open.
-type dirHandle struct {
-	node *inode
-	row  *handleRow // what outlives the server
-
-	mu      sync.Mutex // guards the fields below
-	fd      int
-	buffer  []byte
-	pending []byte // what getdents(2) gave and was not passed on
-	next    uint64 // the offset of the first entry in pending
-}
 
 const direntBuffer = 32 << 10
 
@@ -46,31 +35,19 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		f.descriptors.give(in.Uid)
 		return status(err)
 	}
-	d := &dirHandle{node: n, fd: fd, row: f.tables.handles.take()}
-	d.row.node, d.row.unique, d.row.user = n.id, in.Unique&^uniqueResent, in.Uid
-	d.row.bits.Store(bitDirectory)
-	f.tables.set(&d.row.fd, fd)
+	d := &dirHandle{node: n, fd: fd, row: f.tables.Handles.Take()}
+	d.row.Node, d.row.Unique, d.row.User = n.id, in.Unique&^uniqueResent, in.Uid
+	d.row.Bits.Store(handover.BitDirectory)
+	f.tables.Set(&d.row.FD, fd)
 	out.Fh = f.nextHandle()
 	f.dirs.add(out.Fh, d)
-	d.row.id.Store(out.Fh)
+	d.row.ID.Store(out.Fh)
 	// failpoint: crashAt("opendir reply")
 	return fuse.OK
 }
 
 // ReleaseDir implements fuse.RawFileSystem.
 func (f *FS) ReleaseDir(in *fuse.ReleaseIn) { f.removeDir(in.Fh) }
-
-func (f *FS) removeDir(id uint64) {
-	if d := f.dirs.remove(id); d != nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		user := d.row.user
-		d.row.id.Store(0)
-		unix.Close(d.fd)
-		f.tables.handles.give(d.row)
-		f.descriptors.give(user)
-	}
-}
 
 // FsyncDir implements fuse.RawFileSystem.
 func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {

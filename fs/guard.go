@@ -23,7 +23,7 @@ const ExitPanicked = 43
 // do carries a request out.
 func (g guard) do(in *fuse.InHeader, request func() fuse.Status) (code fuse.Status) {
 	unique := in.Unique &^ uniqueResent
-	if g.tables.head.poison.Load() == unique {
+	if g.tables.Head.Poison.Load() == unique {
 		return status(unix.EIO)
 	}
 	defer func() {
@@ -39,7 +39,7 @@ func (g guard) panicked(unique uint64, problem any) {
 	g.log.WithField("stack", string(debug.Stack())).WithField("panic", fmt.Sprint(problem)).
 		Error("a request met a defect of latchfs and is answered EIO; please report this")
 	if g.Outlives() {
-		g.tables.head.poison.Store(unique)
+		g.tables.Head.Poison.Store(unique)
 		os.Exit(ExitPanicked)
 	}
 }

@@ -26,7 +26,7 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	if f.isLockName(name) {
 		if f.notifier.calls(in) {
-			return f.notifier.lookup(dir, name, in, out)
+			return f.lookupTombstone(dir, name, in, out)
 		}
 		return f.lookupLock(dir, name, in, out)
 	}
@@ -76,7 +76,8 @@ func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*inode, unix.Stat_t, 
 		}
 	}
 	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
-	f.initialScan.take(n)
+	f.judgments.give(n)
+	f.absentACLs.give(n)
 	return n, st, nil
 }
 

@@ -4,8 +4,10 @@ package fs
 
 import (
 	"sync"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // opens is how an inode is open now. The kernel refuses to mix opens that go through the
@@ -20,6 +22,20 @@ type opens struct {
 	backingID   int32 // registered while passthrough > 0
 }
 
+// took counts a handle that another server opened.
+func (o *opens) took(h *handle, backing int32) {
+	switch {
+	case h.direct:
+		o.direct++
+	case !h.passthrough:
+		o.cached++
+	}
+	if h.passthrough {
+		o.passthrough++
+		o.backingID = backing
+	}
+}
+
 // any says whether there are any.
 func (o *opens) any() bool {
 	o.mu.Lock()
@@ -29,7 +45,7 @@ func (o *opens) any() bool {
 
 // directOpen opens n without the page cache. While n is open with passthrough this open has to be that
 // too, and says so; its reads and writes come by here all the same (fuse_file_read_iter).
-func (f *FS) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
+func (f *Directory) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 	o := &n.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -45,7 +61,7 @@ func (f *FS) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 }
 
 // passthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
-func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
+func (f *Directory) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 	o := &n.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -81,7 +97,7 @@ func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 
 // cachedOpen opens n through the page cache, unless it is open with passthrough already:
 // then it has to be that. It says which.
-func (f *FS) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
+func (f *Directory) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 	o := &n.opens
 	o.mu.Lock()
 	if o.passthrough == 0 {
@@ -94,7 +110,7 @@ func (f *FS) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 }
 
 // closed takes the open of a handle back.
-func (f *FS) closed(h *handle) {
+func (f *Directory) closed(h *handle) {
 	o := &h.node.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -112,4 +128,27 @@ func (f *FS) closed(h *handle) {
 		_ = closeBacking(f.device, o.backingID)
 		o.backingID = 0
 	}
+}
+
+// Passthrough registrations, of linux/fuse.h.
+const (
+	iocBackingOpen  = 0x4010e501 // FUSE_DEV_IOC_BACKING_OPEN
+	iocBackingClose = 0x4004e502 // FUSE_DEV_IOC_BACKING_CLOSE
+)
+
+func openBacking(device, fd int) (id int32, err error) {
+	request := fuse.BackingMap{Fd: int32(fd)}
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(device), iocBackingOpen, uintptr(unsafe.Pointer(&request)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int32(n), nil
+}
+
+func closeBacking(device int, id int32) error {
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(device), iocBackingClose, uintptr(unsafe.Pointer(&id)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }

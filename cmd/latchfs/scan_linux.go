@@ -14,6 +14,7 @@ import (
 
 	"latchfs/bootid"
 	latch "latchfs/fs"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
@@ -151,11 +152,15 @@ func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard) // nothing is served
-	served, err := latch.New(latch.Options{Backing: backing, Callers: host, Log: log})
+	tables, err := handover.Open(nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &unmountedFiles{Files: served.LockFiles(), host: host}, served.Close, nil
+	directory, err := latch.OpenDirectory(latch.DirectoryOptions{Tables: tables, Backing: backing, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &unmountedFiles{Files: directory.LockFiles(), host: host}, directory.Close, nil
 }
 
 type unmountedFiles struct {
