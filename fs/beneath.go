@@ -171,11 +171,11 @@ func (l lockFiles) takeAway(name string, do func() error) error {
 		l.dir.forgetAttributes(n)
 	}
 	if l.dir.reapedFile != nil {
-		t := Tombstone{Directory: file.Type == lockstore.Directory}
+		node := uint64(0)
 		if n != nil {
-			t.Node = n.id
+			node = n.id
 		}
-		l.dir.reapedFile(name, t)
+		l.dir.reapedFile(name, node, file.Type == lockstore.Directory)
 	}
 	return nil
 }

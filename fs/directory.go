@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/fs/handover"
+	"latchfs/fs/lockname"
 	"latchfs/lockstore"
 )
 
@@ -28,9 +29,10 @@ type DirectoryOptions struct {
 	// Storable says that the keeper may die too, and with it all descriptors but those of Stored.
 	Storable bool
 	// LockPatterns say which names are locks.
-	LockPatterns Patterns
-	// Reaped is told of each file that the store removes, by its path in the mount. It may be nil.
-	Reaped func(path string, tombstone Tombstone)
+	LockPatterns lockname.Patterns
+	// Reaped is told of each file that the store removes: its path in the mount, its node id, or 0 if the kernel does
+	// not know it, and whether it is a directory. It may be nil.
+	Reaped func(path string, node uint64, directory bool)
 	// Log receives what happens to the directory as a whole.
 	Log logrus.FieldLogger
 }
@@ -53,8 +55,8 @@ type Directory struct {
 	inodes       *inodes
 	files        handles[*handle]
 	dirs         handles[*dirHandle]
-	lockPatterns Patterns
-	reapedFile   func(path string, tombstone Tombstone)
+	lockPatterns lockname.Patterns
+	reapedFile   func(path string, node uint64, directory bool)
 	log          logrus.FieldLogger
 	byHandle     int // the descriptor by which files are opened by handle, -1 if that is impossible
 	descriptors  descriptors

@@ -18,9 +18,6 @@ import (
 // before (EEXIST, ENOENT), that is no error: the kernel holds the directories or the file from before the request came
 // the first time (inode_lock), so no other process in the mount can have done it.
 
-// uniqueResent is set in the number of a request that was sent before (FUSE_UNIQUE_RESEND).
-const uniqueResent = 1 << 63
-
 // The requests that must not be carried out twice. Their numbers are in the tables: they never change.
 const (
 	opCreate handover.Operation = iota + 1

@@ -25,7 +25,7 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 // lookup finds the entry name of dir, counts the lookup and fills out.
 func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	if f.isLockName(name) {
-		if f.notifier.calls(in) {
+		if f.isUnlinker(in) {
 			return f.lookupTombstone(dir, name, in, out)
 		}
 		return f.lookupLock(dir, name, in, out)

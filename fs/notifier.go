@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
 
 	"latchfs/fs/handover"
@@ -63,7 +62,7 @@ func NewNotifier(tables *handover.Tables, log logrus.FieldLogger, start func() (
 }
 
 // Announce has watchers told that the file at a path was removed.
-func (n *Notifier) Announce(path string, t Tombstone) {
+func (n *Notifier) Announce(path string, node uint64, directory bool) {
 	if n.start == nil {
 		return
 	}
@@ -72,7 +71,7 @@ func (n *Notifier) Announce(path string, t Tombstone) {
 	// The path is queued again even if it is queued: the earlier one may be in work.
 	select {
 	case n.queue <- path:
-		n.tombstones[path] = &t
+		n.tombstones[path] = &Tombstone{node, directory}
 	default: // the queue is full
 	}
 }
@@ -143,8 +142,8 @@ func (n *Notifier) announceAll(process Unlinker, path string, stop <-chan struct
 	}
 }
 
-// calls reports whether a request is from the unlinker, or from the unlinker of a dead server. The latter then meets
-// the state that it would have met before.
-func (n *Notifier) calls(in *fuse.InHeader) bool {
-	return in.Pid != 0 && (in.Pid == n.thread.Load() || in.Unique&uniqueResent != 0 && uint64(in.Pid) == n.tables.Head.Notifier.Load())
+// calls reports whether a request is from the unlinker: it is made by the thread tid, and may be resent. A resent one
+// can be from the unlinker of a dead server, which then meets the state that it would have met before.
+func (n *Notifier) calls(tid uint32, resent bool) bool {
+	return tid != 0 && (tid == n.thread.Load() || resent && uint64(tid) == n.tables.Head.Notifier.Load())
 }

@@ -24,10 +24,16 @@ const (
 	notifyPrune = 9
 )
 
+// uniqueResent is set in the number of a request that the kernel sends again (FUSE_UNIQUE_RESEND).
+const uniqueResent = 1 << 63
+
+// headerSize is the size in bytes of struct fuse_out_header.
+const headerSize = 16
+
 // notify sends the kernel a notification: struct fuse_out_header of fuse(4), in which the code takes the place of
 // an error and no request is answered, and what follows it.
 func (f *Directory) notify(code uint32, body ...uint64) error {
-	message := make([]byte, outHeaderSize, outHeaderSize+8*len(body))
+	message := make([]byte, headerSize, headerSize+8*len(body))
 	for _, word := range body {
 		message = binary.NativeEndian.AppendUint64(message, word)
 	}

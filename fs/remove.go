@@ -24,7 +24,7 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	if dir == nil || dir == f.root && name == controlName {
 		return f.control.refuse(in.NodeId)
 	}
-	if f.notifier.calls(in) {
+	if f.isUnlinker(in) {
 		return status(f.removeTombstone(dir, name))
 	}
 	if err := f.admitWithin(dir, in); err != nil {

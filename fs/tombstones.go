@@ -9,6 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// isUnlinker reports whether a request is from the process of the inotify notifier.
+func (f *FS) isUnlinker(in *fuse.InHeader) bool {
+	return f.notifier.calls(in.Pid, in.Unique&uniqueResent != 0)
+}
+
 // lookupTombstone shows the notifier's process the tombstone of a name, if no file is there.
 func (f *FS) lookupTombstone(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	nameLock := f.enter(dir, name)

@@ -17,6 +17,7 @@ import (
 	"latchfs/bootid"
 	latch "latchfs/fs"
 	"latchfs/fs/handover"
+	"latchfs/fs/lockname"
 	"latchfs/fs/mountpoint"
 	"latchfs/lockstore"
 )
@@ -97,7 +98,7 @@ func (f mountFlags) check() error {
 	if err := notNegative("max-waiting-per-user", f.MaxWaiting); err != nil {
 		return err
 	}
-	if _, err := latch.ParsePatterns(f.LockPatterns); err != nil {
+	if _, err := lockname.Parse(f.LockPatterns); err != nil {
 		return usageError{err}
 	}
 	return nil
@@ -150,7 +151,7 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 			m.close()
 		}
 	}()
-	patterns, err := latch.ParsePatterns(flags.LockPatterns)
+	patterns, err := lockname.Parse(flags.LockPatterns)
 	if err != nil {
 		return nil, err
 	}

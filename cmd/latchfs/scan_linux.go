@@ -15,6 +15,7 @@ import (
 	"latchfs/bootid"
 	latch "latchfs/fs"
 	"latchfs/fs/handover"
+	"latchfs/fs/lockname"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
@@ -56,7 +57,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	if err := notNegative("stale-after", flags.staleAfter); err != nil {
 		return err
 	}
-	patterns, err := latch.ParsePatterns(flags.patterns)
+	patterns, err := lockname.Parse(flags.patterns)
 	if err != nil {
 		return usageError{err}
 	}
