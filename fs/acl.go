@@ -25,6 +25,11 @@ const distinctAfter = time.Second
 // distinct reports whether any later change of a file has another status change time than changed, in ns of Unix time.
 func distinct(changed int64) bool { return time.Now().UnixNano()-changed >= int64(distinctAfter) }
 
+// cacheLifetime is how long the kernel may cache entries and attributes. All changes but those made beneath the mount
+// pass through the kernel's cache. Attributes of a lock are not cached: a program that calls stat(2) before it creates
+// a lock must not see one between its holder's death and its reap.
+const cacheLifetime = time.Second
+
 // aclAbsence remembers that a file has no access ACL. The kernel forgets this at every READDIRPLUS, so that ls -l asks
 // for each file again; reading the ACL of the backing file through /proc is a quarter of the cost of such a request.
 // Setting an ACL changes the status change time.

@@ -8,15 +8,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
-	"latchfs/fs/channel"
 	"latchfs/lockstore"
 )
-
-// cacheLifetime is how long the kernel may answer for entries and attributes itself. All
-// changes but those made beneath the mount pass through it. Attributes of a lock are not
-// cached: a program that looks with stat(2) before it creates must not see a lock
-// between its holder's death and its reap.
-const cacheLifetime = time.Second
 
 // createLifetime is for the attributes of a lock that was just made: the kernel would
 // ask for them again before open(2) returns (may_open).
@@ -33,16 +26,6 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 		// The kernel's 32-bit device number, which holds any that mknod(2) makes.
 		Rdev:    uint32(unix.Major(st.Rdev)<<8 | unix.Minor(st.Rdev)&0xff | unix.Minor(st.Rdev)&^0xff<<12),
 		Blksize: uint32(st.Blksize),
-	}
-}
-
-// forgetAttributes makes the kernel ask for those of n again. That waits for nothing, as no pages
-// are concerned.
-func (f *FS) forgetAttributes(n *inode) {
-	if f.served.Load() != nil { // nothing is cached before
-		// It answers ENOENT if the kernel has forgotten n meanwhile.
-		const noOffset = ^uint64(0)
-		_ = f.notify(channel.NotifyInvalInode, n.id, noOffset, 0)
 	}
 }
 

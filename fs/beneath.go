@@ -16,12 +16,12 @@ import (
 )
 
 // lockFiles is the directory beneath as the store sees it.
-type lockFiles struct{ fs *FS }
+type lockFiles struct{ dir *Directory }
 
 var _ lockstore.Files = lockFiles{}
 
 // LockFiles is what the store is to work on.
-func (f *FS) LockFiles() lockstore.Files { return lockFiles{f} }
+func (f *Directory) LockFiles() lockstore.Files { return lockFiles{f} }
 
 func unixTime(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
 
@@ -30,9 +30,9 @@ func unixTime(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
 func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) error {
 	dir, base := path.Split(name)
 	if dir == "" {
-		return do(l.fs.root.fd, base)
+		return do(l.dir.root.fd, base)
 	}
-	fd, err := openBeneath(l.fs.root.fd, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := openBeneath(l.dir.root.fd, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -168,9 +168,15 @@ func (l lockFiles) takeAway(name string, do func() error) error {
 		return err
 	}
 	if n != nil {
-		l.fs.forgetAttributes(n)
+		l.dir.forgetAttributes(n)
 	}
-	l.fs.notifier.announce(name, tombstone{n, file.Type == lockstore.Directory})
+	if l.dir.reapedFile != nil {
+		node := uint64(0)
+		if n != nil {
+			node = n.id
+		}
+		l.dir.reapedFile(name, node, file.Type == lockstore.Directory)
+	}
 	return nil
 }
 
@@ -218,7 +224,7 @@ func (l lockFiles) inode(name string) (file lockstore.File, n *inode, err error)
 	err = l.beneath(name, func(dirfd int, base string) error {
 		st, err := statEntry(dirfd, base)
 		if err == nil {
-			file, n = fileOf(&st), l.fs.inodes.peek(keyOf(&st), dirfd, base)
+			file, n = fileOf(&st), l.dir.inodes.peek(keyOf(&st), dirfd, base)
 		}
 		return err
 	})
@@ -226,4 +232,53 @@ func (l lockFiles) inode(name string) (file lockstore.File, n *inode, err error)
 }
 
 // Local implements lockstore.Files.
-func (l lockFiles) Local() bool { return l.fs.local }
+func (l lockFiles) Local() bool { return l.dir.local }
+
+func fileOf(st *unix.Stat_t) lockstore.File {
+	written, changed := unixTime(st.Mtim), unixTime(st.Ctim)
+	if written.After(changed) {
+		changed = written
+	}
+	file := lockstore.File{
+		ID:   lockstore.FileID{Device: st.Dev, Inode: st.Ino},
+		Size: st.Size, UID: st.Uid,
+		Written: written, Changed: changed,
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		file.Type = lockstore.Regular
+	case unix.S_IFDIR:
+		file.Type = lockstore.Directory
+	case unix.S_IFLNK:
+		file.Type = lockstore.Symlink
+	}
+	return file
+}
+
+// isAt says that n is the file at path.
+func (f *Directory) isAt(n *inode, path string) (is bool) {
+	_ = lockFiles{f}.beneath(path, func(dirfd int, base string) error {
+		st, err := statEntry(dirfd, base)
+		is = err == nil && n.is(keyOf(&st), dirfd, base)
+		return err
+	})
+	return is
+}
+
+// moved records where the file at an entry is now, if that has to be known: of a
+// directory, and at a lock name.
+func (f *Directory) moved(dir *inode, name string) {
+	st, err := statEntry(dir.fd, name)
+	if err != nil {
+		return
+	}
+	n := f.inodes.peek(keyOf(&st), dir.fd, name)
+	if n == nil || n == f.root {
+		return
+	}
+	if lockNamed := f.isLockName(name); n.isDir() || lockNamed || dir.lockNamed() {
+		f.inodes.place(n, dir, name, lockNamed)
+	} else {
+		n.setLockNamed(false)
+	}
+}

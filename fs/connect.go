@@ -15,27 +15,27 @@ import (
 // connect prepares the connection f.device for requests. The kernel sends INIT only once, so the tables keep it for later
 // servers, which must answer it in the same way.
 func (f *FS) connect(options fuse.MountOptions) error {
-	head := f.tables.head
+	head := f.tables.Head
 	if !f.Resumed() {
 		request, err := channel.ReadInit(f.device)
 		if err != nil {
 			return err
 		}
-		head.initRequestSize = uint32(copy(head.initRequest[:], request))
+		head.InitRequestSize = uint32(copy(head.InitRequest[:], request))
 	}
-	s, reply, err := channel.New(f.device, head.initRequest[:head.initRequestSize], f, options, f.log)
+	s, reply, err := channel.New(f.device, head.InitRequest[:head.InitRequestSize], f, options, f.log)
 	if err != nil {
 		return err
 	}
 	if f.Resumed() {
-		if !bytes.Equal(reply, head.initReply[:head.initReplySize]) {
+		if !bytes.Equal(reply, head.InitReply[:head.InitReplySize]) {
 			return ErrNegotiated
 		}
 	} else {
 		if _, err := unix.Write(f.device, reply); err != nil {
 			return fmt.Errorf("answer to INIT: %w", err)
 		}
-		head.initReplySize = uint32(copy(head.initReply[:], reply))
+		head.InitReplySize = uint32(copy(head.InitReply[:], reply))
 	}
 	f.served.Store(s)
 	f.connected(s.Offers())

@@ -14,23 +14,27 @@ import (
 	"latchfs/bootid"
 	"latchfs/fs/channel"
 	"latchfs/fs/control"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
 func isControl(id uint64) bool { return control.Is(id) }
 
-// newControl returns the control directory of f. The store and the mounted directory are known.
-func (f *FS) newControl() *control.Dir {
-	return control.New(control.Options{
+// The numbers of the control directory are not those of inodes.
+const _ uint = handover.FirstNodeID - control.FirstFree
+
+// newControl returns the control directory of f, with the nodes and polls of a dead server.
+func (f *FS) newControl(o Options) *control.Dir {
+	memory := controlMemory{f.tables}
+	nodes, polls := f.takeControls()
+	host := control.Options{
 		Locks:             f.locks,
 		Access:            f.access,
-		Memory:            controlMemory{f.tables},
-		Nodes:             f.keptNodes,
-		Polls:             f.keptPolls,
-		MaxWaitingPerUser: f.options.MaxWaitingPerUser,
+		Memory:            memory,
+		MaxWaitingPerUser: o.MaxWaitingPerUser,
 		Status:            f.status,
-		Metrics:           f.options.Metrics,
-		SetLogLevel:       f.options.SetLogLevel,
+		Metrics:           o.Metrics,
+		SetLogLevel:       o.SetLogLevel,
 		Stat:              f.LockFiles().Stat,
 		IsLockName:        f.isLockName,
 		Caller:            func(in *fuse.InHeader) bootid.Process { return f.caller(in)() },
@@ -42,12 +46,19 @@ func (f *FS) newControl() *control.Dir {
 		},
 		NotifyPoll: func(kh uint64) { _ = f.notify(channel.NotifyPoll, kh) }, // it fails if the mount is gone
 		Log:        f.log,
-	})
+	}
+	for _, row := range nodes {
+		host.Nodes = append(host.Nodes, memory.keptNode(row))
+	}
+	for _, row := range polls {
+		host.Polls = append(host.Polls, memory.keptPoll(row))
+	}
+	return control.New(host)
 }
 
 // status returns what .latchfs/status tells.
 func (f *FS) status() control.Status {
-	s := f.options.Status
+	s := f.daemon
 	s.ServerPID, s.DescriptorKeeperPID, s.DiesWithServer = os.Getpid(), f.DescriptorKeeper(), f.bound
 	s.Passthrough = !f.noPassthrough.Load()
 	s.Inodes, s.Handles, s.Goroutines = f.inodes.size(), f.files.size(), runtime.NumGoroutine()
@@ -66,76 +77,76 @@ func (f *FS) openedBy(name string) (processes []bootid.Process) {
 }
 
 // controlMemory keeps the control directory's nodes and polls in the tables. The rows of nodes are among those of
-// inodes, with flagControl; their kind is the whole mode.
-type controlMemory struct{ *tables }
+// inodes, with handover.FlagControl; their kind is the whole mode.
+type controlMemory struct{ *handover.Tables }
 
 // NextHandle implements control.Memory.
-func (t controlMemory) NextHandle() uint64 { return t.head.nextHandle.Add(1) - 1 }
+func (t controlMemory) NextHandle() uint64 { return t.Head.NextHandle.Add(1) - 1 }
 
 // AddNode implements control.Memory.
 func (t controlMemory) AddNode(dir uint64, name string, mode uint32, request uint64) (uint64, control.NodeRow) {
-	text := t.addText(dir, []byte(name))
+	text := t.AddText(dir, []byte(name))
 	if text == 0 {
 		return 0, nil
 	}
-	id, row := control.Dynamic|t.head.nextNode.Add(1)-1, t.inodes.take()
-	row.kind = mode
-	row.flags.Store(flagControl)
-	row.place.Store(text)
-	row.lookups.Store(1)
-	row.id.Store(id)
-	t.counted(request, id)
-	return id, controlRow{t.tables, row}
+	id, row := control.Dynamic|t.Head.NextNode.Add(1)-1, t.Inodes.Take()
+	row.Kind = mode
+	row.Flags.Store(handover.FlagControl)
+	row.Place.Store(text)
+	row.Lookups.Store(1)
+	row.ID.Store(id)
+	t.CountLookup(request&^uniqueResent, id)
+	return id, controlRow{t.Tables, row}
 }
 
 // AddPoll implements control.Memory.
 func (t controlMemory) AddPoll(fh, kh uint64) (drop func()) {
-	row := t.handles.take()
-	row.node = kh
-	row.bits.Store(bitPolled)
-	row.id.Store(fh)
+	row := t.Handles.Take()
+	row.Node = kh
+	row.Bits.Store(handover.BitPolled)
+	row.ID.Store(fh)
 	return t.keptPoll(row).Drop
 }
 
-// keptPoll returns the record in a row with bitPolled.
-func (t controlMemory) keptPoll(row *handleRow) control.KeptPoll {
-	return control.KeptPoll{FH: row.id.Load(), KH: row.node, Drop: func() {
-		row.id.Store(0)
-		t.handles.give(row)
+// keptPoll returns the record in a row with handover.BitPolled.
+func (t controlMemory) keptPoll(row *handover.HandleRow) control.KeptPoll {
+	return control.KeptPoll{FH: row.ID.Load(), KH: row.Node, Drop: func() {
+		row.ID.Store(0)
+		t.Handles.Give(row)
 	}}
 }
 
-// keptNode returns the record in a row with flagControl.
-func (t controlMemory) keptNode(row *inodeRow) control.KeptNode {
-	dir, name := t.text(row.place.Load())
-	return control.KeptNode{ID: row.id.Load(), Dir: dir, Name: string(name), Mode: row.kind, Row: controlRow{t.tables, row}}
+// keptNode returns the record in a row with handover.FlagControl.
+func (t controlMemory) keptNode(row *handover.InodeRow) control.KeptNode {
+	dir, name := t.Text(row.Place.Load())
+	return control.KeptNode{ID: row.ID.Load(), Dir: dir, Name: string(name), Mode: row.Kind, Row: controlRow{t.Tables, row}}
 }
 
 // controlRow is the row of a node of the control directory.
 type controlRow struct {
-	tables *tables
-	row    *inodeRow
+	tables *handover.Tables
+	row    *handover.InodeRow
 }
 
 // Found implements control.NodeRow.
 func (r controlRow) Found(request uint64) {
-	r.row.lookups.Add(1)
-	r.tables.counted(request, r.row.id.Load())
+	r.row.Lookups.Add(1)
+	r.tables.CountLookup(request&^uniqueResent, r.row.ID.Load())
 }
 
 // Forget implements control.NodeRow.
 func (r controlRow) Forget(lookups uint64) (left uint64) {
-	left = r.row.lookups.Load()
+	left = r.row.Lookups.Load()
 	left -= min(lookups, left)
-	r.row.lookups.Store(left)
+	r.row.Lookups.Store(left)
 	return left
 }
 
 // Drop implements control.NodeRow.
 func (r controlRow) Drop() {
-	r.row.id.Store(0)
-	r.tables.dropText(r.row.place.Load())
-	r.tables.inodes.give(r.row)
+	r.row.ID.Store(0)
+	r.tables.DropText(r.row.Place.Load())
+	r.tables.Inodes.Give(r.row)
 }
 
 // Requests yields each kind of request that this server has received, and how many it has received.

@@ -9,12 +9,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
-// mode is what a new file in dir is to be made with, the caller's umask applied unless
-// dir has a default ACL.
+// mode returns the mode with which to make a file in dir: the caller's umask applies unless dir has a default ACL.
 func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {
 	if mode&umask&0o777 == 0 {
 		return mode
@@ -27,50 +27,63 @@ func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {
 	return mode &^ (umask & 0o777)
 }
 
-// setGroup is the set-gid bit of a file that may be run by its group.
+// setGroup is the set-gid bit of a file that its group may execute.
 const setGroup = unix.S_ISGID | unix.S_IXGRP
 
-// maker is the caller as whom a file of that mode is made in dir. A set-gid bit is kept if
-// he is in the group the file gets from a set-gid directory, which the kernel beneath
-// can only tell if it is his first.
-func (f *FS) maker(in *fuse.InHeader, dir *inode, mode uint32) fuse.Caller {
+// asCaller calls do, which makes a file of a mode in dir, with the credentials of the caller. A set-gid bit is kept if
+// the caller is in the group that the file gets from a set-gid directory. The kernel beneath only knows the caller's
+// first group, so that group becomes the first.
+func (f *FS) asCaller(in *fuse.InHeader, dir *inode, mode uint32, do func() error) error {
 	caller := in.Caller
-	if !f.credentials.root || caller.Uid == 0 || mode&setGroup != setGroup {
-		return caller
+	if f.credentials.root && caller.Uid != 0 && mode&setGroup == setGroup {
+		if st, err := statFD(dir.fd); err == nil && st.Mode&unix.S_ISGID != 0 {
+			if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
+				caller.Gid = st.Gid
+			}
+		}
 	}
-	st, err := statFD(dir.fd)
-	if err != nil || st.Mode&unix.S_ISGID == 0 {
-		return caller
-	}
-	if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
-		caller.Gid = st.Gid
-	}
-	return caller
+	return f.credentials.as(caller, do)
 }
 
-// making is a request to make an entry in another way than with open(2).
-type making struct {
+// newEntry is an entry of a directory that a request makes in another way than with open(2).
+type newEntry struct {
 	in   *fuse.InHeader
+	op   handover.Operation
+	dir  *inode
 	name string
-	op   operation
-	lock verdict.Kind // of the lock it makes at a lock name; "" is none
-	kind uint32       // S_IFMT part of the mode of what is made
-	mode uint32       // that was asked for
-	// do makes it, as the caller.
-	do func(dir *inode) error
+	kind uint32       // S_IFMT part of the mode
+	lock verdict.Kind // of the lock that the entry is at a lock name; "" is none
+	// ours reports whether an error of the system call proves that a dead server made the entry for this request. nil
+	// is intent.isNew.
+	ours func(error) bool
 }
 
-// make carries m out and fills out with what came of it.
-func (f *FS) make(m making, out *fuse.EntryOut) fuse.Status {
-	do := m.do
-	m.do = func(dir *inode) error {
-		return f.credentials.as(f.maker(m.in, dir, m.mode), func() error { return do(dir) })
+// makeEntry makes e with the system call do and fills out.
+func (f *FS) makeEntry(e newEntry, do func() error, out *fuse.EntryOut) fuse.Status {
+	i := f.beginEntry(e.in, e.op, e.name)
+	if e.ours == nil {
+		e.ours = i.isNew(e.dir, e.name, e.kind)
 	}
-	return f.makeIn(m, out, func(i intent, dir *inode) func(error) bool { return i.isNew(dir, m.name, m.kind) })
+	err := f.admitWithin(e.dir, e.in)
+	switch {
+	case err != nil:
+	case e.lock != "" && f.isLockName(e.name):
+		err = f.makeLock(i, e, do, out)
+	default:
+		if err = i.once(do, e.ours); err == nil {
+			if err = f.lookup(e.dir, e.name, e.in, out); err != nil {
+				err = i.unmake(e.dir, e.name, e.kind, err)
+			}
+		}
+	}
+	if err == nil {
+		f.changedWithin(e.dir)
+	}
+	return status(err)
 }
 
-// unmake removes the entry name of dir, of that type, that was made for a request which is refused after
-// all, with err. It returns err; ENOENT is that the entry has gone.
+// unmake removes the entry name of dir, of that type, because the request that made it is refused after all, with err.
+// It returns err. ENOENT means that the entry has gone.
 func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
 	if errors.Is(err, unix.ENOENT) {
 		return err
@@ -84,59 +97,47 @@ func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
 	return err
 }
 
-// makeIn does so not as the caller. Happened is that of intent.once.
-func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) func(error) bool) fuse.Status {
-	dir := f.inodes.get(m.in.NodeId)
-	if dir == nil {
-		return refuse(m.in.NodeId)
-	}
-	i := f.beginEntry(m.in, m.op, m.name)
-	do := func() error {
-		return i.once(func() error { return m.do(dir) }, happened(i, dir))
-	}
-	err := f.admitWithin(dir, m.in)
-	switch {
-	case err != nil:
-	case m.lock != "" && f.isLockName(m.name):
-		err = f.makeLock(i, dir, m, out, do)
-	default:
-		if err = do(); err == nil {
-			if err = f.lookup(dir, m.name, m.in, out); err != nil {
-				err = i.unmake(dir, m.name, m.kind, err)
-			}
-		}
-	}
-	if err == nil {
-		f.changedWithin(dir)
-	}
-	return status(err)
-}
-
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(making{&in.InHeader, name, opMkdir, verdict.KindMkdir, unix.S_IFDIR, in.Mode, func(dir *inode) error {
-		return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask))
-	}}, out)
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
+	}
+	e := newEntry{in: &in.InHeader, op: opMkdir, dir: dir, name: name, kind: unix.S_IFDIR, lock: verdict.KindMkdir}
+	return f.makeEntry(e, func() error {
+		return f.asCaller(e.in, dir, in.Mode, func() error { return unix.Mkdirat(dir.fd, name, f.mode(dir, in.Mode, in.Umask)) })
+	}, out)
 }
 
 // Mknod implements fuse.RawFileSystem. What it makes is no lock.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	kind := in.Mode & unix.S_IFMT
-	if kind == 0 {
-		kind = unix.S_IFREG
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
 	}
-	return f.make(making{&in.InHeader, name, opMknod, "", kind, in.Mode, func(dir *inode) error {
-		// The inverse of the packing in fillAttr; makedev(3) has 64 bits.
-		dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
-		return unix.Mknodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask), int(dev))
-	}}, out)
+	e := newEntry{in: &in.InHeader, op: opMknod, dir: dir, name: name, kind: in.Mode & unix.S_IFMT}
+	if e.kind == 0 {
+		e.kind = unix.S_IFREG
+	}
+	// This is the inverse of the packing in fillAttr; makedev(3) has 64 bits.
+	dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
+	return f.makeEntry(e, func() error {
+		return f.asCaller(e.in, dir, in.Mode, func() error {
+			return unix.Mknodat(dir.fd, name, f.mode(dir, in.Mode, in.Umask), int(dev))
+		})
+	}, out)
 }
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(making{in, name, opSymlink, verdict.KindSymlink, unix.S_IFLNK, 0, func(dir *inode) error {
-		return unix.Symlinkat(target, dir.fd, name)
-	}}, out)
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
+	}
+	e := newEntry{in: in, op: opSymlink, dir: dir, name: name, kind: unix.S_IFLNK, lock: verdict.KindSymlink}
+	return f.makeEntry(e, func() error {
+		return f.asCaller(in, dir, 0, func() error { return unix.Symlinkat(target, dir.fd, name) })
+	}, out)
 }
 
 // Link implements fuse.RawFileSystem.
@@ -145,21 +146,24 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if n == nil {
 		return refuse(in.Oldnodeid)
 	}
-	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
-	// ask again without knowing the caller's groups.
-	m := making{&in.InHeader, name, opLink, verdict.KindLink, n.kind, 0, func(dir *inode) error {
+	dir := f.inodes.get(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
+	}
+	e := newEntry{in: &in.InHeader, op: opLink, dir: dir, name: name, kind: n.kind, lock: verdict.KindLink}
+	e.ours = func(err error) bool {
+		st, statErr := statEntry(dir.fd, name)
+		return err == unix.EEXIST && statErr == nil && n.is(keyOf(&st), dir.fd, name)
+	}
+	// The link is not made as the caller: the kernel has checked the request, and protected_hardlinks beneath would
+	// check again without the caller's groups.
+	return f.makeEntry(e, func() error {
 		return f.withFD(n, func(fd int) error {
 			return retry(func() error {
 				return unix.Linkat(unix.AT_FDCWD, procPath(fd), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
 			})
 		})
-	}}
-	return f.makeIn(m, out, func(_ intent, dir *inode) func(error) bool {
-		return func(err error) bool {
-			st, statErr := statEntry(dir.fd, name)
-			return err == unix.EEXIST && statErr == nil && n.is(keyOf(&st), dir.fd, name)
-		}
-	})
+	}, out)
 }
 
 // Create implements fuse.RawFileSystem.
@@ -210,7 +214,7 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 		return err
 	}
 	err := i.once(func() error {
-		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(unix.O_CREAT | unix.O_EXCL) })
+		return f.asCaller(&in.InHeader, dir, in.Mode, func() error { return open(unix.O_CREAT | unix.O_EXCL) })
 	}, i.isNew(dir, name, unix.S_IFREG))
 	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		err = unix.ESTALE
@@ -298,8 +302,8 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return refuse(in.NodeId)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opTmpfile, crashBefore)
-	defer crashAt(opTmpfile, crashReply)
+	// failpoint: crashAt("tmpfile before")
+	// failpoint: defer crashAt("tmpfile reply")
 	if err := f.mayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}
@@ -312,7 +316,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 
 func (f *FS) createTmpfile(dir *inode, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	var fd int
-	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
+	err := f.asCaller(&in.InHeader, dir, in.Mode, func() (err error) {
 		fd, err = unix.Open(procPath(dir.fd), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
 			f.mode(dir, in.Mode, in.Umask))
 		return err

@@ -69,7 +69,7 @@ func (c *credentials) as(caller fuse.Caller, make func() error) error {
 // write, passthrough or not (file_remove_privs, SB_NOSEC).
 
 // killPrivileges takes them away. The kernel has the mode cached and is told.
-func (f *FS) killPrivileges(n *inode) error {
+func (f *Directory) killPrivileges(n *inode) error {
 	st, err := f.stat(n)
 	if err != nil || !hasPrivileges(st.Mode) {
 		return err
@@ -85,7 +85,7 @@ func (f *FS) killPrivileges(n *inode) error {
 
 // changedBy takes them away from a file that who made a request changed in a way of which the kernel
 // does not say whether it takes them: it does from everybody but root.
-func (f *FS) changedBy(n *inode, in *fuse.InHeader) error {
+func (f *Directory) changedBy(n *inode, in *fuse.InHeader) error {
 	if in.Uid == 0 {
 		return nil
 	}

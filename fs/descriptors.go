@@ -84,7 +84,7 @@ func (d *descriptors) give(uid uint32) {
 }
 
 // OpenFiles is how many files and directories are open in the mount.
-func (f *FS) OpenFiles() int {
+func (f *Directory) OpenFiles() int {
 	f.descriptors.mu.Lock()
 	defer f.descriptors.mu.Unlock()
 	return f.descriptors.open
@@ -92,12 +92,12 @@ func (f *FS) OpenFiles() int {
 
 // mayOpen counts a file that the caller of in opens, which has a lock name or not. It returns ENFILE if that is beyond
 // a share.
-func (f *FS) mayOpen(in *fuse.InHeader, lockNamed bool) error {
+func (f *Directory) mayOpen(in *fuse.InHeader, lockNamed bool) error {
 	return f.descriptors.take(in.Uid, lockNamed, f.inodes.pinned())
 }
 
 // OpenRefusals is how often a user was refused an open file (ENFILE).
-func (f *FS) OpenRefusals() uint64 {
+func (f *Directory) OpenRefusals() uint64 {
 	f.descriptors.mu.Lock()
 	defer f.descriptors.mu.Unlock()
 	return f.descriptors.refused

@@ -3,26 +3,14 @@
 package fs
 
 import (
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"latchfs/fs/control"
+	"latchfs/fs/handover"
 )
-
-// dirHandle is a directory the kernel has open.
-type dirHandle struct {
-	node *inode
-	row  *handleRow // what outlives the server
-
-	mu      sync.Mutex // guards the fields below
-	fd      int
-	buffer  []byte
-	pending []byte // what getdents(2) gave and was not passed on
-	next    uint64 // the offset of the first entry in pending
-}
 
 const direntBuffer = 32 << 10
 
@@ -39,7 +27,7 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		return status(unix.ESTALE)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opOpenDir, crashBefore)
+	// failpoint: crashAt("opendir before")
 	if err := f.mayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}
@@ -48,31 +36,19 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 		f.descriptors.give(in.Uid)
 		return status(err)
 	}
-	d := &dirHandle{node: n, fd: fd, row: f.tables.handles.take()}
-	d.row.node, d.row.unique, d.row.user = n.id, in.Unique&^uniqueResent, in.Uid
-	d.row.bits.Store(bitDirectory)
-	f.tables.set(&d.row.fd, fd)
+	d := &dirHandle{node: n, fd: fd, row: f.tables.Handles.Take()}
+	d.row.Node, d.row.Unique, d.row.User = n.id, in.Unique&^uniqueResent, in.Uid
+	d.row.Bits.Store(handover.BitDirectory)
+	f.tables.Set(&d.row.FD, fd)
 	out.Fh = f.nextHandle()
 	f.dirs.add(out.Fh, d)
-	d.row.id.Store(out.Fh)
-	crashAt(opOpenDir, crashReply)
+	d.row.ID.Store(out.Fh)
+	// failpoint: crashAt("opendir reply")
 	return fuse.OK
 }
 
 // ReleaseDir implements fuse.RawFileSystem.
 func (f *FS) ReleaseDir(in *fuse.ReleaseIn) { f.removeDir(in.Fh) }
-
-func (f *FS) removeDir(id uint64) {
-	if d := f.dirs.remove(id); d != nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		user := d.row.user
-		d.row.id.Store(0)
-		unix.Close(d.fd)
-		f.tables.handles.give(d.row)
-		f.descriptors.give(user)
-	}
-}
 
 // FsyncDir implements fuse.RawFileSystem.
 func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
@@ -106,8 +82,8 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		return fuse.OK
 	}
 	f.undo(&in.InHeader)
-	crashAt(opReadDirPlus, crashBefore)
-	defer crashAt(opReadDirPlus, crashReply)
+	// failpoint: crashAt("readdirplus before")
+	// failpoint: defer crashAt("readdirplus reply")
 	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) (added, full bool) {
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {

@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/payload"
 )
@@ -20,8 +21,8 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		return status(unix.ESTALE)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opOpen, crashBefore)
-	defer crashAt(opOpen, crashReply)
+	// failpoint: crashAt("open before")
+	// failpoint: defer crashAt("open reply")
 	if err := f.mayOpen(&in.InHeader, n.lockNamed()); err != nil {
 		return status(err)
 	}
@@ -87,25 +88,25 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if h == nil {
 		return // a dead server did it
 	}
-	crashAt(opRelease, crashBefore)
+	// failpoint: crashAt("release before")
 	// The row goes last, so that what is not done is done when the request comes again.
-	if h.descriptor != nil && h.row.bits.Load()&bitClosing == 0 {
-		bits := uint32(bitClosing)
-		if h.row.bits.Load()&bitFlushed == 0 && f.locks.Ending(h.descriptor) {
-			bits |= bitClosedEnd
+	if h.descriptor != nil && h.row.Bits.Load()&handover.BitClosing == 0 {
+		bits := uint32(handover.BitClosing)
+		if h.row.Bits.Load()&handover.BitFlushed == 0 && f.locks.Ending(h.descriptor) {
+			bits |= handover.BitClosedEnd
 		}
-		h.row.bits.Or(bits)
+		h.row.Bits.Or(bits)
 	}
 	f.closeFile(h)
-	if h.row.bits.Load()&bitReleased == 0 {
-		h.row.bits.Or(bitReleased)
+	if h.row.Bits.Load()&handover.BitReleased == 0 {
+		h.row.Bits.Or(handover.BitReleased)
 		f.closed(h)
 	}
-	crashAt(opRelease, crashAfter)
+	// failpoint: crashAt("release after")
 	f.closedLock(h)
 	f.removeFile(in.Fh, h)
 	f.descriptors.give(h.user)
-	crashAt(opRelease, crashReply)
+	// failpoint: crashAt("release reply")
 }
 
 // descriptor finds the descriptor of a file handle.
@@ -210,19 +211,21 @@ func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, e
 		if err := unix.Fstat(fd, &st); err != nil {
 			return 0, err
 		}
-		if !i.again {
-			i.row.size = uint64(st.Size)
-		} else if grown := st.Size - int64(i.row.size); grown > 0 {
+		if !i.Again {
+			i.SetSize(st.Size)
+		} else if grown := st.Size - i.Size(); grown > 0 {
 			// The kernel lets one write at a time at a file.
 			n = int(min(grown, int64(in.Size)))
 			i.finish(n, nil)
 			return n, nil
 		}
 	}
-	i.written(&in.InHeader)
-	i.crash(crashBefore)
+	if !i.Again {
+		i.Commit(in.Unique)
+	}
+	// failpoint: crashAt(operationNames[i.Operation()] + " before")
 	n, err = pwrite(fd, data, in.Offset)
-	i.crash(crashAfter)
+	// failpoint: crashAt(operationNames[i.Operation()] + " after")
 	i.finish(max(n, 0), err)
 	return n, err
 }
@@ -236,7 +239,7 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 		return fuse.OK
 	}
 	if h.descriptor != nil && !f.locks.Ending(h.descriptor) {
-		h.row.bits.Or(bitFlushed)
+		h.row.Bits.Or(handover.BitFlushed)
 	}
 	fd, err := f.file(h)
 	if err != nil {

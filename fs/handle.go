@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -24,9 +25,9 @@ type handle struct {
 	// writer is the process that opened it for writing, if it is at a lock name and was not made with
 	// O_EXCL; else nil.
 	writer *lockstore.Writer
-	unique uint64     // of the request that opened it
-	user   uint32     // who opened it
-	row    *handleRow // what outlives the server; nil until it is in the table
+	unique uint64              // of the request that opened it
+	user   uint32              // who opened it
+	row    *handover.HandleRow // what outlives the server; nil until it is in the table
 
 	mu sync.Mutex
 	fd int // -1 until it is needed
@@ -38,7 +39,7 @@ const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_SYNC | unix.O_DSYNC | 
 
 // file returns a handle's descriptor, opening it if a passthrough open did not need one so
 // far.
-func (f *FS) file(h *handle) (int, error) {
+func (f *Directory) file(h *handle) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fd < 0 {
@@ -48,77 +49,77 @@ func (f *FS) file(h *handle) (int, error) {
 		}
 		h.fd = fd
 		if h.row != nil {
-			f.tables.set(&h.row.fd, fd)
+			f.tables.Set(&h.row.FD, fd)
 		}
 	}
 	return h.fd, nil
 }
 
 // closeFile closes the descriptor of a handle.
-func (f *FS) closeFile(h *handle) {
+func (f *Directory) closeFile(h *handle) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fd < 0 {
 		return
 	}
 	if h.row != nil {
-		f.tables.set(&h.row.fd, -1)
+		f.tables.Set(&h.row.FD, -1)
 	}
 	unix.Close(h.fd)
 	h.fd = -1
 }
 
 // addFile puts h, opened as out says, into the table.
-func (f *FS) addFile(h *handle, out *fuse.OpenOut) {
-	row := f.tables.handles.take()
-	row.node, row.unique, row.flags, row.user = h.node.id, h.unique&^uniqueResent, uint32(h.flags), h.user
+func (f *Directory) addFile(h *handle, out *fuse.OpenOut) {
+	row := f.tables.Handles.Take()
+	row.Node, row.Unique, row.Flags, row.User = h.node.id, h.unique&^uniqueResent, uint32(h.flags), h.user
 	if h.descriptor != nil {
-		row.generation = h.descriptor.Generation()
+		row.Generation = h.descriptor.Generation()
 	}
 	if w := h.writer; w != nil {
-		row.writer = writerRow{
-			set: true, pid: int32(w.PID), nspid: int32(w.NSPID), uid: w.UID, started: w.StartTime, namespace: w.PIDNamespace,
-			group: int32(w.Group), session: int32(w.Session), mayRemove: w.MayRemove,
+		row.Writer = handover.WriterRow{
+			Set: true, PID: int32(w.PID), NSPID: int32(w.NSPID), UID: w.UID, Started: w.StartTime, Namespace: w.PIDNamespace,
+			Group: int32(w.Group), Session: int32(w.Session), MayRemove: w.MayRemove,
 		}
 	}
 	bits := uint32(0)
 	for _, b := range []struct {
 		is  bool
 		bit uint32
-	}{{h.passthrough, bitPassthrough}, {h.direct, bitDirect}, {h.family, bitFamily}} {
+	}{{h.passthrough, handover.BitPassthrough}, {h.direct, handover.BitDirect}, {h.family, handover.BitFamily}} {
 		if b.is {
 			bits |= b.bit
 		}
 	}
-	row.bits.Store(bits)
-	f.tables.set(&row.fd, h.fd)
+	row.Bits.Store(bits)
+	f.tables.Set(&row.FD, h.fd)
 	h.row = row
 	out.Fh = f.nextHandle()
 	f.files.add(out.Fh, h)
 	if h.passthrough {
-		row.backing = out.BackingID
+		row.Backing = out.BackingID
 	}
-	row.id.Store(out.Fh)
-	if h.passthrough && out.BackingID > f.tables.head.lastBacking.Load() {
-		f.tables.head.lastBacking.Store(out.BackingID)
+	row.ID.Store(out.Fh)
+	if h.passthrough && out.BackingID > f.tables.Head.LastBacking.Load() {
+		f.tables.Head.LastBacking.Store(out.BackingID)
 	}
 }
 
 // removeFile takes a handle that is closed out of the table.
-func (f *FS) removeFile(id uint64, h *handle) {
+func (f *Directory) removeFile(id uint64, h *handle) {
 	f.files.remove(id)
-	h.row.id.Store(0)
-	f.tables.handles.give(h.row)
+	h.row.ID.Store(0)
+	f.tables.Handles.Give(h.row)
 }
 
 // undoOpens closes what a dead server opened for a request that it did not answer.
-func (f *FS) undoOpens(unique uint64) {
-	f.tables.handles.each(func(row *handleRow) {
-		id := row.id.Load()
-		if id == 0 || row.unique != unique {
+func (f *Directory) undoOpens(unique uint64) {
+	f.tables.Handles.Each(func(row *handover.HandleRow) {
+		id := row.ID.Load()
+		if id == 0 || row.Unique != unique {
 			return
 		}
-		if row.bits.Load()&bitDirectory != 0 {
+		if row.Bits.Load()&handover.BitDirectory != 0 {
 			f.removeDir(id)
 		} else if h := f.files.get(id); h != nil {
 			f.closeFile(h)
@@ -129,7 +130,7 @@ func (f *FS) undoOpens(unique uint64) {
 	})
 }
 
-func (f *FS) nextHandle() uint64 { return f.tables.head.nextHandle.Add(1) - 1 }
+func (f *Directory) nextHandle() uint64 { return f.tables.Head.NextHandle.Add(1) - 1 }
 
 func (h *handle) writes() bool { return h.flags&unix.O_ACCMODE != unix.O_RDONLY }
 
@@ -167,4 +168,28 @@ func (t *handles[T]) size() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return len(t.open)
+}
+
+// dirHandle is a directory the kernel has open.
+type dirHandle struct {
+	node *inode
+	row  *handover.HandleRow // what outlives the server
+
+	mu      sync.Mutex // guards the fields below
+	fd      int
+	buffer  []byte
+	pending []byte // what getdents(2) gave and was not passed on
+	next    uint64 // the offset of the first entry in pending
+}
+
+func (f *Directory) removeDir(id uint64) {
+	if d := f.dirs.remove(id); d != nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		user := d.row.User
+		d.row.ID.Store(0)
+		unix.Close(d.fd)
+		f.tables.Handles.Give(d.row)
+		f.descriptors.give(user)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -32,7 +33,7 @@ type inode struct {
 
 	// row is what outlives the server. The number of lookups in it, how often the kernel was told
 	// of the inode, and the place are guarded by inodes.mu.
-	row atomic.Pointer[inodeRow]
+	row atomic.Pointer[handover.InodeRow]
 
 	// Where it was last seen; guarded by inodes.mu. Of a directory that is where it is;
 	// of any other file it is only kept if the name is a lock name, or parent's is.
@@ -50,27 +51,27 @@ type inode struct {
 func (n *inode) isDir() bool { return n.kind == unix.S_IFDIR }
 
 // lockNamed says that the place of n is a lock name.
-func (n *inode) lockNamed() bool { return n.row.Load().flags.Load()&flagLockNamed != 0 }
+func (n *inode) lockNamed() bool { return n.row.Load().Flags.Load()&handover.FlagLockNamed != 0 }
 
 // takenAway says that the store moved the file out of the directory since it was last looked up.
-func (n *inode) takenAway() bool { return n.row.Load().flags.Load()&flagTakenAway != 0 }
+func (n *inode) takenAway() bool { return n.row.Load().Flags.Load()&handover.FlagTakenAway != 0 }
 
-func (n *inode) setLockNamed(is bool) { n.setFlag(flagLockNamed, is) }
-func (n *inode) setTakenAway(is bool) { n.setFlag(flagTakenAway, is) }
+func (n *inode) setLockNamed(is bool) { n.setFlag(handover.FlagLockNamed, is) }
+func (n *inode) setTakenAway(is bool) { n.setFlag(handover.FlagTakenAway, is) }
 
 func (n *inode) setFlag(flag uint32, is bool) {
 	row := n.row.Load()
-	switch was := row.flags.Load()&flag != 0; {
+	switch was := row.Flags.Load()&flag != 0; {
 	case is && !was:
-		row.flags.Or(flag)
+		row.Flags.Or(flag)
 	case !is && was:
-		row.flags.And(^flag)
+		row.Flags.And(^flag)
 	}
 }
 
 // inodes is the table of what the kernel knows.
 type inodes struct {
-	tables *tables
+	tables *handover.Tables
 
 	mu    sync.RWMutex
 	byID  map[uint64]*inode
@@ -79,7 +80,7 @@ type inodes struct {
 	descriptors int
 }
 
-func newInodes(t *tables) *inodes {
+func newInodes(t *handover.Tables) *inodes {
 	return &inodes{tables: t, byID: make(map[uint64]*inode), byKey: make(map[fileKey]*inode)}
 }
 
@@ -92,14 +93,14 @@ func (t *inodes) addRoot(root *inode) {
 
 // write writes n down, with one lookup and its file handle, if that is known.
 func (t *inodes) write(n *inode, id uint64, handle *unix.FileHandle) {
-	row := t.tables.inodes.take()
-	row.dev, row.ino, row.kind = n.key.dev, n.key.ino, n.kind
+	row := t.tables.Inodes.Take()
+	row.Dev, row.Ino, row.Kind = n.key.dev, n.key.ino, n.kind
 	if handle != nil {
-		row.handle = t.tables.addText(uint64(handle.Type()), handle.Bytes())
+		row.Handle = t.tables.AddText(uint64(handle.Type()), handle.Bytes())
 	}
-	t.tables.set(&row.fd, n.fd)
-	row.lookups.Store(1)
-	row.id.Store(id)
+	t.tables.Set(&row.FD, n.fd)
+	row.Lookups.Store(1)
+	row.ID.Store(id)
 	n.row.Store(row)
 }
 
@@ -112,8 +113,8 @@ func (t *inodes) get(id uint64) *inode {
 
 // countLookup counts a lookup of n for a request; mu is held.
 func (t *inodes) countLookup(n *inode, unique uint64) {
-	n.row.Load().lookups.Add(1)
-	t.tables.counted(unique, n.id)
+	n.row.Load().Lookups.Add(1)
+	t.tables.CountLookup(unique&^uniqueResent, n.id)
 }
 
 // again counts a lookup of n for a request, if the kernel still knows it.
@@ -154,12 +155,12 @@ func (t *inodes) add(key fileKey, fd int, handle, stored *unix.FileHandle, kind 
 		unix.Close(fd)
 		fd = -1
 	}
-	n := &inode{id: t.tables.head.nextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind}
+	n := &inode{id: t.tables.Head.NextNode.Add(1) - 1, key: key, fd: fd, handle: handle, kind: kind}
 	if fd >= 0 {
 		t.descriptors++
 	}
 	t.write(n, n.id, stored)
-	t.tables.counted(unique, n.id)
+	t.tables.CountLookup(unique&^uniqueResent, n.id)
 	t.byID[n.id], t.byKey[key] = n, n
 	return n
 }
@@ -169,7 +170,7 @@ func (t *inodes) unfind(id, unique uint64) {
 	if id == 0 {
 		return
 	}
-	t.tables.uncount(unique, id)
+	t.tables.UncountLookup(unique&^uniqueResent, id)
 	t.forget(id, 1)
 }
 
@@ -188,9 +189,9 @@ func (t *inodes) forget(id, count uint64) {
 
 // take takes count lookups from n and returns how many are left; mu is held.
 func (t *inodes) take(n *inode, count uint64) uint64 {
-	left := n.row.Load().lookups.Load()
+	left := n.row.Load().Lookups.Load()
 	left -= min(count, left)
-	n.row.Load().lookups.Store(left)
+	n.row.Load().Lookups.Store(left)
 	return left
 }
 
@@ -204,14 +205,14 @@ func (t *inodes) remove(n *inode) {
 		t.descriptors--
 	}
 	// Who still has n goes on with a row that is nobody's.
-	row, last := n.row.Load(), &inodeRow{}
-	last.flags.Store(row.flags.Load())
+	row, last := n.row.Load(), &handover.InodeRow{}
+	last.Flags.Store(row.Flags.Load())
 	n.row.Store(last)
-	row.id.Store(0)
+	row.ID.Store(0)
 	closeFD(n.fd)
-	t.tables.dropText(row.place.Load())
-	t.tables.dropText(row.handle)
-	t.tables.inodes.give(row)
+	t.tables.DropText(row.Place.Load())
+	t.tables.DropText(row.Handle)
+	t.tables.Inodes.Give(row)
 }
 
 // pinned is how many of them have a descriptor.
@@ -247,9 +248,9 @@ func (t *inodes) place(n, parent *inode, name string, lockNamed bool) {
 	if n.parent == parent && n.name == name && n.lockNamed() == lockNamed {
 		return
 	}
-	before := n.row.Load().place.Load()
-	n.row.Load().place.Store(t.tables.addText(parent.id, []byte(name)))
-	t.tables.dropText(before)
+	before := n.row.Load().Place.Load()
+	n.row.Load().Place.Store(t.tables.AddText(parent.id, []byte(name)))
+	t.tables.DropText(before)
 	n.parent, n.name = parent, name
 	n.setLockNamed(lockNamed)
 }

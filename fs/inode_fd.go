@@ -18,7 +18,7 @@ import (
 // kernel is asked to forget what nobody uses (Linux 6.18).
 
 // probeHandles finds out how many descriptors there may be, and whether files can be opened by handle.
-func (f *FS) probeHandles() {
+func (f *Directory) probeHandles() {
 	f.byHandle = -1
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
@@ -43,7 +43,7 @@ func (f *FS) probeHandles() {
 	}
 }
 
-func (f *FS) openHandle(handle unix.FileHandle) (fd int, err error) {
+func (f *Directory) openHandle(handle unix.FileHandle) (fd int, err error) {
 	err = retry(func() error {
 		fd, err = unix.OpenByHandleAt(f.byHandle, handle, unix.O_PATH|unix.O_CLOEXEC)
 		return err
@@ -52,7 +52,7 @@ func (f *FS) openHandle(handle unix.FileHandle) (fd int, err error) {
 }
 
 // withFD calls do with a descriptor of n that is good until it returns; it may be an O_PATH one.
-func (f *FS) withFD(n *inode, do func(fd int) error) error {
+func (f *Directory) withFD(n *inode, do func(fd int) error) error {
 	if n.fd >= 0 {
 		return do(n.fd)
 	}
@@ -64,7 +64,7 @@ func (f *FS) withFD(n *inode, do func(fd int) error) error {
 	return do(fd)
 }
 
-func (f *FS) stat(n *inode) (st unix.Stat_t, err error) {
+func (f *Directory) stat(n *inode) (st unix.Stat_t, err error) {
 	err = f.withFD(n, func(fd int) error {
 		st, err = statFD(fd)
 		return err
@@ -73,7 +73,7 @@ func (f *FS) stat(n *inode) (st unix.Stat_t, err error) {
 }
 
 // reopen opens the file n.
-func (f *FS) reopen(n *inode, flags int) (opened int, err error) {
+func (f *Directory) reopen(n *inode, flags int) (opened int, err error) {
 	err = f.withFD(n, func(fd int) error {
 		opened, err = reopen(fd, flags)
 		return err
@@ -83,7 +83,7 @@ func (f *FS) reopen(n *inode, flags int) (opened int, err error) {
 
 // unpinned returns the handle of a file for which no descriptor is to be kept; nil if it is to be
 // kept.
-func (f *FS) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
+func (f *Directory) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
 	if f.byHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.root.key.dev || f.inodes.pinned() < f.descriptors.share(handledShare) {
 		return nil
 	}
@@ -103,7 +103,7 @@ const (
 )
 
 // mayPin returns ENFILE if no more inodes may keep a descriptor. In time the kernel is asked to forget some.
-func (f *FS) mayPin() error {
+func (f *Directory) mayPin() error {
 	most := f.descriptors.share(pinnedShare)
 	if most == 0 || f.inodes.pinned() < most*3/4 {
 		return nil
@@ -120,7 +120,7 @@ func (f *FS) mayPin() error {
 }
 
 // prune asks the kernel to forget what nobody uses, unless that is being done already.
-func (f *FS) prune() {
+func (f *Directory) prune() {
 	if f.cannotPrune.Load() || f.pruning.Swap(true) {
 		return
 	}
@@ -135,7 +135,7 @@ func (f *FS) prune() {
 }
 
 // storedHandle is the handle to be written down with a file that has a descriptor or a handle.
-func (f *FS) storedHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
+func (f *Directory) storedHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
 	if handle != nil || !f.storable {
 		return handle
 	}

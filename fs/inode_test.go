@@ -7,12 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -24,7 +24,15 @@ func testFS(t *testing.T) (*FS, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := New(Options{Backing: backing})
+	tables, err := handover.Open(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := OpenDirectory(DirectoryOptions{Tables: tables, Backing: backing})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := New(d, nil, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +58,7 @@ func TestHardLinksAreOneInode(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, _, err := f.entry(f.root, "b", 0)
-	if err != nil || a != b || a.row.Load().lookups.Load() != 2 {
+	if err != nil || a != b || a.row.Load().Lookups.Load() != 2 {
 		t.Errorf("%+v %+v %v", a, b, err)
 	}
 }
@@ -272,39 +280,4 @@ func TestMadeWithAUsedNumber(t *testing.T) {
 		return
 	}
 	t.Skip("the filesystem here uses no number again")
-}
-
-// TestTexts: what is written down is read again, whatever its length, and its rows are used again.
-func TestTexts(t *testing.T) {
-	f, _ := testFS(t)
-	all := strings.Repeat("0123456789", 30)
-	for round := range 2 {
-		var numbers []uint32
-		for length := range maxText + 1 {
-			numbers = append(numbers, f.tables.addText(uint64(length), []byte(all[:length])))
-		}
-		for length, number := range numbers {
-			if of, text := f.tables.text(number); number == 0 || of != uint64(length) || string(text) != all[:length] {
-				t.Fatalf("%d bytes became %q of %d", length, text, of)
-			}
-		}
-		if number := f.tables.addText(0, []byte(all[:maxText+1])); number != 0 {
-			t.Errorf("a text of %d bytes has number %d", maxText+1, number)
-		}
-		if round == 0 {
-			for _, number := range numbers[:100] {
-				f.tables.dropText(number)
-			}
-			used := make([]bool, f.tables.head.textsUsed.Load()+1)
-			used[numbers[200]] = true
-			f.tables.dropTexts(used)
-			if _, text := f.tables.text(numbers[200]); string(text) != all[:200] {
-				t.Errorf("a text in use became %q", text)
-			}
-			f.tables.dropText(numbers[200])
-		}
-	}
-	if used, most := f.tables.head.textsUsed.Load(), uint32(2+257*6); used > most {
-		t.Errorf("%d rows for what takes at most %d at a time", used, most)
-	}
 }

@@ -35,7 +35,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 		if descriptor, err = nameLock.Acquire(verdict.KindCreate, caller); err != nil {
 			return err
 		}
-		i.row.generation.Store(descriptor.Generation())
+		i.SetGeneration(descriptor.Generation())
 	}
 	n, h, st, err := f.create(i, dir, name, in, exclusive)
 	if err != nil {
@@ -54,31 +54,31 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	return nil
 }
 
-// makeLock calls do, which makes the entry at a lock name in another way, and fills out
-// with what came of it: an exclusive lock, unless it is data.
-func (f *FS) makeLock(i intent, dir *inode, m making, out *fuse.EntryOut, do func() error) error {
-	nameLock := f.enter(dir, m.name)
+// makeLock makes the entry e at a lock name with the system call do, and fills out. The entry is an exclusive lock,
+// unless it turns out to be data.
+func (f *FS) makeLock(i intent, e newEntry, do func() error, out *fuse.EntryOut) error {
+	nameLock := f.enter(e.dir, e.name)
 	defer nameLock.Leave()
-	switch visible, err := f.lookEntry(nameLock, dir, m.name); {
+	switch visible, err := f.lookEntry(nameLock, e.dir, e.name); {
 	case err != nil:
 		return err
 	case visible && i.made(nameLock):
 	case visible:
 		return unix.EEXIST
 	default:
-		if _, err := nameLock.Acquire(m.lock, f.caller(m.in)()); err != nil {
+		if _, err := nameLock.Acquire(e.lock, f.caller(e.in)()); err != nil {
 			return err
 		}
-		i.row.generation.Store(nameLock.Generation())
+		i.SetGeneration(nameLock.Generation())
 	}
-	if err := do(); err != nil {
+	if err := i.once(do, e.ours); err != nil {
 		nameLock.Release()
 		return err
 	}
 	nameLock.Made()
-	err := f.lookupIn(nameLock, dir, m.name, m.in, out)
+	err := f.lookupIn(nameLock, e.dir, e.name, e.in, out)
 	if err != nil {
-		err = i.unmake(dir, m.name, m.kind, err)
+		err = i.unmake(e.dir, e.name, e.kind, err)
 		nameLock.Release()
 	}
 	return err
@@ -87,6 +87,6 @@ func (f *FS) makeLock(i intent, dir *inode, m making, out *fuse.EntryOut, do fun
 // made says that the lock, whose name lock that is, was acquired by a dead server for this request,
 // or that it settled since: then there is only the file.
 func (i intent) made(nameLock lockstore.NameLock) bool {
-	generation := i.row.generation.Load()
-	return i.again && generation != 0 && (nameLock.Generation() == generation || !nameLock.Held())
+	generation := i.Generation()
+	return i.Again && generation != 0 && (nameLock.Generation() == generation || !nameLock.Held())
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
@@ -94,7 +95,7 @@ func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 			} else if err != nil {
 				return err
 			}
-			r.intent.row.generation.Store(to.Generation())
+			r.intent.SetGeneration(to.Generation())
 		}
 	}
 	if err := r.do(); err != nil {
@@ -276,7 +277,7 @@ func (f *FS) closedLock(h *handle) {
 	n := h.node
 	switch {
 	case h.descriptor != nil:
-		f.locks.Closed(h.descriptor, h.row.bits.Load()&bitClosedEnd != 0)
+		f.locks.Closed(h.descriptor, h.row.Bits.Load()&handover.BitClosedEnd != 0)
 	case n.lockNamed():
 		if path, ok := f.inodes.placePath(n); ok && (h.writes() || f.locks.Holds(path)) && f.isAt(n, path) {
 			f.locks.Written(path, &n.seen)

@@ -17,8 +17,6 @@ import (
 // store: everything that is different at a lock name is there. Here is how the name lock of
 // a name is found, and what looks at locks see.
 
-func (f *FS) isLockName(name string) bool { return f.patterns.Match(name) }
-
 // enter takes the name lock of the entry name of dir. Directories are renamed outside of all
 // name locks, so that once inside the path stays true.
 func (f *FS) enter(dir *inode, name string) lockstore.NameLock {
@@ -67,16 +65,6 @@ func (f *FS) enterPlace(n *inode) (lockstore.NameLock, bool) {
 	}
 }
 
-// isAt says that n is the file at path.
-func (f *FS) isAt(n *inode, path string) (is bool) {
-	_ = lockFiles{f}.beneath(path, func(dirfd int, base string) error {
-		st, err := statEntry(dirfd, base)
-		is = err == nil && n.is(keyOf(&st), dirfd, base)
-		return err
-	})
-	return is
-}
-
 // lockOf does the same if there is a record of a lock of that name.
 func (f *FS) lockOf(n *inode) (lockstore.NameLock, bool) {
 	if !n.lockNamed() {
@@ -111,27 +99,6 @@ func (f *FS) caller(in *fuse.InHeader) func() bootid.Process {
 		p.UID = in.Uid
 		return p
 	}
-}
-
-func fileOf(st *unix.Stat_t) lockstore.File {
-	written, changed := unixTime(st.Mtim), unixTime(st.Ctim)
-	if written.After(changed) {
-		changed = written
-	}
-	file := lockstore.File{
-		ID:   lockstore.FileID{Device: st.Dev, Inode: st.Ino},
-		Size: st.Size, UID: st.Uid,
-		Written: written, Changed: changed,
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		file.Type = lockstore.Regular
-	case unix.S_IFDIR:
-		file.Type = lockstore.Directory
-	case unix.S_IFLNK:
-		file.Type = lockstore.Symlink
-	}
-	return file
 }
 
 // lookupLock finds the entry at a lock name, unless it is stale: then it is reclaimed and
@@ -215,7 +182,7 @@ func (f *FS) lookEntry(nameLock lockstore.NameLock, dir *inode, name string) (vi
 		return false, err
 	}
 	file := fileOf(&st)
-	return f.initialScan.look(nameLock, &file, f.inodes.peek(keyOf(&st), dir.fd, name)), nil
+	return f.judgments.look(nameLock, &file, f.inodes.peek(keyOf(&st), dir.fd, name)), nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.

@@ -19,16 +19,16 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 		return status(unix.ESTALE)
 	}
 	f.undo(in)
-	crashAt(opLookup, crashBefore)
-	defer crashAt(opLookup, crashReply)
+	// failpoint: crashAt("lookup before")
+	// failpoint: defer crashAt("lookup reply")
 	return status(f.lookup(dir, name, in, out))
 }
 
 // lookup finds the entry name of dir, counts the lookup and fills out.
 func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	if f.isLockName(name) {
-		if f.notifier.calls(in) {
-			return f.notifier.lookup(dir, name, in, out)
+		if f.isUnlinker(in) {
+			return f.lookupTombstone(dir, name, in, out)
 		}
 		return f.lookupLock(dir, name, in, out)
 	}
@@ -78,7 +78,8 @@ func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*inode, unix.Stat_t, 
 		}
 	}
 	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
-	f.initialScan.take(n)
+	f.judgments.give(n)
+	f.absentACLs.give(n)
 	return n, st, nil
 }
 

@@ -22,6 +22,20 @@ type opens struct {
 	backingID   int32 // registered while passthrough > 0
 }
 
+// took counts a handle that another server opened.
+func (o *opens) took(h *handle, backing int32) {
+	switch {
+	case h.direct:
+		o.direct++
+	case !h.passthrough:
+		o.cached++
+	}
+	if h.passthrough {
+		o.passthrough++
+		o.backingID = backing
+	}
+}
+
 // any says whether there are any.
 func (o *opens) any() bool {
 	o.mu.Lock()
@@ -31,7 +45,7 @@ func (o *opens) any() bool {
 
 // directOpen opens n without the page cache. While n is open with passthrough this open has to be that
 // too, and says so; its reads and writes come by here all the same (fuse_file_read_iter).
-func (f *FS) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
+func (f *Directory) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 	o := &n.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -47,7 +61,7 @@ func (f *FS) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 }
 
 // passthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
-func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
+func (f *Directory) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 	o := &n.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -83,7 +97,7 @@ func (f *FS) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 
 // cachedOpen opens n through the page cache, unless it is open with passthrough already:
 // then it has to be that. It says which.
-func (f *FS) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
+func (f *Directory) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 	o := &n.opens
 	o.mu.Lock()
 	if o.passthrough == 0 {
@@ -96,7 +110,7 @@ func (f *FS) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 }
 
 // closed takes the open of a handle back.
-func (f *FS) closed(h *handle) {
+func (f *Directory) closed(h *handle) {
 	o := &h.node.opens
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -25,8 +25,8 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	if dir == nil || dir == f.root && name == control.Name {
 		return refuse(in.NodeId)
 	}
-	if f.notifier.calls(in) {
-		return status(f.notifier.remove(dir, name))
+	if f.isUnlinker(in) {
+		return status(f.removeTombstone(dir, name))
 	}
 	if err := f.admitWithin(dir, in); err != nil {
 		return status(err)
@@ -53,12 +53,10 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 	}
 	st, statErr := statEntry(oldDir.fd, oldName)
 	i := f.begin(&in.InHeader, opRename)
-	if !i.again {
-		i.row.dir.set(in.NodeId, oldName)
-		i.row.other.set(in.Newdir, newName)
-		i.row.dev, i.row.ino, i.row.size = st.Dev, st.Ino, uint64(in.Flags)
+	if !i.Again {
+		i.SetRename(in.NodeId, oldName, in.Newdir, newName, in.Flags, st.Dev, st.Ino)
+		i.Commit(in.Unique)
 	}
-	i.written(&in.InHeader)
 	rename := func() error {
 		do := func() error { return unix.Renameat2(oldDir.fd, oldName, newDir.fd, newName, uint(in.Flags)) }
 		if in.Flags&unix.RENAME_WHITEOUT != 0 {
@@ -76,10 +74,10 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, who: f.caller(&in.InHeader),
 	}
 	r.do = func() error { return i.once(rename, never) }
-	defer i.over()
+	defer i.Close()
 	var err error
 	switch {
-	case i.again && f.renamed(i.row, oldDir, newDir):
+	case i.Again && f.wasRenamed(i, oldDir, newDir):
 		f.finishRename(r)
 	case statErr == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || r.exchange && f.isDirectory(newDir, newName):
 		err = f.renameTree(r)
@@ -92,6 +90,12 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		f.changedWithin(newDir)
 	}
 	return status(err)
+}
+
+// wasRenamed reports whether a dead server carried out the rename of an intent.
+func (f *FS) wasRenamed(i intent, oldDir, newDir *inode) bool {
+	r, ok := i.Rename()
+	return ok && f.renamed(r, oldDir, newDir)
 }
 
 // finishRename records what a dead server renamed. The store knows already, but for the entries
@@ -108,7 +112,7 @@ func (f *FS) finishRename(r renaming) {
 	}
 	if f.isLockName(r.newName) {
 		nameLock := f.enter(r.newDir, r.newName)
-		if nameLock.Held() && nameLock.Generation() == r.intent.row.generation.Load() {
+		if nameLock.Held() && nameLock.Generation() == r.intent.Generation() {
 			nameLock.Made()
 		} else {
 			nameLock.Replaced(r.who)
@@ -120,41 +124,6 @@ func (f *FS) finishRename(r renaming) {
 		f.moved(r.oldDir, r.oldName)
 	}
 	r.intent.finish(0, nil)
-}
-
-// UnfinishedRenames are those that a dead server carried out and did not record.
-func (f *FS) UnfinishedRenames() (renames []lockstore.Rename) {
-	for i := range f.tables.intents {
-		row := &f.tables.intents[i]
-		oldDir, newDir := f.inodes.get(row.dir.node), f.inodes.get(row.other.node)
-		if row.unique.Load() == 0 || row.op != opRename || row.state.Load() == intentOver || oldDir == nil || newDir == nil ||
-			!f.renamed(row, oldDir, newDir) {
-			continue
-		}
-		oldName, newName := row.dir.text(), row.other.text()
-		f.moved(newDir, newName)
-		exchange := row.size&unix.RENAME_EXCHANGE != 0
-		if exchange {
-			f.moved(oldDir, oldName)
-		}
-		renames = append(renames, lockstore.Rename{
-			Old: f.inodes.path(oldDir, oldName), New: f.inodes.path(newDir, newName), Exchange: exchange,
-			Lock: f.isLockName(oldName) && f.isLockName(newName),
-		})
-	}
-	return renames
-}
-
-// renamed says that a rename, of what was the old entry, was carried out.
-func (f *FS) renamed(row *intentRow, oldDir, newDir *inode) bool {
-	key := fileKey{row.dev, row.ino}
-	st, err := statEntry(newDir.fd, row.other.text())
-	if err != nil || key.ino == 0 || keyOf(&st) != key {
-		return false
-	}
-	// Two links to one file that are renamed onto each other stay as they are.
-	st, err = statEntry(oldDir.fd, row.dir.text())
-	return err != nil || keyOf(&st) != key
 }
 
 func (f *FS) isDirectory(dir *inode, name string) bool {
@@ -177,22 +146,4 @@ func (f *FS) renameTree(r renaming) error {
 		}
 		return oldPath, newPath, f.renameIn(from, to, r)
 	})
-}
-
-// moved records where the file at an entry is now, if that has to be known: of a
-// directory, and at a lock name.
-func (f *FS) moved(dir *inode, name string) {
-	st, err := statEntry(dir.fd, name)
-	if err != nil {
-		return
-	}
-	n := f.inodes.peek(keyOf(&st), dir.fd, name)
-	if n == nil || n == f.root {
-		return
-	}
-	if lockNamed := f.isLockName(name); n.isDir() || lockNamed || dir.lockNamed() {
-		f.inodes.place(n, dir, name, lockNamed)
-	} else {
-		n.setLockNamed(false)
-	}
 }

@@ -66,7 +66,7 @@ const ExitPanicked = 43
 
 // Refuses implements channel.Handler: it reports whether the request made an earlier server panic.
 func (f *FS) Refuses(unique uint64) bool {
-	return f.tables.head.poison.Load() == unique&^uniqueResent
+	return f.tables.Head.Poison.Load() == unique&^uniqueResent
 }
 
 // Panicked implements channel.Handler. What the handler left half done is in memory only, so the server ends, and the
@@ -76,7 +76,7 @@ func (f *FS) Panicked(unique uint64, problem any, stack []byte) {
 	f.log.WithField("stack", string(stack)).WithField("panic", fmt.Sprint(problem)).
 		Error("a request met a defect of latchfs and is answered EIO; please report this")
 	if f.Outlives() {
-		f.tables.head.poison.Store(unique &^ uniqueResent)
+		f.tables.Head.Poison.Store(unique &^ uniqueResent)
 		os.Exit(ExitPanicked)
 	}
 }

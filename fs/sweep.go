@@ -21,7 +21,7 @@ const sweepDelay = 10 * time.Second
 type foundInode struct{ id, lookups uint64 }
 
 // sweep forgets those of them that the kernel has forgotten.
-func (f *FS) sweep(found []foundInode, stopped func() bool) {
+func (f *Directory) sweep(found []foundInode, stopped func() bool) {
 	forgotten := 0
 	for _, was := range found {
 		if stopped() {
@@ -41,6 +41,6 @@ func (f *FS) sweep(found []foundInode, stopped func() bool) {
 
 // known asks the kernel whether it knows an inode: it is told of content of no bytes, which changes
 // nothing and waits for nothing.
-func (f *FS) known(id uint64) bool {
+func (f *Directory) known(id uint64) bool {
 	return id == fuse.FUSE_ROOT_ID || f.notify(channel.NotifyStore, id, 0, 0) != unix.ENOENT
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	latch "latchfs/fs"
+	"latchfs/fs/handover"
 )
 
 // exitHandedOver is the exit code of a server that made way for another.
@@ -109,7 +110,7 @@ func (k *keeper) keep() error {
 	k.config.Storable = hasStore()
 	if k.tables, k.stored = takeStored(k.config.Dir); k.tables != nil {
 		k.log.WithField("dir", k.config.Dir).Warn("the keeper of the mount has died; going on with what the service manager kept")
-	} else if k.tables, err = latch.NewTables(); err != nil {
+	} else if k.tables, err = handover.New(); err != nil {
 		return err
 	}
 	// DescriptorKeeper and notifiers whose server has died come to the keeper, to be waited for.
@@ -156,7 +157,7 @@ func (k *keeper) after(end ending, program *os.File) (done bool, err error) {
 		log.Error("what the service manager kept cannot be gone on with: mounting anew")
 		k.dropStored()
 		unstore()
-		return false, latch.Abandon(k.tables)
+		return false, handover.Abandon(k.tables)
 	case !k.served:
 		// It has said why.
 		os.Exit(max(code, exitFailure))
@@ -167,12 +168,12 @@ func (k *keeper) after(end ending, program *os.File) (done bool, err error) {
 		}
 		log.Warn("the new version cannot read the tables of the running one: mounting anew. Files that are open now fail")
 		k.adopt(program)
-		return false, latch.Abandon(k.tables)
+		return false, handover.Abandon(k.tables)
 	case code == exitBusy && end.served: // a second signal
 		return true, coded{code, fmt.Errorf("left %s while it is in use", k.config.Dir)}
 	case k.bound || code == exitFormat:
 		log.Error("the server has died, and the mount with it: mounting anew. Files that are open now fail")
-		if err := latch.Abandon(k.tables); err != nil {
+		if err := handover.Abandon(k.tables); err != nil {
 			return true, err
 		}
 	default:

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	latch "latchfs/fs"
+	"latchfs/fs/lockname"
 	"latchfs/lockstore/payload"
 	"latchfs/lockstore/verdict"
 )
@@ -64,7 +65,7 @@ func printJSON(out io.Writer, v any) error {
 
 // listLocks asks latchfs for its locks and looks for other files at lock names itself.
 func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
-	patterns, err := latch.ParsePatterns(status.LockPatterns)
+	patterns, err := lockname.Parse(status.LockPatterns)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 }
 
 // lockFiles walks dir for lock names.
-func lockFiles(dir string, patterns latch.Patterns) (names []string, err error) {
+func lockFiles(dir string, patterns lockname.Patterns) (names []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil && path == dir:

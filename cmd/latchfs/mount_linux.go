@@ -16,6 +16,9 @@ import (
 
 	"latchfs/bootid"
 	latch "latchfs/fs"
+	"latchfs/fs/handover"
+	"latchfs/fs/lockname"
+	"latchfs/fs/mountpoint"
 	"latchfs/lockstore"
 )
 
@@ -95,7 +98,7 @@ func (f mountFlags) check() error {
 	if err := notNegative("max-waiting-per-user", f.MaxWaiting); err != nil {
 		return err
 	}
-	if _, err := latch.ParsePatterns(f.LockPatterns); err != nil {
+	if _, err := lockname.Parse(f.LockPatterns); err != nil {
 		return usageError{err}
 	}
 	return nil
@@ -129,13 +132,14 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 
 // mounted is a directory that is mounted, and what serves it.
 type mounted struct {
-	dir     string
-	log     *logrus.Logger
-	metrics *metrics
-	host    *bootid.Host
-	fs      *latch.FS
-	store   *lockstore.Store
-	mount   *latch.Mount
+	dir       string
+	log       *logrus.Logger
+	metrics   *metrics
+	host      *bootid.Host
+	directory *latch.Directory
+	store     *lockstore.Store
+	fs        *latch.FS
+	mount     *latch.Mount
 }
 
 // openMount recovers the locks and mounts, or goes on with the mount of a server that has died.
@@ -147,38 +151,32 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 			m.close()
 		}
 	}()
-	patterns, err := latch.ParsePatterns(flags.LockPatterns)
+	patterns, err := lockname.Parse(flags.LockPatterns)
 	if err != nil {
 		return nil, err
 	}
 	unix.Umask(0)
 	raiseFileLimit()
-	options := latch.Options{
-		Tables: tables, Keeper: config.Keeper, Storable: config.Storable,
-		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting, NoPassthrough: flags.NoPassthrough, Callers: m.host,
-		Log: log, Metrics: m.metrics.text, Notifier: func() (latch.Notifier, error) { return startNotifier(dir) }, SetLogLevel: func(level string) error { return setLogLevel(log, level) },
-		Status: latch.Status{
-			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
-			Started: time.Now(), LockPatterns: patterns.Strings(),
-			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
-			ExitStatus: orUnknown(m.host.ExitSource()),
-		},
-	}
-	if config.Stored {
-		options.Stored = &latch.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
-		defer options.Stored.Device.Close()
-		defer options.Stored.Root.Close()
-	}
-	resumed, err := latch.InUse(tables)
+	t, err := handover.Open(tables)
 	if err != nil {
 		return nil, err
 	}
+	notifier := latch.NewNotifier(t, log, func() (latch.Unlinker, error) { return startNotifier(dir) })
+	beneath := latch.DirectoryOptions{
+		Tables: t, Keeper: config.Keeper, Storable: config.Storable, LockPatterns: patterns, Reaped: notifier.Announce, Log: log,
+	}
+	if config.Stored {
+		beneath.Stored = &latch.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
+		defer beneath.Stored.Device.Close()
+		defer beneath.Stored.Root.Close()
+	}
+	resumed := t.Active()
 	var overDead bool
 	switch {
 	case !resumed:
-		options.Backing, overDead, err = m.prepare(config, keeper)
+		beneath.Backing, overDead, err = m.prepare(config, keeper)
 	case config.Stored:
-		err = m.claim(options.Stored.Root, config, keeper)
+		err = m.claim(beneath.Stored.Root, config, keeper)
 	}
 	if err != nil {
 		return nil, err
@@ -188,22 +186,37 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	if resumed {
 		ahead = lockstore.ReadAhead(flags.StateDir) // while the tables are taken over
 	}
-	if m.fs, err = latch.New(options); err != nil {
+	if m.directory, err = latch.OpenDirectory(beneath); err != nil {
 		return nil, err
 	}
-	m.host.KeepPidfds(m.fs)
+	m.host.KeepPidfds(&t.Watches)
 	if m.store, err = openStore(m, flags, attributesBy(patterns), ahead); err != nil {
+		return nil, err
+	}
+	exitStatus := orUnknown(m.host.ExitSource())
+	m.fs, err = latch.New(m.directory, m.store, latch.Options{
+		Dir: dir, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting, NoPassthrough: flags.NoPassthrough,
+		Callers: m.host, Notifier: notifier, Log: log, Metrics: m.metrics.text,
+		SetLogLevel: func(level string) error { return setLogLevel(log, level) },
+		Status: latch.Status{
+			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
+			Started: time.Now(), LockPatterns: patterns.Strings(),
+			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
+			ExitStatus: exitStatus,
+		},
+	})
+	if err != nil {
 		return nil, err
 	}
 	m.metrics.follow(m, time.Since(recovering))
 	listener, err := listenFor(flags.MetricsListen)
-	if err != nil && !resumed { // else who is replaced may still have the address
+	if err != nil && !resumed { // else the server that is replaced may still have the address
 		return nil, err
 	}
-	m.mount, err = m.fs.Serve(m.store, latch.MountOptions{
+	m.mount, err = m.fs.Serve(mountpoint.Options{
 		Dir: dir, OverDead: overDead, AllowOther: flags.AllowOther,
-		Restrictions: latch.Restrictions{NoSuid: flags.NoSuid, NoDev: flags.NoDev, NoExec: flags.NoExec, NoAtime: flags.NoAtime}, Debug: log.IsLevelEnabled(logrus.TraceLevel),
-	})
+		Restrictions: mountpoint.Restrictions{NoSuid: flags.NoSuid, NoDev: flags.NoDev, NoExec: flags.NoExec, NoAtime: flags.NoAtime},
+	}, log.IsLevelEnabled(logrus.TraceLevel))
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +225,7 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	}
 	boot := m.host.Boot()
 	message := "mounted"
-	fields := logrus.Fields{"exit_status": options.Status.ExitStatus}
+	fields := logrus.Fields{"exit_status": exitStatus}
 	if resumed {
 		message, fields = "resumed", nil
 	}
@@ -221,7 +234,7 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 		"machine_id": orUnknown(boot.MachineID), "pidfd": m.host.HasPidfd(), "replaced_dead_mount": overDead,
 		"outlives_server": m.fs.Outlives(),
 	}).Info(message)
-	if !resumed && !m.fs.LockFiles().Local() {
+	if !resumed && !m.directory.LockFiles().Local() {
 		log.WithField("dir", dir).Warn("other machines may write to this filesystem. latchfs knows nothing of their processes, and another latchfs there is not seen: mount the directory with latchfs on one machine alone")
 	}
 	if !resumed && m.host.ExitSource() == "" {
@@ -247,7 +260,7 @@ func (m *mounted) prepare(config serverConfig, keeper *os.File) (backing *os.Fil
 	if err := checkStateDir(dir, config.Flags.StateDir); err != nil {
 		return nil, false, err
 	}
-	if err := latch.Probe(); errors.Is(err, latch.ErrNoFUSE) || errors.Is(err, latch.ErrNoHelper) {
+	if err := mountpoint.Probe(); errors.Is(err, mountpoint.ErrNoFUSE) || errors.Is(err, mountpoint.ErrNoHelper) {
 		return nil, false, coded{exitNoFUSE, err}
 	} else if err != nil {
 		return nil, false, err
@@ -310,11 +323,11 @@ func openBacking(dir string, overDead bool) (*os.File, error) {
 		}
 	}
 	if overDead && os.Geteuid() == 0 {
-		return latch.OpenBeneathDead(dir, deadMount)
+		return mountpoint.OpenBeneathDead(dir, deadMount)
 	}
 	for overDead && deadMount(dir) {
 		// fusermount3 can only take it away: for a moment the directory beneath shows.
-		if err := latch.Unmount(dir, true); err != nil {
+		if err := mountpoint.Unmount(dir, true); err != nil {
 			return nil, err
 		}
 	}
@@ -348,10 +361,10 @@ func openStore(m *mounted, flags mountFlags, attributes func(name string) lockst
 		shown := newProgress(os.Stderr, "locks recovered")
 		store, err := lockstore.Open(lockstore.Options{
 			Progress: shown.at, Ahead: ahead,
-			StateDir: flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
+			StateDir: flags.StateDir, System: m.host, Files: m.directory.LockFiles(),
 			StaleAfter: flags.StaleAfter, MaxHold: flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: flags.MaxPerUser, Owner: uint32(os.Geteuid()),
-			Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
+			Open: m.directory.OpenLocks(), Making: m.directory.LocksInTheMaking(), Renames: m.directory.UnfinishedRenames(),
 			Attributes: attributes,
 		})
 		shown.end()
@@ -407,7 +420,7 @@ func (m *mounted) unmount() {
 		return
 	}
 	for _, p := range m.host.UsersOf(m.dir) {
-		if p.PID == m.fs.DescriptorKeeper() || p.PID == os.Getppid() {
+		if p.PID == m.directory.DescriptorKeeper() || p.PID == os.Getppid() {
 			continue // latchfs's own
 		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).Warn("this process keeps the mount busy")
@@ -424,8 +437,8 @@ func (m *mounted) close() {
 			m.log.WithError(err).Warn("closing the journal")
 		}
 	}
-	if m.fs != nil {
-		m.fs.Close()
+	if m.directory != nil {
+		m.directory.Close()
 	}
 	m.host.Close()
 }

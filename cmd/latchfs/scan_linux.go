@@ -14,6 +14,8 @@ import (
 
 	"latchfs/bootid"
 	latch "latchfs/fs"
+	"latchfs/fs/handover"
+	"latchfs/fs/lockname"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
@@ -55,7 +57,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	if err := notNegative("stale-after", flags.staleAfter); err != nil {
 		return err
 	}
-	patterns, err := latch.ParsePatterns(flags.patterns)
+	patterns, err := lockname.Parse(flags.patterns)
 	if err != nil {
 		return usageError{err}
 	}
@@ -151,11 +153,15 @@ func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard) // nothing is served
-	served, err := latch.New(latch.Options{Backing: backing, Callers: host, Log: log})
+	tables, err := handover.Open(nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &unmountedFiles{Files: served.LockFiles(), host: host}, served.Close, nil
+	directory, err := latch.OpenDirectory(latch.DirectoryOptions{Tables: tables, Backing: backing, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &unmountedFiles{Files: directory.LockFiles(), host: host}, directory.Close, nil
 }
 
 type unmountedFiles struct {

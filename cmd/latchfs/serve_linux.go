@@ -78,7 +78,7 @@ func runServe() error {
 	}
 	var toStore []int
 	if config.Storable {
-		device, root := m.fs.Stored()
+		device, root := m.directory.Stored()
 		toStore = []int{device, root}
 	}
 	if err := sendMessage(keeper, serving, toStore...); err != nil {

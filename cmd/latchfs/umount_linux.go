@@ -13,6 +13,7 @@ import (
 
 	"latchfs/bootid"
 	latch "latchfs/fs"
+	"latchfs/fs/mountpoint"
 )
 
 // umountWait is how long umount waits for the daemon to end after its mount is gone.
@@ -67,10 +68,10 @@ func runUmount(dir string, lazy bool) error {
 		if me := fmt.Sprintf("user_id=%d", os.Geteuid()); os.Geteuid() != 0 && !slices.Contains(strings.Split(mount.VFSOptions, ","), me) {
 			return coded{exitForbidden, fmt.Errorf("%s: %w: another user has mounted it", dir, os.ErrPermission)}
 		}
-		err := latch.Unmount(dir, lazy)
+		err := mountpoint.Unmount(dir, lazy)
 		for tries := 0; errors.Is(err, unix.EBUSY) && tries < umountTries; tries++ {
 			time.Sleep(umountPause)
-			err = latch.Unmount(dir, lazy)
+			err = mountpoint.Unmount(dir, lazy)
 		}
 		if errors.Is(err, unix.EBUSY) {
 			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir, daemon))}

@@ -1,6 +1,6 @@
 //go:build linux && formattest
 
-package fs
+package handover
 
 // versionsAhead makes a latchfs of another format, for the tests.
 const versionsAhead = 1

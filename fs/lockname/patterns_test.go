@@ -1,4 +1,4 @@
-package fs
+package lockname
 
 import (
 	"reflect"
@@ -27,7 +27,7 @@ func TestPatternsMatch(t *testing.T) {
 		{nil, "x.lock", "x.pid"},
 		{[]string{`\!x`, "[!]y"}, "!x !y", "x y x.lock"},
 	} {
-		p, err := ParsePatterns(c.given)
+		p, err := Parse(c.given)
 		if err != nil || !reflect.DeepEqual(p.Strings(), c.given) {
 			t.Errorf("%q: %q %v", c.given, p.Strings(), err)
 		}
@@ -49,7 +49,7 @@ func TestPatternsMatch(t *testing.T) {
 
 // TestAttributesAddUp: a lock has the attributes of all patterns that match it.
 func TestAttributesAddUp(t *testing.T) {
-	p, err := ParsePatterns([]string{"*.lock", ".~lock.*#,opaque", "*.keep.lock,keep", "a*,close", "*.all,close,opaque,keep,keep", "!*.no.lock"})
+	p, err := Parse([]string{"*.lock", ".~lock.*#,opaque", "*.keep.lock,keep", "a*,close", "*.all,close,opaque,keep,keep", "!*.no.lock"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestBadPatterns(t *testing.T) {
 		"!a/b":         "it is matched against names, which have no slash",
 		"[":            bad, "": bad, "!": bad, ",keep": bad, "![": bad,
 	} {
-		_, err := ParsePatterns([]string{"*.pid", text})
+		_, err := Parse([]string{"*.pid", text})
 		if want := `lock pattern "` + text + `": ` + says; err == nil || err.Error() != want {
 			t.Errorf("%v, want %s", err, want)
 		}
@@ -86,7 +86,7 @@ func TestBadPatterns(t *testing.T) {
 
 // TestPatternsAllocateNothing: each request asks several times.
 func TestPatternsAllocateNothing(t *testing.T) {
-	p, err := ParsePatterns([]string{"*.lock,keep", "Singleton*,opaque", "!*.no.lock", "!yarn.loc?"})
+	p, err := Parse([]string{"*.lock,keep", "Singleton*,opaque", "!*.no.lock", "!yarn.loc?"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,5 @@
-package fs
+// Package lockname tells by patterns which names are those of locks, and which attributes these locks have.
+package lockname
 
 import (
 	"errors"
@@ -10,8 +11,8 @@ import (
 	"latchfs/lockstore"
 )
 
-// DefaultPattern stands if no pattern says which names are locks.
-const DefaultPattern = "*.lock"
+// Default is the pattern that applies if no pattern says which names are locks.
+const Default = "*.lock"
 
 // Patterns say which names are locks, and which attributes these locks have. A name is the last
 // component of a path. The zero value matches no name.
@@ -24,18 +25,18 @@ type Patterns struct {
 type pattern struct {
 	text       string
 	attributes lockstore.Attributes
-	// ending is what follows the *, if text is a * and characters that stand for themselves.
+	// ending is the text after the *, if byEnding: text is a * followed by characters that stand for themselves.
 	ending   string
 	byEnding bool
 }
 
-// ParsePatterns reads patterns of two forms, in any order. PATTERN[,opaque][,keep][,close] says that
-// names are locks; !PATTERN says that names are no locks although another pattern matches them. If
-// there is none of the first form, DefaultPattern stands too.
-func ParsePatterns(given []string) (Patterns, error) {
+// Parse reads patterns of two forms, in any order. PATTERN[,opaque][,keep][,close] says that names are locks. !PATTERN
+// says that names are no locks although another pattern matches them. Without a pattern of the first form, Default
+// applies too.
+func Parse(given []string) (Patterns, error) {
 	p, all := Patterns{given: given}, given
 	if !slices.ContainsFunc(given, func(text string) bool { return !strings.HasPrefix(text, "!") }) {
-		all = append(slices.Clone(given), DefaultPattern)
+		all = append(slices.Clone(given), Default)
 	}
 	for _, text := range all {
 		into, parse := &p.locks, parsePattern
@@ -94,8 +95,8 @@ func (p Patterns) Match(name string) bool {
 	return anyMatches(p.locks, name) && !anyMatches(p.except, name)
 }
 
-// Attributes returns those of the lock at name: the attributes of all patterns that match it, added
-// up. If name is not that of a lock, there are none.
+// Attributes returns the attributes of the lock at name: those of all patterns that match it, added up. A name that is
+// not that of a lock has none.
 func (p Patterns) Attributes(name string) (sum lockstore.Attributes) {
 	if anyMatches(p.except, name) {
 		return sum
@@ -121,11 +122,10 @@ func anyMatches(patterns []pattern, name string) bool {
 }
 
 func (p *pattern) match(name string) bool {
-	// As path.Match, but faster, and asked several times for each request.
+	// The result is that of path.Match, but faster: every request asks several times.
 	if p.byEnding {
 		return strings.HasSuffix(name, p.ending)
 	}
-	// It was checked.
-	match, _ := path.Match(p.text, name)
+	match, _ := path.Match(p.text, name) // Parse has checked the pattern
 	return match
 }

@@ -1,0 +1,240 @@
+//go:build linux
+
+package fs
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"latchfs/fs/handover"
+	"latchfs/fs/lockname"
+	"latchfs/lockstore"
+)
+
+// DirectoryOptions say which directory to open, and how.
+type DirectoryOptions struct {
+	// Tables are the tables of the mount. If they are those of a server that has died, the directory is taken over.
+	Tables *handover.Tables
+	// Backing is an open descriptor of the directory to serve. It is nil if the directory is taken over. OpenDirectory
+	// closes it.
+	Backing *os.File
+	// Stored are the descriptors of a mount whose keeper has died, nil otherwise.
+	Stored *Stored
+	// Keeper is the process that starts another server should this one die, 0 if there is none.
+	Keeper int
+	// Storable says that the keeper may die too, and with it all descriptors but those of Stored.
+	Storable bool
+	// LockPatterns say which names are locks.
+	LockPatterns lockname.Patterns
+	// Reaped is told of each file that the store removes: its path in the mount, its node id, or 0 if the kernel does
+	// not know it, and whether it is a directory. It may be nil.
+	Reaped func(path string, node uint64, directory bool)
+	// Log receives what happens to the directory as a whole.
+	Log logrus.FieldLogger
+}
+
+// Stored are the descriptors of a mount that a service manager kept when its keeper died (FDSTORE in sd_notify(3)),
+// beside the tables.
+type Stored struct {
+	Device *os.File // /dev/fuse
+	Root   *os.File // the backing directory
+}
+
+// Directory is the backing directory and what the kernel knows of it: inodes, open files, and the connection by which
+// the kernel is notified. Requests go through an FS; the store of the locks works on LockFiles.
+type Directory struct {
+	tables       *handover.Tables
+	keeper       int
+	storable     bool // inodes have their file handles recorded: descriptors may be lost with the keeper
+	device       int  // of /dev/fuse; -1 before the mount
+	root         *inode
+	inodes       *inodes
+	files        handles[*handle]
+	dirs         handles[*dirHandle]
+	lockPatterns lockname.Patterns
+	reapedFile   func(path string, node uint64, directory bool)
+	log          logrus.FieldLogger
+	byHandle     int // the descriptor by which files are opened by handle, -1 if that is impossible
+	descriptors  descriptors
+	pruning      atomic.Bool // the kernel is being asked to forget inodes
+	cannotPrune  atomic.Bool // the kernel was asked and refused
+	local        bool        // no other machine can write to the directory
+
+	noPassthrough atomic.Bool // the kernel refused a passthrough descriptor, or must not be asked
+
+	// What was taken over and is not settled yet.
+	found     []foundInode
+	unsettled []*inode // the flags may be wrong
+	controls  []*handover.InodeRow
+	polled    []*handover.HandleRow
+}
+
+// OpenDirectory opens a directory, or takes over the directory of a server that has died.
+func OpenDirectory(o DirectoryOptions) (*Directory, error) {
+	d := &Directory{
+		tables: o.Tables, keeper: o.Keeper, storable: o.Storable, device: -1, inodes: newInodes(o.Tables),
+		lockPatterns: o.LockPatterns, reapedFile: o.Reaped, log: o.Log, byHandle: -1,
+	}
+	var err error
+	if d.Resumed() {
+		err = d.takeOver(o.Stored)
+	} else {
+		err = d.takeBacking(o.Backing)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.local = isLocal(d.root.fd)
+	d.probeHandles()
+	return d, nil
+}
+
+// takeBacking makes the backing directory the root.
+func (d *Directory) takeBacking(backing *os.File) error {
+	fd, err := reopenPath(int(backing.Fd()))
+	if err != nil {
+		return fmt.Errorf("%s: %w", backing.Name(), err)
+	}
+	backing.Close()
+	st, err := statFD(fd)
+	if err != nil {
+		return err
+	}
+	d.root = &inode{key: keyOf(&st), fd: fd, kind: unix.S_IFDIR}
+	d.inodes.addRoot(d.root)
+	return nil
+}
+
+func reopenPath(fd int) (int, error) {
+	return unix.Open(procPath(fd), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+}
+
+// isLocal reports whether only this machine can write to the filesystem of fd, as far as its type tells (statfs(2)).
+func isLocal(fd int) bool {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return false
+	}
+	switch uint32(st.Type) {
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC,
+		unix.FUSE_SUPER_MAGIC, unix.CEPH_SUPER_MAGIC, unix.V9FS_MAGIC, unix.AFS_SUPER_MAGIC, unix.CODA_SUPER_MAGIC,
+		0x01161970 /* GFS2 */, 0x7461636f /* OCFS2 */, 0x0bd00bd0 /* Lustre */, 0x47504653 /* GPFS */ :
+		return false
+	}
+	return true
+}
+
+// Resumed reports whether the directory is that of a mount which outlives its servers: it was taken over, or Outlive
+// has succeeded.
+func (d *Directory) Resumed() bool { return d.tables.Active() }
+
+// Stored returns the descriptors of Stored. The caller does not close them.
+func (d *Directory) Stored() (device, root int) { return d.device, d.root.fd }
+
+// DescriptorKeeper returns the pid of the process that keeps this server's descriptors open, 0 if there is none.
+func (d *Directory) DescriptorKeeper() int { return d.tables.KeeperPID() }
+
+// isLockName reports whether a name, the last component of a path, is that of a lock.
+func (d *Directory) isLockName(name string) bool { return d.lockPatterns.Match(name) }
+
+// setDevice tells the directory its connection to the kernel.
+func (d *Directory) setDevice(device int) {
+	d.device = device
+	d.tables.Set(&d.tables.Head.Device, device)
+}
+
+// takeFound returns the inodes that were taken over.
+func (d *Directory) takeFound() []foundInode {
+	found := d.found
+	d.found = nil
+	return found
+}
+
+// takeControls returns the rows that were taken over of files of .latchfs, and of those that are polled.
+func (d *Directory) takeControls() (controls []*handover.InodeRow, polled []*handover.HandleRow) {
+	controls, polled = d.controls, d.polled
+	d.controls, d.polled = nil, nil
+	return controls, polled
+}
+
+// outlive makes the mount outlive this server.
+func (d *Directory) outlive() error {
+	if err := d.tables.StartKeeper(d.keeper); err != nil {
+		return err
+	}
+	d.tables.Activate()
+	return nil
+}
+
+// Close closes every descriptor. Nothing may be served any more.
+func (d *Directory) Close() {
+	d.tables.StopKeeper()
+	d.inodes.close()
+	closeFD(d.byHandle)
+	closeFD(d.device)
+	if err := d.tables.Close(); err != nil {
+		d.log.WithError(err).Warn("closing the tables")
+	}
+}
+
+// OpenLocks returns the generations of the locks whose descriptor a dead server left open.
+func (d *Directory) OpenLocks() map[uint64]bool {
+	open := make(map[uint64]bool)
+	d.tables.Handles.Each(func(row *handover.HandleRow) {
+		if row.ID.Load() != 0 && row.Generation != 0 {
+			open[row.Generation] = true
+		}
+	})
+	return open
+}
+
+// LocksInTheMaking returns the generations of the locks that a dead server made for requests it may not have answered.
+func (d *Directory) LocksInTheMaking() map[uint64]bool {
+	making := make(map[uint64]bool)
+	for i := range d.tables.Intents() {
+		if generation := i.Generation(); generation != 0 {
+			making[generation] = true
+		}
+	}
+	return making
+}
+
+// UnfinishedRenames returns the renames that a dead server carried out and did not record.
+func (d *Directory) UnfinishedRenames() (renames []lockstore.Rename) {
+	for i := range d.tables.Intents() {
+		r, ok := i.Rename()
+		if !ok || i.Recorded() {
+			continue
+		}
+		oldDir, newDir := d.inodes.get(r.OldDir), d.inodes.get(r.NewDir)
+		if oldDir == nil || newDir == nil || !d.renamed(r, oldDir, newDir) {
+			continue
+		}
+		d.moved(newDir, r.NewName)
+		exchange := r.Flags&unix.RENAME_EXCHANGE != 0
+		if exchange {
+			d.moved(oldDir, r.OldName)
+		}
+		renames = append(renames, lockstore.Rename{
+			Old: d.inodes.path(oldDir, r.OldName), New: d.inodes.path(newDir, r.NewName), Exchange: exchange,
+			Lock: d.isLockName(r.OldName) && d.isLockName(r.NewName),
+		})
+	}
+	return renames
+}
+
+// renamed reports whether the rename r was carried out.
+func (d *Directory) renamed(r handover.Rename, oldDir, newDir *inode) bool {
+	key := fileKey{r.Dev, r.Ino}
+	st, err := statEntry(newDir.fd, r.NewName)
+	if err != nil || key.ino == 0 || keyOf(&st) != key {
+		return false
+	}
+	// If two links to one file are renamed onto each other, both stay.
+	st, err = statEntry(oldDir.fd, r.OldName)
+	return err != nil || keyOf(&st) != key
+}

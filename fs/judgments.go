@@ -1,0 +1,91 @@
+//go:build linux
+
+package fs
+
+import (
+	"sync"
+
+	"latchfs/lockstore"
+)
+
+// maxJudgments bounds judgments and absentACLs.
+const maxJudgments = 1 << 16
+
+// judgments are the cached judgments of files at lock names that the kernel does not know. When the kernel gets to know
+// a file, its inode keeps the judgment.
+type judgments struct {
+	mu    sync.Mutex
+	byKey map[fileKey]*lockstore.CachedJudgment
+}
+
+// look judges the file whose name lock is nameLock and whose inode is n, nil if the kernel does not know it. It reports
+// whether the file may be seen.
+func (j *judgments) look(nameLock lockstore.NameLock, file *lockstore.File, n *inode) (visible bool) {
+	if n != nil {
+		return nameLock.Look(file, &n.seen)
+	} else if nameLock.Held() {
+		return nameLock.Look(file, &lockstore.CachedJudgment{})
+	}
+	key := keyOfFile(*file)
+	visible = nameLock.Look(file, j.of(key))
+	if !visible {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		delete(j.byKey, key)
+	}
+	return visible
+}
+
+func (j *judgments) of(key fileKey) *lockstore.CachedJudgment {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	cached := j.byKey[key]
+	if cached == nil {
+		cached = &lockstore.CachedJudgment{}
+		if j.byKey == nil {
+			j.byKey = make(map[fileKey]*lockstore.CachedJudgment)
+		}
+		if len(j.byKey) < maxJudgments {
+			j.byKey[key] = cached
+		}
+	}
+	return cached
+}
+
+// give moves the judgment of a file to its inode, which the kernel gets to know.
+func (j *judgments) give(n *inode) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if cached := j.byKey[n.key]; cached != nil {
+		n.seen.TakeOver(cached)
+		delete(j.byKey, n.key)
+	}
+}
+
+// absentACLs are the files that the kernel does not know and that have no access ACL, with the status change time, in
+// ns of Unix time, at which that was so.
+type absentACLs struct {
+	mu    sync.Mutex
+	byKey map[fileKey]int64
+}
+
+func (a *absentACLs) set(key fileKey, changed int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.byKey == nil {
+		a.byKey = make(map[fileKey]int64)
+	}
+	if len(a.byKey) < maxJudgments {
+		a.byKey[key] = changed
+	}
+}
+
+// give moves what is known of a file to its inode, which the kernel gets to know.
+func (a *absentACLs) give(n *inode) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if changed, ok := a.byKey[n.key]; ok {
+		n.noACL.scanned(changed)
+		delete(a.byKey, n.key)
+	}
+}
