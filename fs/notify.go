@@ -5,7 +5,7 @@ package fs
 import "latchfs/fs/channel"
 
 // uniqueResent is set in the number of a request that the kernel sends again (FUSE_UNIQUE_RESEND).
-const uniqueResent = 1 << 63
+const uniqueResent = channel.UniqueResent
 
 // notify sends the kernel a notification (channel.Notify).
 func (d *Directory) notify(code uint32, body ...uint64) error {

@@ -26,6 +26,9 @@ const (
 	NotifyPrune = 9
 )
 
+// UniqueResent is set in the number of a request that the kernel sends again (FUSE_UNIQUE_RESEND).
+const UniqueResent = 1 << 63
+
 // Notify sends the kernel a notification over the connection fd: struct fuse_out_header of fuse(4) with the code in
 // place of an error and 0 as the number of the request, and then the words of its body.
 func Notify(fd int, code uint32, body ...uint64) error {

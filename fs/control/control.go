@@ -13,6 +13,7 @@ import (
 
 	"latchfs/bootid"
 	"latchfs/fs/access"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -72,33 +73,14 @@ type Locks interface {
 	Compact() error
 }
 
-// Memory outlives the server. Row ids and handles in it are never used twice.
-type Memory interface {
-	NextHandle() uint64
-	// AddNode records a node with one lookup, counted for a request. The id has Dynamic set. It returns nil if there is
-	// no room.
-	AddNode(dir uint64, name string, mode uint32, request uint64) (id uint64, row NodeRow)
-	// AddPoll records that the kernel knows the pollers of a file handle by the number kh.
-	AddPoll(fh, kh uint64) (drop func())
-}
-
-// NodeRow is a recorded node.
-type NodeRow interface {
-	// Found counts a lookup for a request.
-	Found(request uint64)
-	// Forget takes lookups back and returns how many are left.
-	Forget(lookups uint64) (left uint64)
-	Drop()
-}
-
 // Options are what a Dir needs.
 type Options struct {
 	Locks  Locks
 	Access *access.Checker
-	Memory Memory
-	// Nodes and Polls are those that a dead server recorded.
-	Nodes []KeptNode
-	Polls []KeptPoll
+	// Tables keep nodes and polls. Nodes are the rows of a dead server with FlagControl, Polls those with BitPolled.
+	Tables *handover.Tables
+	Nodes  []*handover.InodeRow
+	Polls  []*handover.HandleRow
 	// MaxWaitingPerUser bounds the event streams and, separately, the waiting readers of each user other than root and
 	// the mount's owner; 0 is no limit.
 	MaxWaitingPerUser int
@@ -134,12 +116,15 @@ type Dir struct {
 	limits    [limits]limit
 }
 
+// nextHandle returns a number that no file handle had before, in any server.
+func (d *Dir) nextHandle() uint64 { return d.host.Tables.Head.NextHandle.Add(1) - 1 }
+
 // New returns a Dir. If Options.Polls has any, call PollAgain once requests are read.
 func New(o Options) *Dir {
 	d := &Dir{host: o}
-	d.nodes.takeOver(o.Nodes)
-	for _, p := range o.Polls {
-		d.pollers.keep(p)
+	d.nodes.takeOver(o.Tables, o.Nodes)
+	for _, row := range o.Polls {
+		d.pollers.keep(row)
 	}
 	return d
 }

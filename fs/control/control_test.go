@@ -8,6 +8,10 @@ import (
 	"path"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"latchfs/fs/handover"
 )
 
 // FuzzParseCommand: a command has a known word, and its path is clean.
@@ -104,5 +108,42 @@ func TestNumbersSurviveAnUpgrade(t *testing.T) {
 	}
 	for name := range was {
 		t.Errorf("%s is gone", name)
+	}
+}
+
+// TestNodesSurviveAServer: a later server finds the nodes that the kernel knows at their places, and forgets them.
+func TestNodesSurviveAServer(t *testing.T) {
+	file, err := handover.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := handover.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tables.Close()
+	d := New(Options{Tables: tables})
+	dir := d.nodes.find(tables, waitID, place{waitID, "a"}, unix.S_IFDIR|0o555, 1)
+	lock := d.nodes.find(tables, dir.id, place{waitID, "a/b.lock"}, unix.S_IFREG|0o444, 2)
+	if again := d.nodes.find(tables, dir.id, lock.place, lock.mode, 3); again != lock {
+		t.Error("a second lookup finds another node")
+	}
+	var rows []*handover.InodeRow
+	tables.Inodes.Each(func(row *handover.InodeRow) {
+		if row.ID.Load() != 0 {
+			rows = append(rows, row)
+		}
+	})
+	d = New(Options{Tables: tables, Nodes: rows})
+	if got := d.nodes.get(lock.id); got == nil || got.place != lock.place || got.mode != lock.mode || d.waits(lock.id) != "a/b.lock" {
+		t.Errorf("%+v, not %+v", got, lock)
+	}
+	d.Forget(lock.id, 1)
+	if d.nodes.get(lock.id) == nil {
+		t.Error("it is forgotten though one lookup is left")
+	}
+	d.Forget(lock.id, 1)
+	if d.nodes.get(lock.id) != nil || lock.row.ID.Load() != 0 {
+		t.Error("it is not forgotten")
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/fs/access"
+	"latchfs/fs/channel"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -21,7 +23,7 @@ type node struct {
 	id uint64
 	place
 	mode uint32
-	row  NodeRow // what outlives the server
+	row  *handover.InodeRow // outlives the server, with FlagControl; its kind is the whole mode
 }
 
 // place is where a node is.
@@ -35,15 +37,6 @@ type nodes struct {
 	mu      sync.RWMutex
 	byID    map[uint64]*node
 	byPlace map[place]*node
-}
-
-// KeptNode is a node that a dead server recorded.
-type KeptNode struct {
-	ID   uint64
-	Dir  uint64 // node id of its directory
-	Name string
-	Mode uint32
-	Row  NodeRow
 }
 
 func (ns *nodes) get(id uint64) *node {
@@ -64,38 +57,43 @@ func (ns *nodes) add(n *node) {
 
 // find returns the node of a place in the directory with the node id dir, and counts a lookup of it for a request. It
 // returns nil if there is no room for another node.
-func (ns *nodes) find(m Memory, dir uint64, at place, mode uint32, request uint64) *node {
+func (ns *nodes) find(t *handover.Tables, dir uint64, at place, mode uint32, request uint64) *node {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
-	if n := ns.byPlace[at]; n != nil && n.mode == mode {
-		n.row.Found(request)
-		return n
+	n := ns.byPlace[at]
+	if n != nil && n.mode == mode {
+		n.row.Lookups.Add(1)
+	} else {
+		text := t.AddText(dir, []byte(path.Base(at.path)))
+		if text == 0 {
+			return nil
+		}
+		n = &node{id: Dynamic | t.Head.NextNode.Add(1) - 1, place: at, mode: mode, row: t.Inodes.Take()}
+		n.row.Kind = mode
+		n.row.Flags.Store(handover.FlagControl)
+		n.row.Place.Store(text)
+		n.row.Lookups.Store(1)
+		n.row.ID.Store(n.id)
+		ns.add(n)
 	}
-	id, row := m.AddNode(dir, path.Base(at.path), mode, request)
-	if row == nil {
-		return nil
-	}
-	n := &node{id: id, place: at, mode: mode, row: row}
-	ns.add(n)
+	t.CountLookup(request&^channel.UniqueResent, n.id)
 	return n
 }
 
 // takeOver adds the nodes that a dead server recorded.
-func (ns *nodes) takeOver(kept []KeptNode) {
-	byID := make(map[uint64]KeptNode)
-	for _, k := range kept {
-		byID[k.ID] = k
+func (ns *nodes) takeOver(t *handover.Tables, rows []*handover.InodeRow) {
+	byID := make(map[uint64]*handover.InodeRow)
+	for _, row := range rows {
+		byID[row.ID.Load()] = row
 	}
-	for _, k := range kept {
-		at := place{k.Dir, k.Name}
-		for {
-			dir, ok := byID[at.tree]
-			if !ok {
-				break
-			}
-			at = place{dir.Dir, path.Join(dir.Name, at.path)}
+	for id, row := range byID {
+		dir, name := t.Text(row.Place.Load())
+		at := place{dir, string(name)}
+		for byID[at.tree] != nil {
+			dir, name := t.Text(byID[at.tree].Place.Load())
+			at = place{dir, path.Join(string(name), at.path)}
 		}
-		ns.add(&node{id: k.ID, place: at, mode: k.Mode, row: k.Row})
+		ns.add(&node{id: id, place: at, mode: row.Kind, row: row})
 	}
 }
 
@@ -105,20 +103,29 @@ func (d *Dir) Forget(id, lookups uint64) {
 	ns.mu.Lock()
 	defer ns.mu.Unlock()
 	n := ns.byID[id]
-	if n == nil || n.row.Forget(lookups) > 0 {
+	if n == nil {
+		return
+	}
+	left := n.row.Lookups.Load()
+	left -= min(lookups, left)
+	n.row.Lookups.Store(left)
+	if left > 0 {
 		return
 	}
 	delete(ns.byID, id)
 	if ns.byPlace[n.place] == n {
 		delete(ns.byPlace, n.place)
 	}
-	n.row.Drop()
+	t := d.host.Tables
+	n.row.ID.Store(0)
+	t.DropText(n.row.Place.Load())
+	t.Inodes.Give(n.row)
 }
 
 // Tombstone returns the id of a node for a lock that was reaped, for the inotify notifier to unlink, and counts a lookup
 // of it for a request. It reports false if there is no room for another node.
 func (d *Dir) Tombstone(path string, mode uint32, request uint64) (id uint64, ok bool) {
-	n := d.nodes.find(d.host.Memory, lockID, place{lockID, path}, mode, request)
+	n := d.nodes.find(d.host.Tables, lockID, place{lockID, path}, mode, request)
 	if n == nil {
 		return 0, false
 	}
@@ -159,7 +166,7 @@ func (d *Dir) lookupLock(in *fuse.InHeader, name string) (id uint64, err error) 
 		}
 	}
 	d.host.Undo(in)
-	if n := d.nodes.find(d.host.Memory, in.NodeId, at, mode, in.Unique); n != nil {
+	if n := d.nodes.find(d.host.Tables, in.NodeId, at, mode, in.Unique); n != nil {
 		return n.id, nil
 	}
 	return 0, nil

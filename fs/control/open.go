@@ -34,12 +34,12 @@ func (d *Dir) Open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 	}
 	if name := d.waits(in.NodeId); name != "" {
 		// Handles grow, which tells those who wait for the same name which of them came first.
-		out.Fh = d.host.Memory.NextHandle()
+		out.Fh = d.nextHandle()
 		// The reader is checked again at read(2).
 		return d.host.Access.MayEnter(&in.InHeader, path.Dir(name))
 	}
 	for taken := true; taken; _, taken = d.open.Load(out.Fh) {
-		out.Fh = openedBy(in.Uid, d.host.Memory.NextHandle())
+		out.Fh = openedBy(in.Uid, d.nextHandle())
 	}
 	if in.NodeId == eventsID {
 		out.OpenFlags |= fuse.FOPEN_STREAM
@@ -146,5 +146,5 @@ func (d *Dir) Release(fh uint64) {
 	if file, ok := d.open.LoadAndDelete(fh); ok {
 		file.(openFile).close()
 	}
-	d.pollers.remove(fh)
+	d.pollers.remove(d.host.Tables, fh)
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/fs/channel"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -35,7 +36,7 @@ func (d *Dir) Poll(in *channel.PollIn) (ready uint32, err error) {
 	var notify func()
 	if in.Flags&channel.PollSchedule != 0 {
 		kh := in.Kh // the request's buffer is reused before the notification
-		d.pollers.add(d.host.Memory, in.Fh, kh)
+		d.pollers.add(d.host.Tables, in.Fh, kh)
 		notify = func() { d.host.NotifyPoll(kh) }
 	}
 	is := false
@@ -52,50 +53,49 @@ func (d *Dir) Poll(in *channel.PollIn) (ready uint32, err error) {
 	return 0, nil
 }
 
-// pollers are the file handles that are polled. They outlive the server, so that a later one can make the kernel ask
-// again.
+// pollers are the rows of file handles that are polled, by file handle. They outlive the server, so that a later one can
+// make the kernel ask again.
 type pollers struct {
 	mu   sync.Mutex
-	byFH map[uint64]KeptPoll
+	rows map[uint64]*handover.HandleRow // with BitPolled; Node is the kernel's number of the file
 }
 
-// KeptPoll is the record that the kernel knows the pollers of a file handle by the number KH.
-type KeptPoll struct {
-	FH, KH uint64
-	Drop   func()
-}
-
-// add records a file handle that is polled.
-func (p *pollers) add(m Memory, fh, kh uint64) {
+// add records that the kernel knows the pollers of a file handle by the number kh.
+func (p *pollers) add(t *handover.Tables, fh, kh uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, ok := p.byFH[fh]; !ok {
-		p.keep(KeptPoll{fh, kh, m.AddPoll(fh, kh)})
+	if p.rows[fh] != nil {
+		return
 	}
+	row := t.Handles.Take()
+	row.Node = kh
+	row.Bits.Store(handover.BitPolled)
+	row.ID.Store(fh)
+	p.keep(row)
 }
 
-// keep adds a record. The caller holds mu, or nothing is served yet.
-func (p *pollers) keep(kept KeptPoll) {
-	if p.byFH == nil {
-		p.byFH = make(map[uint64]KeptPoll)
+// keep adds a row. The caller holds mu, or nothing is served yet.
+func (p *pollers) keep(row *handover.HandleRow) {
+	if p.rows == nil {
+		p.rows = make(map[uint64]*handover.HandleRow)
 	}
-	p.byFH[kept.FH] = kept
+	p.rows[row.ID.Load()] = row
 }
 
 // has reports whether a file handle is or was polled, in this server or a dead one.
 func (p *pollers) has(fh uint64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_, ok := p.byFH[fh]
-	return ok
+	return p.rows[fh] != nil
 }
 
-func (p *pollers) remove(fh uint64) {
+func (p *pollers) remove(t *handover.Tables, fh uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if kept, ok := p.byFH[fh]; ok {
-		delete(p.byFH, fh)
-		kept.Drop()
+	if row := p.rows[fh]; row != nil {
+		delete(p.rows, fh)
+		row.ID.Store(0)
+		t.Handles.Give(row)
 	}
 }
 
@@ -103,8 +103,8 @@ func (p *pollers) remove(fh uint64) {
 func (d *Dir) PollAgain() {
 	d.pollers.mu.Lock()
 	defer d.pollers.mu.Unlock()
-	for _, kept := range d.pollers.byFH {
-		d.host.NotifyPoll(kept.KH)
+	for _, row := range d.pollers.rows {
+		d.host.NotifyPoll(row.Node)
 	}
 }
 
