@@ -13,6 +13,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
 // accessor holds the credentials that are checked against the permissions of a directory.
@@ -47,7 +49,7 @@ func (f *FS) mayEnter(in *fuse.InHeader, dir string) error {
 // not, or what the path says.
 func (f *FS) permits(a accessor, dir string, need uint32) error {
 	for {
-		fd, err := openBeneath(f.root.fd, dir, unix.O_PATH|unix.O_DIRECTORY)
+		fd, err := backing.OpenBeneath(f.Root.FD, dir, unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
@@ -77,7 +79,7 @@ func (f *FS) sees(a accessor, name string, need uint32) bool {
 
 const (
 	// sightLifetime is how long it is remembered what a user may see.
-	sightLifetime = monotonic(100 * time.Millisecond)
+	sightLifetime = backing.Monotonic(100 * time.Millisecond)
 	// maxSights is how much of that is remembered.
 	maxSights = 10_000
 )
@@ -85,7 +87,7 @@ const (
 // sights remembers for a moment who may see what: a list of a million locks asks the same of each.
 type sights struct {
 	mu    sync.Mutex
-	since monotonic // of the oldest that is known
+	since backing.Monotonic // of the oldest that is known
 	known map[sightKey]bool
 }
 
@@ -98,7 +100,7 @@ type sightKey struct {
 
 func (s *sights) get(key sightKey, ask func(sightKey) bool) bool {
 	s.mu.Lock()
-	if now := monotonicNow(); s.known == nil || now-s.since > sightLifetime || len(s.known) >= maxSights {
+	if now := backing.MonotonicNow(); s.known == nil || now-s.since > sightLifetime || len(s.known) >= maxSights {
 		s.known, s.since = make(map[sightKey]bool), now
 	}
 	into := s.known
@@ -116,32 +118,32 @@ func (s *sights) get(key sightKey, ask func(sightKey) bool) bool {
 
 // mayRemove reports whether the caller may remove the name of the file n from its directory. One that is
 // out of sight may not, as far as is known.
-func (f *FS) mayRemove(in *fuse.InHeader, n *inode) bool {
-	dir := f.inodes.parentOf(n)
+func (f *FS) mayRemove(in *fuse.InHeader, n *backing.Inode) bool {
+	dir := f.Inodes.ParentOf(n)
 	if in.Uid == 0 || dir == nil {
 		return in.Uid == 0
 	}
 	a := f.accessor(in)
-	of, err := a.permitted(dir.fd, unix.W_OK|unix.X_OK)
+	of, err := a.permitted(dir.FD, unix.W_OK|unix.X_OK)
 	if err != nil || of.Mode&unix.S_ISVTX == 0 || of.Uid == a.uid {
 		return err == nil
 	}
-	st, err := f.stat(n)
+	st, err := f.Stat(n)
 	return err == nil && st.Uid == a.uid
 }
 
 // permitted returns the attributes of the directory that fd, an O_PATH descriptor, is open on. The error is
 // EACCES if its mode or ACL does not allow what is needed.
 func (a accessor) permitted(fd int, need uint32) (unix.Stat_t, error) {
-	st, err := statFD(fd)
+	st, err := backing.StatFD(fd)
 	if err != nil || a.uid == 0 {
 		return st, err
 	}
 	acl := make([]byte, 1024)
-	size, err := unix.Getxattr(procPath(fd), aclAccess, acl)
+	size, err := unix.Getxattr(backing.ProcPath(fd), backing.ACLAccess, acl)
 	for errors.Is(err, unix.ERANGE) && len(acl) < 1<<16 {
 		acl = make([]byte, 2*len(acl))
-		size, err = unix.Getxattr(procPath(fd), aclAccess, acl)
+		size, err = unix.Getxattr(backing.ProcPath(fd), backing.ACLAccess, acl)
 	}
 	switch {
 	case errors.Is(err, unix.ENODATA), errors.Is(err, unix.EOPNOTSUPP):

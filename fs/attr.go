@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 )
 
@@ -29,10 +30,10 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 	}
 }
 
-func fillEntry(out *fuse.EntryOut, n *inode, st *unix.Stat_t) {
-	out.NodeId = n.id
-	out.SetEntryTimeout(cacheLifetime)
-	out.SetAttrTimeout(cacheLifetime)
+func fillEntry(out *fuse.EntryOut, n *backing.Inode, st *unix.Stat_t) {
+	out.NodeId = n.ID
+	out.SetEntryTimeout(backing.CacheLifetime)
+	out.SetAttrTimeout(backing.CacheLifetime)
 	fillAttr(&out.Attr, st)
 }
 
@@ -45,7 +46,7 @@ func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) f
 }
 
 func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
-	n := f.inodes.get(id)
+	n := f.Inodes.Get(id)
 	if n == nil {
 		return unix.ESTALE
 	}
@@ -56,12 +57,12 @@ func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
 	if err := f.reaped(n, in); err != nil {
 		return err
 	}
-	st, err := f.stat(n)
+	st, err := f.Stat(n)
 	if err != nil {
 		return err
 	}
 	if !held {
-		out.SetTimeout(cacheLifetime)
+		out.SetTimeout(backing.CacheLifetime)
 	}
 	fillAttr(&out.Attr, &st)
 	if fresh {
@@ -72,7 +73,7 @@ func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
 
 // Statx implements fuse.RawFileSystem.
 func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
 		return fuse.ENOSYS // the control files: the kernel asks with GETATTR then
 	}
@@ -85,11 +86,11 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	}
 	var st unix.Statx_t
 	flags := unix.AT_EMPTY_PATH | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
-	if err := f.withFD(n, func(fd int) error { return unix.Statx(fd, "", flags, int(in.SxMask), &st) }); err != nil {
+	if err := f.WithFD(n, func(fd int) error { return unix.Statx(fd, "", flags, int(in.SxMask), &st) }); err != nil {
 		return status(err)
 	}
 	if !held {
-		out.SetTimeout(cacheLifetime)
+		out.SetTimeout(backing.CacheLifetime)
 	}
 	out.FromStatx(&st)
 	if fresh {
@@ -102,7 +103,7 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 
 // SetAttr implements fuse.RawFileSystem.
 func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
 		return f.control.refuse(in.NodeId)
 	}
@@ -115,9 +116,9 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	return status(f.getAttr(in.NodeId, &in.InHeader, out))
 }
 
-func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
+func (f *FS) setAttr(n *backing.Inode, in *fuse.SetAttrIn) error {
 	if mode, ok := in.GetMode(); ok {
-		if err := f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0) }); err != nil {
+		if err := f.WithFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, backing.ProcPath(fd), mode, 0) }); err != nil {
 			return err
 		}
 	}
@@ -125,7 +126,7 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	gid, hasGID := in.GetGID()
 	if hasUID || hasGID {
 		// What is not set is all ones, which chown(2) takes for "as it is".
-		err := f.withFD(n, func(fd int) error {
+		err := f.WithFD(n, func(fd int) error {
 			return unix.Fchownat(fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 		})
 		if err != nil {
@@ -137,7 +138,7 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 			return err
 		}
 		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
-			if err := f.killPrivileges(n); err != nil {
+			if err := f.KillPrivileges(n); err != nil {
 				return err
 			}
 		}
@@ -148,7 +149,7 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	}
 	// To others than its family a live lock looks fresh anyhow: theirs are not set.
 	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 && !f.ofStranger(n, &in.InHeader) {
-		if err := f.withFD(n, func(fd int) error { return setTimes(fd, in) }); err != nil {
+		if err := f.WithFD(n, func(fd int) error { return setTimes(fd, in) }); err != nil {
 			return err
 		}
 		f.timeSet(n, in)
@@ -156,18 +157,18 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	return nil
 }
 
-func (f *FS) truncate(n *inode, in *fuse.SetAttrIn, size int64) error {
+func (f *FS) truncate(n *backing.Inode, in *fuse.SetAttrIn, size int64) error {
 	if fh, ok := in.GetFh(); ok {
-		if h := f.files.get(fh); h != nil && h.writes() {
-			fd, err := f.file(h)
+		if h := f.Files.Get(fh); h != nil && h.Writes() {
+			fd, err := f.File(h)
 			if err != nil {
 				return err
 			}
-			return retry(func() error { return unix.Ftruncate(fd, size) })
+			return backing.Retry(func() error { return unix.Ftruncate(fd, size) })
 		}
 	}
-	return f.withFD(n, func(fd int) error {
-		return retry(func() error { return unix.Truncate(procPath(fd), size) })
+	return f.WithFD(n, func(fd int) error {
+		return backing.Retry(func() error { return unix.Truncate(backing.ProcPath(fd), size) })
 	})
 }
 

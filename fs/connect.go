@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
 const (
@@ -18,12 +20,12 @@ const (
 // connect readies the connection f.device for its requests. The kernel says INIT once: what it said is kept
 // in the tables for the servers after this one, who must answer it alike.
 func (f *FS) connect(options *fuse.MountOptions) error {
-	head := f.tables.Head
+	head := f.Tables.Head
 	if !f.Resumed() {
 		request := make([]byte, minRead)
 		var n int
-		err := retry(func() (err error) {
-			n, err = unix.Read(f.device, request)
+		err := backing.Retry(func() (err error) {
+			n, err = unix.Read(f.Device, request)
 			return err
 		})
 		if err != nil {
@@ -31,7 +33,7 @@ func (f *FS) connect(options *fuse.MountOptions) error {
 		}
 		head.InitRequestSize = uint32(copy(head.InitRequest[:], request[:n]))
 	}
-	d, reply, err := newDevice(f, f.device, head.InitRequest[:head.InitRequestSize], options)
+	d, reply, err := newDevice(f, f.Device, head.InitRequest[:head.InitRequestSize], options)
 	if err != nil {
 		return err
 	}
@@ -40,7 +42,7 @@ func (f *FS) connect(options *fuse.MountOptions) error {
 			return ErrNegotiated
 		}
 	} else {
-		if _, err := unix.Write(f.device, reply); err != nil {
+		if _, err := unix.Write(f.Device, reply); err != nil {
 			return fmt.Errorf("answer to INIT: %w", err)
 		}
 		head.InitReplySize = uint32(copy(head.InitReply[:], reply))
@@ -51,4 +53,4 @@ func (f *FS) connect(options *fuse.MountOptions) error {
 }
 
 // resend has the kernel send again what it was not answered.
-func (f *FS) resend() error { return f.notify(notifyResend) }
+func (f *FS) resend() error { return f.Notify(backing.NotifyResend) }

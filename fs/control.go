@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
@@ -68,9 +69,9 @@ type control struct {
 	fs      *FS
 	status  Status
 	nodes   controlNodes
-	files   handles[*controlText]
-	streams handles[*eventStream]
-	turns   handles[*polledTurn]
+	files   backing.Handles[*controlText]
+	streams backing.Handles[*eventStream]
+	turns   backing.Handles[*polledTurn]
 	pollers pollers
 	// beginning is held while a stream of another server, or a turn, gets its place.
 	beginning sync.Mutex
@@ -151,13 +152,13 @@ func (c *control) open(in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	}
 	if name := c.waits(in.NodeId); name != "" {
 		// The number tells those who wait for the same name who came first.
-		out.Fh = c.fs.nextHandle()
+		out.Fh = c.fs.NextHandle()
 		// So must who reads it, when that reads.
 		return status(c.fs.mayEnter(&in.InHeader, path.Dir(name)))
 	}
-	out.Fh = openedBy(in.Uid, c.fs.nextHandle())
-	for c.files.get(out.Fh) != nil || c.streams.get(out.Fh) != nil {
-		out.Fh = openedBy(in.Uid, c.fs.nextHandle())
+	out.Fh = openedBy(in.Uid, c.fs.NextHandle())
+	for c.files.Get(out.Fh) != nil || c.streams.Get(out.Fh) != nil {
+		out.Fh = openedBy(in.Uid, c.fs.NextHandle())
 	}
 	if in.NodeId == controlEvents {
 		out.OpenFlags |= fuse.FOPEN_STREAM
@@ -184,7 +185,7 @@ func (c *control) opened(in *fuse.InHeader, fh uint64) accessor {
 func (c *control) openText(in *fuse.InHeader, fh uint64) error {
 	pieces, err := c.content(in.NodeId, c.opened(in, fh))
 	if err == nil {
-		c.files.add(fh, &controlText{pieces: pieces})
+		c.files.Add(fh, &controlText{pieces: pieces})
 	}
 	return err
 }
@@ -216,7 +217,7 @@ func (c *control) slow(in *fuse.ReadIn, reply func([]byte, error)) (cancel func(
 	}
 	switch name := c.waits(in.NodeId); {
 	case name != "" && in.Offset == 0:
-		if c.turns.get(in.Fh) != nil || c.pollers.has(in.Fh) {
+		if c.turns.Get(in.Fh) != nil || c.pollers.has(in.Fh) {
 			cancel = c.turn(&in.InHeader, in.Fh, name).read(reply)
 		} else {
 			cancel = c.wait(&in.InHeader, in.Fh, name, reply)
@@ -242,7 +243,7 @@ func (c *control) openStream(fh uint64, to accessor, restarted bool) error {
 	if err := c.limits[limitEvents].take(to.uid, c.most); err != nil {
 		return err
 	}
-	c.streams.add(fh, newEventStream(c.fs, to, restarted))
+	c.streams.Add(fh, newEventStream(c.fs, to, restarted))
 	return nil
 }
 
@@ -250,30 +251,30 @@ func (c *control) openStream(fh uint64, to accessor, restarted bool) error {
 func (c *control) stream(in *fuse.InHeader, fh uint64) (*eventStream, error) {
 	c.beginning.Lock()
 	defer c.beginning.Unlock()
-	if c.streams.get(fh) == nil {
+	if c.streams.Get(fh) == nil {
 		if err := c.openStream(fh, c.opened(in, fh), true); err != nil {
 			return nil, err
 		}
 	}
-	return c.streams.get(fh), nil
+	return c.streams.Get(fh), nil
 }
 
 // release closes a handle.
 func (c *control) release(fh uint64) {
-	if text := c.files.remove(fh); text != nil {
+	if text := c.files.Remove(fh); text != nil {
 		text.close()
 	}
-	if s := c.streams.remove(fh); s != nil {
+	if s := c.streams.Remove(fh); s != nil {
 		s.close()
 	}
-	if t := c.turns.remove(fh); t != nil {
+	if t := c.turns.Remove(fh); t != nil {
 		t.cancel()
 	}
-	c.pollers.remove(c.fs.tables, fh)
+	c.pollers.remove(c.fs.Tables, fh)
 }
 
 func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	text := c.files.get(in.Fh)
+	text := c.files.Get(in.Fh)
 	if text == nil {
 		if c.waits(in.NodeId) != "" {
 			return fuse.ReadResultData(nil), fuse.OK // all was said
@@ -282,7 +283,7 @@ func (c *control) read(in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Statu
 		if err := c.openText(&in.InHeader, in.Fh); err != nil {
 			return nil, status(err)
 		}
-		text = c.files.get(in.Fh)
+		text = c.files.Get(in.Fh)
 	}
 	return fuse.ReadResultData(text.read(in.Offset, buf)), fuse.OK
 }

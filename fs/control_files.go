@@ -167,8 +167,8 @@ func (c *control) reclaimed(to accessor) any {
 func (c *control) current() Status {
 	s := c.status
 	s.ServerPID, s.DescriptorKeeperPID, s.DiesWithServer = os.Getpid(), c.fs.DescriptorKeeper(), c.fs.bound
-	s.Passthrough = !c.fs.noPassthrough.Load()
-	s.Inodes, s.Handles, s.Goroutines = c.fs.inodes.size(), c.fs.files.size(), runtime.NumGoroutine()
+	s.Passthrough = !c.fs.NoPassthrough.Load()
+	s.Inodes, s.Handles, s.Goroutines = c.fs.Inodes.Size(), c.fs.Files.Size(), runtime.NumGoroutine()
 	s.Locks, s.Waiting = c.fs.locks.Count(), c.fs.locks.Waiting()
 	return s
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
@@ -61,7 +62,7 @@ func (cs *controlNodes) find(t *handover.Tables, dir uint64, at controlPath, mod
 	n := cs.byPath[at]
 	if n != nil && n.mode == mode {
 		n.row.Lookups.Add(1)
-		t.CountLookup(unique&^uniqueResent, n.id)
+		t.CountLookup(unique&^backing.UniqueResent, n.id)
 		return n
 	}
 	text := t.AddText(dir, []byte(path.Base(at.path)))
@@ -74,7 +75,7 @@ func (cs *controlNodes) find(t *handover.Tables, dir uint64, at controlPath, mod
 	n.row.Place.Store(text)
 	n.row.Lookups.Store(1)
 	n.row.ID.Store(n.id)
-	t.CountLookup(unique&^uniqueResent, n.id)
+	t.CountLookup(unique&^backing.UniqueResent, n.id)
 	cs.add(n)
 	return n
 }
@@ -144,14 +145,14 @@ func (c *control) lookupLock(in *fuse.InHeader, name string) (id uint64, err err
 	if !c.fs.locks.Holds(at.path) {
 		file, err := c.fs.LockFiles().Stat(at.path)
 		switch {
-		case err == nil && file.Type == lockstore.Directory && (tree == controlWait || !c.fs.isLockName(name) || c.locksBeneath(at.path)):
+		case err == nil && file.Type == lockstore.Directory && (tree == controlWait || !c.fs.IsLockName(name) || c.locksBeneath(at.path)):
 			mode = unix.S_IFDIR | 0o555
-		case tree == controlLock || !c.fs.isLockName(name):
+		case tree == controlLock || !c.fs.IsLockName(name):
 			return 0, nil
 		}
 	}
 	c.fs.undo(in)
-	if n := c.nodes.find(c.fs.tables, in.NodeId, at, mode, in.Unique); n != nil {
+	if n := c.nodes.find(c.fs.Tables, in.NodeId, at, mode, in.Unique); n != nil {
 		return n.id, nil
 	}
 	return 0, nil

@@ -8,6 +8,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
@@ -59,8 +60,8 @@ func (c *control) poll(in *pollIn) (ready uint32, code fuse.Status) {
 	var notify func()
 	if in.Flags&pollSchedule != 0 {
 		kh := in.Kh // the request is not there any more when it is notified
-		c.pollers.add(c.fs.tables, in.Fh, kh)
-		notify = func() { _ = c.fs.notify(notifyPoll, kh) } // it fails if the mount is gone
+		c.pollers.add(c.fs.Tables, in.Fh, kh)
+		notify = func() { _ = c.fs.Notify(backing.NotifyPoll, kh) } // it fails if the mount is gone
 	}
 	is := false
 	if name != "" {
@@ -126,7 +127,7 @@ func (p *pollers) again(f *FS) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, row := range p.rows {
-		_ = f.notify(notifyPoll, row.Node)
+		_ = f.Notify(backing.NotifyPoll, row.Node)
 	}
 }
 
@@ -144,11 +145,11 @@ type polledTurn struct {
 // turn is the one of a handle.
 func (c *control) turn(in *fuse.InHeader, fh uint64, name string) *polledTurn {
 	c.beginning.Lock()
-	t := c.turns.get(fh)
+	t := c.turns.Get(fh)
 	begins := t == nil
 	if begins {
 		t = &polledTurn{}
-		c.turns.add(fh, t)
+		c.turns.Add(fh, t)
 	}
 	c.beginning.Unlock()
 	if begins {

@@ -16,6 +16,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/mountpoint"
 )
 
@@ -155,7 +156,7 @@ func (d *device) closeReader(r *reader) {
 }
 
 // now is a monotonic time, in ns, and never 0.
-func now() int64 { return int64(monotonicNow()) | 1 }
+func now() int64 { return int64(backing.MonotonicNow()) | 1 }
 
 // leadFrom reads and carries out requests until another leads or the mount is gone. In is a buffer to read into, or nil.
 func (d *device) leadFrom(in []byte) {

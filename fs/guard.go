@@ -9,6 +9,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
 // guard is an FS for a server. A request that makes a handler panic is answered EIO, and does not take
@@ -22,8 +24,8 @@ const ExitPanicked = 43
 
 // do carries a request out.
 func (g guard) do(in *fuse.InHeader, request func() fuse.Status) (code fuse.Status) {
-	unique := in.Unique &^ uniqueResent
-	if g.tables.Head.Poison.Load() == unique {
+	unique := in.Unique &^ backing.UniqueResent
+	if g.Tables.Head.Poison.Load() == unique {
 		return status(unix.EIO)
 	}
 	defer func() {
@@ -39,7 +41,7 @@ func (g guard) panicked(unique uint64, problem any) {
 	g.log.WithField("stack", string(debug.Stack())).WithField("panic", fmt.Sprint(problem)).
 		Error("a request met a defect of latchfs and is answered EIO; please report this")
 	if g.Outlives() {
-		g.tables.Head.Poison.Store(unique)
+		g.Tables.Head.Poison.Store(unique)
 		os.Exit(ExitPanicked)
 	}
 }

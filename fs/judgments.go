@@ -5,6 +5,7 @@ package fs
 import (
 	"sync"
 
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 )
 
@@ -15,18 +16,18 @@ const maxJudgments = 1 << 16
 // a file, its inode keeps the judgment.
 type judgments struct {
 	mu    sync.Mutex
-	byKey map[fileKey]*lockstore.CachedJudgment
+	byKey map[backing.FileKey]*lockstore.CachedJudgment
 }
 
 // look judges the file whose name lock is nameLock and whose inode is n, nil if the kernel does not know it. It reports
 // whether the file may be seen.
-func (j *judgments) look(nameLock lockstore.NameLock, file *lockstore.File, n *inode) (visible bool) {
+func (j *judgments) look(nameLock lockstore.NameLock, file *lockstore.File, n *backing.Inode) (visible bool) {
 	if n != nil {
-		return nameLock.Look(file, &n.seen)
+		return nameLock.Look(file, &n.Seen)
 	} else if nameLock.Held() {
 		return nameLock.Look(file, &lockstore.CachedJudgment{})
 	}
-	key := keyOfFile(*file)
+	key := backing.KeyOfFile(*file)
 	visible = nameLock.Look(file, j.of(key))
 	if !visible {
 		j.mu.Lock()
@@ -36,14 +37,14 @@ func (j *judgments) look(nameLock lockstore.NameLock, file *lockstore.File, n *i
 	return visible
 }
 
-func (j *judgments) of(key fileKey) *lockstore.CachedJudgment {
+func (j *judgments) of(key backing.FileKey) *lockstore.CachedJudgment {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	cached := j.byKey[key]
 	if cached == nil {
 		cached = &lockstore.CachedJudgment{}
 		if j.byKey == nil {
-			j.byKey = make(map[fileKey]*lockstore.CachedJudgment)
+			j.byKey = make(map[backing.FileKey]*lockstore.CachedJudgment)
 		}
 		if len(j.byKey) < maxJudgments {
 			j.byKey[key] = cached
@@ -53,12 +54,12 @@ func (j *judgments) of(key fileKey) *lockstore.CachedJudgment {
 }
 
 // give moves the judgment of a file to its inode, which the kernel gets to know.
-func (j *judgments) give(n *inode) {
+func (j *judgments) give(n *backing.Inode) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if cached := j.byKey[n.key]; cached != nil {
-		n.seen.TakeOver(cached)
-		delete(j.byKey, n.key)
+	if cached := j.byKey[n.Key]; cached != nil {
+		n.Seen.TakeOver(cached)
+		delete(j.byKey, n.Key)
 	}
 }
 
@@ -66,14 +67,14 @@ func (j *judgments) give(n *inode) {
 // ns of Unix time, at which that was so.
 type absentACLs struct {
 	mu    sync.Mutex
-	byKey map[fileKey]int64
+	byKey map[backing.FileKey]int64
 }
 
-func (a *absentACLs) set(key fileKey, changed int64) {
+func (a *absentACLs) set(key backing.FileKey, changed int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.byKey == nil {
-		a.byKey = make(map[fileKey]int64)
+		a.byKey = make(map[backing.FileKey]int64)
 	}
 	if len(a.byKey) < maxJudgments {
 		a.byKey[key] = changed
@@ -81,11 +82,11 @@ func (a *absentACLs) set(key fileKey, changed int64) {
 }
 
 // give moves what is known of a file to its inode, which the kernel gets to know.
-func (a *absentACLs) give(n *inode) {
+func (a *absentACLs) give(n *backing.Inode) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if changed, ok := a.byKey[n.key]; ok {
-		n.noACL.scanned(changed)
-		delete(a.byKey, n.key)
+	if changed, ok := a.byKey[n.Key]; ok {
+		n.NoACL.Scanned(changed)
+		delete(a.byKey, n.Key)
 	}
 }

@@ -6,13 +6,14 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
 // createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
 // record comes first, then the file, then the reply.
-func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
+func (f *FS) createLock(i intent, dir *backing.Inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	exclusive := in.Flags&unix.O_EXCL != 0
@@ -45,7 +46,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	f.place(n, dir, name)
 	fillEntry(&out.EntryOut, n, &st)
 	if exclusive {
-		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.inodes.path(dir, name)), &out.OpenOut)
+		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.Inodes.Path(dir, name)), &out.OpenOut)
 		out.SetAttrTimeout(createLifetime)
 	} else {
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))

@@ -11,13 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
 // removeLock removes the entry at a lock name: first the file, then the record.
-func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() error) error {
+func (f *FS) removeLock(dir *backing.Inode, name string, in *fuse.InHeader, do func() error) error {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	if err := f.admitEntry(nameLock, dir, name, f.caller(in), lockstore.Removing); err != nil {
@@ -27,14 +28,14 @@ func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() er
 	err := do()
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		nameLock.Release()
-		f.usualLocks.set(f.inodes.path(dir, name), held)
+		f.usualLocks.set(f.Inodes.Path(dir, name), held)
 	}
 	return err
 }
 
 // admitEntry says whether who may remove or rename the entry at a lock name. What was not
 // judged so far is first.
-func (f *FS) admitEntry(nameLock lockstore.NameLock, dir *inode, name string, who func() bootid.Process, attempt lockstore.Attempt) error {
+func (f *FS) admitEntry(nameLock lockstore.NameLock, dir *backing.Inode, name string, who func() bootid.Process, attempt lockstore.Attempt) error {
 	if !nameLock.Held() {
 		if _, err := f.lookEntry(nameLock, dir, name); err != nil {
 			return err
@@ -46,7 +47,7 @@ func (f *FS) admitEntry(nameLock lockstore.NameLock, dir *inode, name string, wh
 // renaming is a rename(2) between two entries.
 type renaming struct {
 	intent           intent
-	oldDir, newDir   *inode
+	oldDir, newDir   *backing.Inode
 	oldName, newName string
 	exchange         bool
 	who              func() bootid.Process
@@ -56,7 +57,7 @@ type renaming struct {
 // renameLock renames a file from or onto a lock name, or both.
 func (f *FS) renameLock(r renaming) error {
 	var from, to lockstore.NameLock
-	switch oldLock, newLock := f.isLockName(r.oldName), f.isLockName(r.newName); {
+	switch oldLock, newLock := f.IsLockName(r.oldName), f.IsLockName(r.newName); {
 	case r.oldDir == r.newDir && r.oldName == r.newName:
 		return r.do()
 	case oldLock && newLock:
@@ -118,12 +119,12 @@ func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 			from.Move(to)
 		default:
 			from.Release()
-			f.usualLocks.set(f.inodes.path(r.oldDir, r.oldName), false)
+			f.usualLocks.set(f.Inodes.Path(r.oldDir, r.oldName), false)
 		}
 	}
-	f.moved(r.newDir, r.newName)
+	f.Moved(r.newDir, r.newName)
 	if r.exchange {
-		f.moved(r.oldDir, r.oldName)
+		f.Moved(r.oldDir, r.oldName)
 	}
 	return nil
 }
@@ -140,8 +141,8 @@ func (f *FS) admitReplacement(to lockstore.NameLock, r renaming) (free bool, err
 
 // admitChange refuses who made a request to change the bytes of n if it is a live
 // lock of another family, or lies in a directory that is one.
-func (f *FS) admitChange(n *inode, in *fuse.InHeader, attempt lockstore.Attempt) error {
-	if dir := f.inodes.parentOf(n); dir != nil && !n.isDir() {
+func (f *FS) admitChange(n *backing.Inode, in *fuse.InHeader, attempt lockstore.Attempt) error {
+	if dir := f.Inodes.ParentOf(n); dir != nil && !n.IsDir() {
 		if err := f.admitWithin(dir, in); err != nil {
 			return err
 		}
@@ -156,7 +157,7 @@ func (f *FS) admitChange(n *inode, in *fuse.InHeader, attempt lockstore.Attempt)
 
 // admitWithin refuses who made a request to change what lies in dir if that is a live lock of
 // another family.
-func (f *FS) admitWithin(dir *inode, in *fuse.InHeader) error {
+func (f *FS) admitWithin(dir *backing.Inode, in *fuse.InHeader) error {
 	nameLock, ok := f.lockOf(dir)
 	if !ok {
 		return nil
@@ -166,18 +167,18 @@ func (f *FS) admitWithin(dir *inode, in *fuse.InHeader) error {
 }
 
 // changedWithin tells the store that something in dir was changed.
-func (f *FS) changedWithin(dir *inode) {
-	if !dir.lockNamed() {
+func (f *FS) changedWithin(dir *backing.Inode) {
+	if !dir.LockNamed() {
 		return
 	}
-	if path, ok := f.inodes.placePath(dir); ok && f.locks.Holds(path) {
-		f.locks.Written(path, &dir.seen)
+	if path, ok := f.Inodes.PlacePath(dir); ok && f.locks.Holds(path) {
+		f.locks.Written(path, &dir.Seen)
 	}
 }
 
 // timeSet tells the store that the caller has given n, which may be a lock, a time other than the present,
 // as programs that copy files do.
-func (f *FS) timeSet(n *inode, in *fuse.SetAttrIn) {
+func (f *FS) timeSet(n *backing.Inode, in *fuse.SetAttrIn) {
 	if in.Valid&fuse.FATTR_MTIME == 0 || in.Valid&fuse.FATTR_MTIME_NOW != 0 {
 		return
 	}
@@ -189,7 +190,7 @@ func (f *FS) timeSet(n *inode, in *fuse.SetAttrIn) {
 
 // ofStranger says that n is a live exclusive lock of another family than that of who made the
 // request.
-func (f *FS) ofStranger(n *inode, in *fuse.InHeader) bool {
+func (f *FS) ofStranger(n *backing.Inode, in *fuse.InHeader) bool {
 	nameLock, ok := f.lockOf(n)
 	if !ok {
 		return false
@@ -200,7 +201,7 @@ func (f *FS) ofStranger(n *inode, in *fuse.InHeader) bool {
 
 // open opens n. At a lock name that is one step with the look at it, so that no pid file is
 // removed under who is about to open it.
-func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
+func (f *FS) open(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	nameLock, ok := f.enterPlace(n)
 	if !ok {
 		return f.openOther(n, in, out)
@@ -211,7 +212,7 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	case err != nil:
 		return err
 	case !visible: // it was stale
-		if err := f.retries.stale(&in.InHeader, n.id); err != nil {
+		if err := f.retries.stale(&in.InHeader, n.ID); err != nil {
 			return err
 		}
 	}
@@ -222,40 +223,40 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	}
 	h := f.newHandle(n, in)
 	guarded := nameLock.Guarded()
-	if h.writes() {
+	if h.Writes() {
 		caller := f.caller(&in.InHeader)()
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
-		h.family = guarded && !nameLock.Stranger(func() bootid.Process { return caller })
+		h.Family = guarded && !nameLock.Stranger(func() bootid.Process { return caller })
 	}
 	return f.openFile(h, in, out, guarded)
 }
 
 // writtenBy remembers the process that opens n, a file at a lock name, for writing.
-func (f *FS) writtenBy(n *inode, h *handle, w *lockstore.Writer) {
-	n.seen.WrittenBy(w)
-	h.writer = w
-	if path, ok := f.inodes.placePath(n); ok {
+func (f *FS) writtenBy(n *backing.Inode, h *backing.Handle, w *lockstore.Writer) {
+	n.Seen.WrittenBy(w)
+	h.Writer = w
+	if path, ok := f.Inodes.PlacePath(n); ok {
 		f.locks.Writing(path, w)
 	}
 }
 
 // writingWithin tells the store that the caller opens a file in dir for writing, if that may be a lock.
-func (f *FS) writingWithin(dir *inode, in *fuse.InHeader) {
-	if !dir.lockNamed() {
+func (f *FS) writingWithin(dir *backing.Inode, in *fuse.InHeader) {
+	if !dir.LockNamed() {
 		return
 	}
-	if path, ok := f.inodes.placePath(dir); ok && f.locks.Holds(path) {
+	if path, ok := f.Inodes.PlacePath(dir); ok && f.locks.Holds(path) {
 		f.locks.Writing(path, f.locks.Writer(f.caller(in)(), false))
 	}
 }
 
 // openOther opens what is not at a lock name, or not any more.
-func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
+func (f *FS) openOther(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	if err := f.reaped(n, &in.InHeader); err != nil {
 		return err
 	}
-	dir := f.inodes.parentOf(n)
-	if dir == nil || n.isDir() || !dir.lockNamed() {
+	dir := f.Inodes.ParentOf(n)
+	if dir == nil || n.IsDir() || !dir.LockNamed() {
 		return f.openFile(f.newHandle(n, in), in, out, false)
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
@@ -264,26 +265,26 @@ func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 		}
 	}
 	h := f.newHandle(n, in)
-	if h.writes() {
+	if h.Writes() {
 		f.writingWithin(dir, &in.InHeader)
 	}
-	path, ok := f.inodes.placePath(dir)
+	path, ok := f.Inodes.PlacePath(dir)
 	return f.openFile(h, in, out, ok && f.locks.Holds(path))
 }
 
 // closedLock tells the store that a handle is closed by which a lock was made or may
 // have been written, or which kept a pid file from being removed.
-func (f *FS) closedLock(h *handle) {
-	n := h.node
+func (f *FS) closedLock(h *backing.Handle) {
+	n := h.Node
 	switch {
-	case h.descriptor != nil:
-		f.locks.Closed(h.descriptor, h.row.Bits.Load()&handover.BitClosedEnd != 0)
-	case n.lockNamed():
-		if path, ok := f.inodes.placePath(n); ok && (h.writes() || f.locks.Holds(path)) && f.isAt(n, path) {
-			f.locks.Written(path, &n.seen)
+	case h.Descriptor != nil:
+		f.locks.Closed(h.Descriptor, h.Row.Bits.Load()&handover.BitClosedEnd != 0)
+	case n.LockNamed():
+		if path, ok := f.Inodes.PlacePath(n); ok && (h.Writes() || f.locks.Holds(path)) && f.IsAt(n, path) {
+			f.locks.Written(path, &n.Seen)
 		}
-	case h.writes():
-		if dir := f.inodes.parentOf(n); dir != nil {
+	case h.Writes():
+		if dir := f.Inodes.ParentOf(n); dir != nil {
 			f.changedWithin(dir)
 		}
 	}

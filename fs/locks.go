@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 )
 
@@ -19,11 +20,11 @@ import (
 
 // enter takes the name lock of the entry name of dir. Directories are renamed outside of all
 // name locks, so that once inside the path stays true.
-func (f *FS) enter(dir *inode, name string) lockstore.NameLock {
+func (f *FS) enter(dir *backing.Inode, name string) lockstore.NameLock {
 	for {
-		path := f.inodes.path(dir, name)
+		path := f.Inodes.Path(dir, name)
 		nameLock := f.locks.Enter(path)
-		if f.inodes.path(dir, name) == path {
+		if f.Inodes.Path(dir, name) == path {
 			return nameLock
 		}
 		nameLock.Leave()
@@ -31,11 +32,11 @@ func (f *FS) enter(dir *inode, name string) lockstore.NameLock {
 }
 
 // enterBoth does so for two names.
-func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.NameLock, lockstore.NameLock) {
+func (f *FS) enterBoth(dirA *backing.Inode, a string, dirB *backing.Inode, b string) (lockstore.NameLock, lockstore.NameLock) {
 	for {
-		pathA, pathB := f.inodes.path(dirA, a), f.inodes.path(dirB, b)
+		pathA, pathB := f.Inodes.Path(dirA, a), f.Inodes.Path(dirB, b)
 		nameLockA, nameLockB := f.locks.EnterBoth(pathA, pathB)
-		if f.inodes.path(dirA, a) == pathA && f.inodes.path(dirB, b) == pathB {
+		if f.Inodes.Path(dirA, a) == pathA && f.Inodes.Path(dirB, b) == pathB {
 			return nameLockA, nameLockB
 		}
 		nameLockB.Leave()
@@ -45,32 +46,32 @@ func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.
 
 // enterPlace takes the name lock of the lock name that the file n was last seen at; false if
 // it is not there any more.
-func (f *FS) enterPlace(n *inode) (lockstore.NameLock, bool) {
-	if !n.lockNamed() {
+func (f *FS) enterPlace(n *backing.Inode) (lockstore.NameLock, bool) {
+	if !n.LockNamed() {
 		return lockstore.NameLock{}, false
 	}
 	for {
-		path, ok := f.inodes.placePath(n)
+		path, ok := f.Inodes.PlacePath(n)
 		if !ok {
 			return lockstore.NameLock{}, false
 		}
 		nameLock := f.locks.Enter(path)
-		if f.isAt(n, path) {
+		if f.IsAt(n, path) {
 			return nameLock, true
 		}
 		nameLock.Leave()
-		if again, _ := f.inodes.placePath(n); again == path {
+		if again, _ := f.Inodes.PlacePath(n); again == path {
 			return lockstore.NameLock{}, false // another file is at that name
 		}
 	}
 }
 
 // lockOf does the same if there is a record of a lock of that name.
-func (f *FS) lockOf(n *inode) (lockstore.NameLock, bool) {
-	if !n.lockNamed() {
+func (f *FS) lockOf(n *backing.Inode) (lockstore.NameLock, bool) {
+	if !n.LockNamed() {
 		return lockstore.NameLock{}, false
 	}
-	if path, ok := f.inodes.placePath(n); !ok || !f.locks.Holds(path) {
+	if path, ok := f.Inodes.PlacePath(n); !ok || !f.locks.Holds(path) {
 		return lockstore.NameLock{}, false
 	}
 	return f.enterPlace(n)
@@ -78,17 +79,17 @@ func (f *FS) lockOf(n *inode) (lockstore.NameLock, bool) {
 
 // place remembers that n is the entry name of dir, if that matters: of a directory, at a lock
 // name, and in a directory at one. A file with several names keeps that of a lock.
-func (f *FS) place(n, dir *inode, name string) {
-	lockNamed := f.isLockName(name)
-	if !n.isDir() {
-		if !lockNamed && !dir.lockNamed() {
+func (f *FS) place(n, dir *backing.Inode, name string) {
+	lockNamed := f.IsLockName(name)
+	if !n.IsDir() {
+		if !lockNamed && !dir.LockNamed() {
 			return
 		}
-		if at, ok := f.inodes.placePath(n); ok && at != f.inodes.path(dir, name) && f.locks.Holds(at) && f.isAt(n, at) {
+		if at, ok := f.Inodes.PlacePath(n); ok && at != f.Inodes.Path(dir, name) && f.locks.Holds(at) && f.IsAt(n, at) {
 			return
 		}
 	}
-	f.inodes.place(n, dir, name, lockNamed)
+	f.Inodes.Place(n, dir, name, lockNamed)
 }
 
 // caller returns a function that identifies who made a request, while he waits for it.
@@ -103,14 +104,14 @@ func (f *FS) caller(in *fuse.InHeader) func() bootid.Process {
 
 // lookupLock finds the entry at a lock name, unless it is stale: then it is reclaimed and
 // there is none.
-func (f *FS) lookupLock(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
+func (f *FS) lookupLock(dir *backing.Inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	return f.lookupIn(nameLock, dir, name, in, out)
 }
 
 // lookupIn does so within the name lock.
-func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
+func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *backing.Inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	n, st, err := f.entry(dir, name, in.Unique)
 	if errors.Is(err, unix.ENOENT) {
 		nameLock.Look(nil, nil)
@@ -118,12 +119,12 @@ func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *inode, name string, in *
 	if err != nil {
 		return err
 	}
-	file := fileOf(&st)
-	if !nameLock.Look(&file, &n.seen) {
-		f.inodes.unfind(n.id, in.Unique)
+	file := backing.FileOf(&st)
+	if !nameLock.Look(&file, &n.Seen) {
+		f.Inodes.Unfind(n.ID, in.Unique)
 		return unix.ENOENT
 	}
-	f.retries.lookedUp(in, n.id)
+	f.retries.lookedUp(in, n.ID)
 	fillEntry(out, n, &st)
 	if nameLock.Held() {
 		out.SetAttrTimeout(0)
@@ -152,7 +153,7 @@ func freshen(attr *fuse.Attr) {
 // lookAgain is asked before the attributes of n are answered: if n is a stale lock it is
 // reclaimed. It says whether n is a lock that is not, and whether its times are to be
 // the present.
-func (f *FS) lookAgain(n *inode, in *fuse.InHeader) (held, fresh bool, err error) {
+func (f *FS) lookAgain(n *backing.Inode, in *fuse.InHeader) (held, fresh bool, err error) {
 	nameLock, ok := f.lockOf(n)
 	if !ok {
 		return false, false, nil
@@ -164,29 +165,29 @@ func (f *FS) lookAgain(n *inode, in *fuse.InHeader) (held, fresh bool, err error
 }
 
 // look judges the lock whose name lock that is and whose file n is.
-func (f *FS) look(nameLock lockstore.NameLock, n *inode) (visible bool, err error) {
-	st, err := f.stat(n)
+func (f *FS) look(nameLock lockstore.NameLock, n *backing.Inode) (visible bool, err error) {
+	st, err := f.Stat(n)
 	if err != nil {
 		return false, err
 	}
-	file := fileOf(&st)
-	return nameLock.Look(&file, &n.seen), nil
+	file := backing.FileOf(&st)
+	return nameLock.Look(&file, &n.Seen), nil
 }
 
 // lookEntry judges what lies at the entry name of dir, whose name lock that is.
-func (f *FS) lookEntry(nameLock lockstore.NameLock, dir *inode, name string) (visible bool, err error) {
-	st, err := statEntry(dir.fd, name)
+func (f *FS) lookEntry(nameLock lockstore.NameLock, dir *backing.Inode, name string) (visible bool, err error) {
+	st, err := backing.StatEntry(dir.FD, name)
 	if errors.Is(err, unix.ENOENT) {
 		return nameLock.Look(nil, nil), nil
 	} else if err != nil {
 		return false, err
 	}
-	file := fileOf(&st)
-	return f.judgments.look(nameLock, &file, f.inodes.peek(keyOf(&st), dir.fd, name)), nil
+	file := backing.FileOf(&st)
+	return f.judgments.look(nameLock, &file, f.Inodes.Peek(backing.KeyOf(&st), dir.FD, name)), nil
 }
 
 // hiddenLock says that the entry at a lock name was stale and is gone.
-func (f *FS) hiddenLock(dir *inode, name string) bool {
+func (f *FS) hiddenLock(dir *backing.Inode, name string) bool {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	visible, err := f.lookEntry(nameLock, dir, name)

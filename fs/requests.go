@@ -37,6 +37,3 @@ func (f *FS) Requests() iter.Seq2[string, uint64] {
 		}
 	}
 }
-
-// Inodes is how many files and directories the kernel knows.
-func (f *FS) Inodes() int { return f.inodes.size() }

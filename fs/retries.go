@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
 // retries makes sure that no call is answered ESTALE twice. The first time the kernel looks all names
@@ -71,9 +73,9 @@ func (r *retries) lookedUp(in *fuse.InHeader, id uint64) {
 
 // reaped returns ESTALE to a request for a lock that is gone and that the kernel asks for because it
 // has the name cached, and not because it has the file open.
-func (f *FS) reaped(n *inode, in *fuse.InHeader) error {
-	if !n.takenAway() || !n.lockNamed() || n.opens.any() {
+func (f *FS) reaped(n *backing.Inode, in *fuse.InHeader) error {
+	if !n.TakenAway() || !n.LockNamed() || n.Opens.Any() {
 		return nil
 	}
-	return f.retries.stale(in, n.id)
+	return f.retries.stale(in, n.ID)
 }

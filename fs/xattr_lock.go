@@ -9,6 +9,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
 // lockAttributes begins the names of the extended attributes that say of a lock what latchfs knows. They are not
@@ -34,11 +36,11 @@ var lockAttributeNames = []struct {
 }
 
 // lockAt is the lock whose file n is; false if it is none.
-func (f *FS) lockAt(n *inode) (LockInfo, bool) {
-	if n == nil || !n.lockNamed() {
+func (f *FS) lockAt(n *backing.Inode) (LockInfo, bool) {
+	if n == nil || !n.LockNamed() {
 		return LockInfo{}, false
 	}
-	path, ok := f.inodes.placePath(n)
+	path, ok := f.Inodes.PlacePath(n)
 	if !ok {
 		return LockInfo{}, false
 	}
@@ -47,7 +49,7 @@ func (f *FS) lockAt(n *inode) (LockInfo, bool) {
 }
 
 // getLockAttribute answers for one of them.
-func (f *FS) getLockAttribute(n *inode, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+func (f *FS) getLockAttribute(n *backing.Inode, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	l, ok := f.lockAt(n)
 	// The caller may have come to the file by another link.
 	if !ok || in.Uid != 0 && !f.sees(f.accessor(in), l.Name, namesIt) {
@@ -64,7 +66,7 @@ func (f *FS) getLockAttribute(n *inode, in *fuse.InHeader, name string, dest []b
 // refuseAttribute answers who would have a lock be something else than it is.
 func (f *FS) refuseAttribute(in *fuse.InHeader, name string) fuse.Status {
 	log := f.log.WithFields(logrus.Fields{"caller": f.caller(in)().String(), "uid": in.Uid, "attribute": name})
-	if l, ok := f.lockAt(f.inodes.get(in.NodeId)); ok {
+	if l, ok := f.lockAt(f.Inodes.Get(in.NodeId)); ok {
 		log = log.WithField("path", l.Name)
 	}
 	log.Warn("refused: what is known of a lock cannot be set")

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"sync"
@@ -30,7 +30,7 @@ const (
 
 // descriptors counts what is open on behalf of users.
 type descriptors struct {
-	limit int // of all, inodes among them; 0 if it is not known
+	Limit int // of all, inodes among them; 0 if it is not known
 
 	mu      sync.Mutex
 	open    int
@@ -39,18 +39,18 @@ type descriptors struct {
 }
 
 // share is a number of eighths of the limit.
-func (d *descriptors) share(eighths int) int { return d.limit / 8 * eighths }
+func (d *descriptors) share(eighths int) int { return d.Limit / 8 * eighths }
 
 // take counts a file that a user opens, which has a lock name or not, while inodes have so many descriptors. It returns
 // ENFILE if that is beyond a share.
 func (d *descriptors) take(uid uint32, lockNamed bool, inodes int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	left := d.limit - inodes - d.open
+	left := d.Limit - inodes - d.open
 	if !lockNamed {
 		left -= d.share(reservedShare)
 	}
-	if d.limit > 0 && d.byUser[uid] >= openShare*left {
+	if d.Limit > 0 && d.byUser[uid] >= openShare*left {
 		d.refused++
 		return unix.ENFILE
 	}
@@ -73,8 +73,8 @@ func (d *descriptors) count(uid uint32) {
 	d.open++
 }
 
-// give takes one back.
-func (d *descriptors) give(uid uint32) {
+// Give takes one back.
+func (d *descriptors) Give(uid uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open--
@@ -85,20 +85,20 @@ func (d *descriptors) give(uid uint32) {
 
 // OpenFiles is how many files and directories are open in the mount.
 func (f *Directory) OpenFiles() int {
-	f.descriptors.mu.Lock()
-	defer f.descriptors.mu.Unlock()
-	return f.descriptors.open
+	f.Descriptors.mu.Lock()
+	defer f.Descriptors.mu.Unlock()
+	return f.Descriptors.open
 }
 
-// mayOpen counts a file that the caller of in opens, which has a lock name or not. It returns ENFILE if that is beyond
+// MayOpen counts a file that the caller of in opens, which has a lock name or not. It returns ENFILE if that is beyond
 // a share.
-func (f *Directory) mayOpen(in *fuse.InHeader, lockNamed bool) error {
-	return f.descriptors.take(in.Uid, lockNamed, f.inodes.pinned())
+func (f *Directory) MayOpen(in *fuse.InHeader, lockNamed bool) error {
+	return f.Descriptors.take(in.Uid, lockNamed, f.Inodes.pinned())
 }
 
 // OpenRefusals is how often a user was refused an open file (ENFILE).
 func (f *Directory) OpenRefusals() uint64 {
-	f.descriptors.mu.Lock()
-	defer f.descriptors.mu.Unlock()
-	return f.descriptors.refused
+	f.Descriptors.mu.Lock()
+	defer f.Descriptors.mu.Unlock()
+	return f.Descriptors.refused
 }

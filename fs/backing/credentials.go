@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"fmt"
@@ -16,15 +16,15 @@ import (
 const fsCapabilities = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH |
 	1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID | 1<<unix.CAP_LINUX_IMMUTABLE | 1<<unix.CAP_MKNOD
 
-// credentials makes files as the caller, where latchfs is root.
-type credentials struct {
-	root       bool
+// Credentials makes files as the caller, where latchfs is root.
+type Credentials struct {
+	Root       bool
 	restricted [2]unix.CapUserData // while it acts as another user
 }
 
-func readCredentials() (credentials, error) {
-	c := credentials{root: os.Geteuid() == 0}
-	if !c.root {
+func ReadCredentials() (Credentials, error) {
+	c := Credentials{Root: os.Geteuid() == 0}
+	if !c.Root {
 		return c, nil
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -36,12 +36,12 @@ func readCredentials() (credentials, error) {
 	return c, nil
 }
 
-// as calls make on a thread that is the caller to the file system. The kernel has
+// As calls make on a thread that is the caller to the file system. The kernel has
 // checked what the caller may do; CAP_DAC_OVERRIDE stays, because the caller's
 // supplementary groups are not known here.
-func (c *credentials) as(caller fuse.Caller, make func() error) error {
-	if !c.root || caller.Uid == 0 && caller.Gid == 0 {
-		return retry(make)
+func (c *Credentials) As(caller fuse.Caller, make func() error) error {
+	if !c.Root || caller.Uid == 0 && caller.Gid == 0 {
+		return Retry(make)
 	}
 	runtime.LockOSThread()
 	// A thread that could not be changed back would go with its goroutine, and does not
@@ -58,7 +58,7 @@ func (c *credentials) as(caller fuse.Caller, make func() error) error {
 			return fmt.Errorf("capabilities: %w", err)
 		}
 	}
-	return retry(make)
+	return Retry(make)
 }
 
 // With HANDLE_KILLPRIV_V2 it is ours to take set-user-id and set-group-id away when
@@ -68,30 +68,30 @@ func (c *credentials) as(caller fuse.Caller, make func() error) error {
 // Without that flag the kernel asks for security.capability before every single
 // write, passthrough or not (file_remove_privs, SB_NOSEC).
 
-// killPrivileges takes them away. The kernel has the mode cached and is told.
-func (f *Directory) killPrivileges(n *inode) error {
-	st, err := f.stat(n)
-	if err != nil || !hasPrivileges(st.Mode) {
+// KillPrivileges takes them away. The kernel has the mode cached and is told.
+func (f *Directory) KillPrivileges(n *Inode) error {
+	st, err := f.Stat(n)
+	if err != nil || !HasPrivileges(st.Mode) {
 		return err
 	}
 	mode := st.Mode & 0o7777 &^ unix.S_ISUID
 	if mode&unix.S_IXGRP != 0 {
 		mode &^= unix.S_ISGID
 	}
-	err = f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0) })
+	err = f.WithFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, ProcPath(fd), mode, 0) })
 	f.forgetAttributes(n)
 	return err
 }
 
-// changedBy takes them away from a file that who made a request changed in a way of which the kernel
+// ChangedBy takes them away from a file that who made a request changed in a way of which the kernel
 // does not say whether it takes them: it does from everybody but root.
-func (f *Directory) changedBy(n *inode, in *fuse.InHeader) error {
+func (f *Directory) ChangedBy(n *Inode, in *fuse.InHeader) error {
 	if in.Uid == 0 {
 		return nil
 	}
-	return f.killPrivileges(n)
+	return f.KillPrivileges(n)
 }
 
-func hasPrivileges(mode uint32) bool {
+func HasPrivileges(mode uint32) bool {
 	return mode&unix.S_ISUID != 0 || mode&(unix.S_ISGID|unix.S_IXGRP) == unix.S_ISGID|unix.S_IXGRP
 }

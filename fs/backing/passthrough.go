@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"sync"
@@ -23,30 +23,30 @@ type opens struct {
 }
 
 // took counts a handle that another server opened.
-func (o *opens) took(h *handle, backing int32) {
+func (o *opens) took(h *Handle, backing int32) {
 	switch {
-	case h.direct:
+	case h.Direct:
 		o.direct++
-	case !h.passthrough:
+	case !h.Passthrough:
 		o.cached++
 	}
-	if h.passthrough {
+	if h.Passthrough {
 		o.passthrough++
 		o.backingID = backing
 	}
 }
 
-// any says whether there are any.
-func (o *opens) any() bool {
+// Any says whether there are any.
+func (o *opens) Any() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.direct+o.cached+o.passthrough > 0
 }
 
-// directOpen opens n without the page cache. While n is open with passthrough this open has to be that
+// DirectOpen opens n without the page cache. While n is open with passthrough this open has to be that
 // too, and says so; its reads and writes come by here all the same (fuse_file_read_iter).
-func (f *Directory) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
-	o := &n.opens
+func (f *Directory) DirectOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
+	o := &n.Opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.direct++
@@ -60,20 +60,20 @@ func (f *Directory) directOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 	return true
 }
 
-// passthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
-func (f *Directory) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
-	o := &n.opens
+// PassthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
+func (f *Directory) PassthroughOpen(n *Inode, out *fuse.OpenOut) bool {
+	o := &n.Opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.passthrough == 0 && (o.cached > 0 || f.noPassthrough.Load()) {
+	if o.passthrough == 0 && (o.cached > 0 || f.NoPassthrough.Load()) {
 		o.cached++
 		return false
 	}
 	if o.passthrough == 0 {
 		var id int32
 		var refused error
-		if err := f.withFD(n, func(fd int) error {
-			id, refused = openBacking(f.device, fd)
+		if err := f.WithFD(n, func(fd int) error {
+			id, refused = openBacking(f.Device, fd)
 			return nil
 		}); err != nil {
 			o.cached++
@@ -81,7 +81,7 @@ func (f *Directory) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 		}
 		if refused != nil {
 			// EPERM: not root. ELOOP, EOPNOTSUPP: what lies beneath cannot.
-			if !f.noPassthrough.Swap(true) {
+			if !f.NoPassthrough.Swap(true) {
 				f.log.WithError(refused).Info("no passthrough descriptors here; reads and writes go through latchfs")
 			}
 			o.cached++
@@ -95,10 +95,10 @@ func (f *Directory) passthroughOpen(n *inode, out *fuse.OpenOut) bool {
 	return true
 }
 
-// cachedOpen opens n through the page cache, unless it is open with passthrough already:
+// CachedOpen opens n through the page cache, unless it is open with passthrough already:
 // then it has to be that. It says which.
-func (f *Directory) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
-	o := &n.opens
+func (f *Directory) CachedOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
+	o := &n.Opens
 	o.mu.Lock()
 	if o.passthrough == 0 {
 		defer o.mu.Unlock()
@@ -106,26 +106,26 @@ func (f *Directory) cachedOpen(n *inode, out *fuse.OpenOut) (passthrough bool) {
 		return false
 	}
 	o.mu.Unlock()
-	return f.passthroughOpen(n, out)
+	return f.PassthroughOpen(n, out)
 }
 
-// closed takes the open of a handle back.
-func (f *Directory) closed(h *handle) {
-	o := &h.node.opens
+// Closed takes the open of a handle back.
+func (f *Directory) Closed(h *Handle) {
+	o := &h.Node.Opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
-	case h.direct:
+	case h.Direct:
 		o.direct--
-	case !h.passthrough:
+	case !h.Passthrough:
 		o.cached--
 	}
-	if !h.passthrough {
+	if !h.Passthrough {
 		return
 	}
 	if o.passthrough--; o.passthrough == 0 {
 		// It can only fail on a connection that is gone, and its ids with it.
-		_ = closeBacking(f.device, o.backingID)
+		_ = closeBacking(f.Device, o.backingID)
 		o.backingID = 0
 	}
 }

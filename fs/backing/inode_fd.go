@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"bytes"
@@ -17,42 +17,42 @@ import (
 
 // probeHandles finds out how many descriptors there may be, and whether files can be opened by handle.
 func (f *Directory) probeHandles() {
-	f.byHandle = -1
+	f.ByHandle = -1
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return
 	}
-	f.descriptors.limit = max(1, int(min(limit.Cur, 1<<30))-ownDescriptors)
-	handle, _, err := unix.NameToHandleAt(f.root.fd, "", unix.AT_EMPTY_PATH)
+	f.Descriptors.Limit = max(1, int(min(limit.Cur, 1<<30))-ownDescriptors)
+	handle, _, err := unix.NameToHandleAt(f.Root.FD, "", unix.AT_EMPTY_PATH)
 	if err != nil {
 		return
 	}
 	// open_by_handle_at(2) does not take an O_PATH descriptor.
-	dir, err := reopen(f.root.fd, unix.O_RDONLY|unix.O_DIRECTORY)
+	dir, err := Reopen(f.Root.FD, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return
 	}
-	f.byHandle = dir
+	f.ByHandle = dir
 	if fd, err := f.openHandle(handle); err != nil {
 		unix.Close(dir)
-		f.byHandle = -1
+		f.ByHandle = -1
 	} else {
 		unix.Close(fd)
 	}
 }
 
 func (f *Directory) openHandle(handle unix.FileHandle) (fd int, err error) {
-	err = retry(func() error {
-		fd, err = unix.OpenByHandleAt(f.byHandle, handle, unix.O_PATH|unix.O_CLOEXEC)
+	err = Retry(func() error {
+		fd, err = unix.OpenByHandleAt(f.ByHandle, handle, unix.O_PATH|unix.O_CLOEXEC)
 		return err
 	})
 	return fd, err
 }
 
-// withFD calls do with a descriptor of n that is good until it returns; it may be an O_PATH one.
-func (f *Directory) withFD(n *inode, do func(fd int) error) error {
-	if n.fd >= 0 {
-		return do(n.fd)
+// WithFD calls do with a descriptor of n that is good until it returns; it may be an O_PATH one.
+func (f *Directory) WithFD(n *Inode, do func(fd int) error) error {
+	if n.FD >= 0 {
+		return do(n.FD)
 	}
 	fd, err := f.openHandle(*n.handle)
 	if err != nil {
@@ -62,27 +62,27 @@ func (f *Directory) withFD(n *inode, do func(fd int) error) error {
 	return do(fd)
 }
 
-func (f *Directory) stat(n *inode) (st unix.Stat_t, err error) {
-	err = f.withFD(n, func(fd int) error {
-		st, err = statFD(fd)
+func (f *Directory) Stat(n *Inode) (st unix.Stat_t, err error) {
+	err = f.WithFD(n, func(fd int) error {
+		st, err = StatFD(fd)
 		return err
 	})
 	return st, err
 }
 
-// reopen opens the file n.
-func (f *Directory) reopen(n *inode, flags int) (opened int, err error) {
-	err = f.withFD(n, func(fd int) error {
-		opened, err = reopen(fd, flags)
+// Reopen opens the file n.
+func (f *Directory) Reopen(n *Inode, flags int) (opened int, err error) {
+	err = f.WithFD(n, func(fd int) error {
+		opened, err = Reopen(fd, flags)
 		return err
 	})
 	return opened, err
 }
 
-// unpinned returns the handle of a file for which no descriptor is to be kept; nil if it is to be
+// Unpinned returns the handle of a file for which no descriptor is to be kept; nil if it is to be
 // kept.
-func (f *Directory) unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
-	if f.byHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.root.key.dev || f.inodes.pinned() < f.descriptors.share(handledShare) {
+func (f *Directory) Unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
+	if f.ByHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.Root.Key.dev || f.Inodes.pinned() < f.Descriptors.share(handledShare) {
 		return nil
 	}
 	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
@@ -100,14 +100,14 @@ const (
 	pruneTime = 100
 )
 
-// mayPin returns ENFILE if no more inodes may keep a descriptor. In time the kernel is asked to forget some.
-func (f *Directory) mayPin() error {
-	most := f.descriptors.share(pinnedShare)
-	if most == 0 || f.inodes.pinned() < most*3/4 {
+// MayPin returns ENFILE if no more inodes may keep a descriptor. In time the kernel is asked to forget some.
+func (f *Directory) MayPin() error {
+	most := f.Descriptors.share(pinnedShare)
+	if most == 0 || f.Inodes.pinned() < most*3/4 {
 		return nil
 	}
 	f.prune()
-	for i := 0; f.inodes.pinned() >= most; i++ {
+	for i := 0; f.Inodes.pinned() >= most; i++ {
 		if f.cannotPrune.Load() || i == pruneTime {
 			return unix.ENFILE
 		}
@@ -124,16 +124,16 @@ func (f *Directory) prune() {
 	}
 	go func() {
 		defer f.pruning.Store(false)
-		ids := f.inodes.unused(maxPruned)
-		if err := f.notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !f.cannotPrune.Swap(true) {
-			f.log.WithField("descriptors", f.descriptors.limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): when more of them " +
+		ids := f.Inodes.unused(maxPruned)
+		if err := f.Notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !f.cannotPrune.Swap(true) {
+			f.log.WithField("descriptors", f.Descriptors.Limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): when more of them " +
 				"are known than there are descriptors, further ones cannot be looked up (ENFILE)")
 		}
 	}()
 }
 
-// storedHandle is the handle to be written down with a file that has a descriptor or a handle.
-func (f *Directory) storedHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
+// StoredHandle is the handle to be written down with a file that has a descriptor or a handle.
+func (f *Directory) StoredHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
 	if handle != nil || !f.storable {
 		return handle
 	}
@@ -144,11 +144,11 @@ func (f *Directory) storedHandle(fd int, handle *unix.FileHandle) *unix.FileHand
 	return &named
 }
 
-// is reports whether n is the file with that key at the entry name of the directory dirfd, or dirfd itself
+// Is reports whether n is the file with that key at the entry name of the directory dirfd, or dirfd itself
 // if name is empty. Without a descriptor n does not keep its number, so a later file may have it.
-func (n *inode) is(key fileKey, dirfd int, name string) bool {
-	if n.key != key || n.fd >= 0 {
-		return n.key == key
+func (n *Inode) Is(key FileKey, dirfd int, name string) bool {
+	if n.Key != key || n.FD >= 0 {
+		return n.Key == key
 	}
 	handle, _, err := unix.NameToHandleAt(dirfd, name, unix.AT_EMPTY_PATH)
 	return err == nil && handle.Type() == n.handle.Type() && bytes.Equal(handle.Bytes(), n.handle.Bytes())

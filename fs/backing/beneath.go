@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"errors"
@@ -15,24 +15,24 @@ import (
 	"latchfs/lockstore"
 )
 
-// lockFiles is the directory beneath as the store sees it.
-type lockFiles struct{ dir *Directory }
+// LockFiles is the directory beneath as the store sees it.
+type LockFiles struct{ dir *Directory }
 
-var _ lockstore.Files = lockFiles{}
+var _ lockstore.Files = LockFiles{}
 
 // LockFiles is what the store is to work on.
-func (f *Directory) LockFiles() lockstore.Files { return lockFiles{f} }
+func (f *Directory) LockFiles() LockFiles { return LockFiles{f} }
 
 func unixTime(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
 
-// beneath calls do with a descriptor of the directory that name is in and the last
+// Beneath calls do with a descriptor of the directory that name is in and the last
 // component of name.
-func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) error {
+func (l LockFiles) Beneath(name string, do func(dirfd int, base string) error) error {
 	dir, base := path.Split(name)
 	if dir == "" {
-		return do(l.dir.root.fd, base)
+		return do(l.dir.Root.FD, base)
 	}
-	fd, err := openBeneath(l.dir.root.fd, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := OpenBeneath(l.dir.Root.FD, path.Clean(dir), unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -41,15 +41,15 @@ func (l lockFiles) beneath(name string, do func(dirfd int, base string) error) e
 }
 
 // Stat implements lockstore.Files.
-func (l lockFiles) Stat(name string) (lockstore.File, error) {
-	file, _, err := l.inode(name)
+func (l LockFiles) Stat(name string) (lockstore.File, error) {
+	file, _, err := l.Inode(name)
 	return file, err
 }
 
 // Identity implements lockstore.Files: it is the file handle, which no other file gets, or where there are
 // none the number and the time of birth.
-func (l lockFiles) Identity(name string) (identity string, err error) {
-	err = l.beneath(name, func(dirfd int, base string) error {
+func (l LockFiles) Identity(name string) (identity string, err error) {
+	err = l.Beneath(name, func(dirfd int, base string) error {
 		handle, _, err := unix.NameToHandleAt(dirfd, base, 0)
 		if err == nil {
 			identity = fmt.Sprintf("%d:%x", handle.Type(), handle.Bytes())
@@ -66,14 +66,14 @@ func (l lockFiles) Identity(name string) (identity string, err error) {
 }
 
 // Open implements lockstore.Files.
-func (l lockFiles) Open(name string) (file io.ReadCloser, err error) {
-	err = l.beneath(name, func(dirfd int, base string) error {
+func (l LockFiles) Open(name string) (file io.ReadCloser, err error) {
+	err = l.Beneath(name, func(dirfd int, base string) error {
 		// O_NONBLOCK: should it have become a FIFO, nothing is to wait here.
 		const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
 		// Our looking is no access. Only root and the owner may hide it.
-		fd, err := openBeneath(dirfd, base, flags|unix.O_NOATIME)
+		fd, err := OpenBeneath(dirfd, base, flags|unix.O_NOATIME)
 		if err == unix.EPERM {
-			fd, err = openBeneath(dirfd, base, flags)
+			fd, err = OpenBeneath(dirfd, base, flags)
 		}
 		if err == nil {
 			file = &rawFile{fd: fd}
@@ -91,7 +91,7 @@ type rawFile struct {
 }
 
 func (f *rawFile) Read(p []byte) (n int, err error) {
-	err = retry(func() error {
+	err = Retry(func() error {
 		n, err = unix.Pread(f.fd, p, f.offset)
 		return err
 	})
@@ -105,9 +105,9 @@ func (f *rawFile) Read(p []byte) (n int, err error) {
 func (f *rawFile) Close() error { return unix.Close(f.fd) }
 
 // Readlink implements lockstore.Files.
-func (l lockFiles) Readlink(name string) (text string, err error) {
-	err = l.beneath(name, func(dirfd int, base string) error {
-		target, err := readlink(dirfd, base)
+func (l LockFiles) Readlink(name string) (text string, err error) {
+	err = l.Beneath(name, func(dirfd int, base string) error {
+		target, err := Readlink(dirfd, base)
 		text = string(target)
 		return err
 	})
@@ -115,8 +115,8 @@ func (l lockFiles) Readlink(name string) (text string, err error) {
 }
 
 // Entries implements lockstore.Files.
-func (l lockFiles) Entries(name string, limit int) (names []string, err error) {
-	err = l.directory(name, func(dir *os.File) error {
+func (l LockFiles) Entries(name string, limit int) (names []string, err error) {
+	err = l.Directory(name, func(dir *os.File) error {
 		names, err = dir.Readdirnames(limit + 1)
 		if errors.Is(err, io.EOF) {
 			err = nil
@@ -126,10 +126,10 @@ func (l lockFiles) Entries(name string, limit int) (names []string, err error) {
 	return names, err
 }
 
-// directory calls do with the directory at name.
-func (l lockFiles) directory(name string, do func(*os.File) error) error {
-	return l.beneath(name, func(dirfd int, base string) error {
-		fd, err := openBeneath(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY)
+// Directory calls do with the directory at name.
+func (l LockFiles) Directory(name string, do func(*os.File) error) error {
+	return l.Beneath(name, func(dirfd int, base string) error {
+		fd, err := OpenBeneath(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}
@@ -140,7 +140,7 @@ func (l lockFiles) directory(name string, do func(*os.File) error) error {
 }
 
 // Remove implements lockstore.Files.
-func (l lockFiles) Remove(name string) error {
+func (l LockFiles) Remove(name string) error {
 	err := l.takeAway(name, func() error {
 		err := l.unlink(name, 0)
 		if errors.Is(err, unix.EISDIR) {
@@ -156,14 +156,14 @@ func (l lockFiles) Remove(name string) error {
 
 // takeAway has do take the file at name away. Whoever comes by the entry that the kernel has cached gets ESTALE, also if
 // this server is killed in between, and who watches is told.
-func (l lockFiles) takeAway(name string, do func() error) error {
-	file, n, _ := l.inode(name)
+func (l LockFiles) takeAway(name string, do func() error) error {
+	file, n, _ := l.Inode(name)
 	if n != nil {
-		n.setTakenAway(true)
+		n.SetTakenAway(true)
 	}
 	if err := do(); err != nil {
 		if n != nil {
-			n.setTakenAway(false)
+			n.SetTakenAway(false)
 		}
 		return err
 	}
@@ -173,25 +173,25 @@ func (l lockFiles) takeAway(name string, do func() error) error {
 	if l.dir.reapedFile != nil {
 		node := uint64(0)
 		if n != nil {
-			node = n.id
+			node = n.ID
 		}
 		l.dir.reapedFile(name, node, file.Type == lockstore.Directory)
 	}
 	return nil
 }
 
-func (l lockFiles) unlink(name string, flags int) error {
-	return l.beneath(name, func(dirfd int, base string) error {
-		return retry(func() error { return unix.Unlinkat(dirfd, base, flags) })
+func (l LockFiles) unlink(name string, flags int) error {
+	return l.Beneath(name, func(dirfd int, base string) error {
+		return Retry(func() error { return unix.Unlinkat(dirfd, base, flags) })
 	})
 }
 
-func (l lockFiles) removeDirectory(name string) error {
-	err := l.directory(name, func(dir *os.File) error {
+func (l LockFiles) removeDirectory(name string) error {
+	err := l.Directory(name, func(dir *os.File) error {
 		names, err := dir.Readdirnames(-1)
 		for _, entry := range names {
 			if err == nil {
-				err = retry(func() error { return unix.Unlinkat(int(dir.Fd()), entry, 0) })
+				err = Retry(func() error { return unix.Unlinkat(int(dir.Fd()), entry, 0) })
 			}
 		}
 		return err
@@ -203,10 +203,10 @@ func (l lockFiles) removeDirectory(name string) error {
 }
 
 // Move implements lockstore.Files.
-func (l lockFiles) Move(name, path string) error {
+func (l LockFiles) Move(name, path string) error {
 	return l.takeAway(name, func() error {
-		return l.beneath(name, func(dirfd int, base string) error {
-			return retry(func() error {
+		return l.Beneath(name, func(dirfd int, base string) error {
+			return Retry(func() error {
 				return unix.Renameat2(dirfd, base, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 			})
 		})
@@ -214,17 +214,17 @@ func (l lockFiles) Move(name, path string) error {
 }
 
 // Opened implements lockstore.Files.
-func (l lockFiles) Opened(name string) bool {
-	_, n, _ := l.inode(name)
-	return n != nil && n.opens.any()
+func (l LockFiles) Opened(name string) bool {
+	_, n, _ := l.Inode(name)
+	return n != nil && n.Opens.Any()
 }
 
-// inode is the file at name, and its inode, nil if the kernel does not know it.
-func (l lockFiles) inode(name string) (file lockstore.File, n *inode, err error) {
-	err = l.beneath(name, func(dirfd int, base string) error {
-		st, err := statEntry(dirfd, base)
+// Inode is the file at name, and its inode, nil if the kernel does not know it.
+func (l LockFiles) Inode(name string) (file lockstore.File, n *Inode, err error) {
+	err = l.Beneath(name, func(dirfd int, base string) error {
+		st, err := StatEntry(dirfd, base)
 		if err == nil {
-			file, n = fileOf(&st), l.dir.inodes.peek(keyOf(&st), dirfd, base)
+			file, n = FileOf(&st), l.dir.Inodes.Peek(KeyOf(&st), dirfd, base)
 		}
 		return err
 	})
@@ -232,9 +232,9 @@ func (l lockFiles) inode(name string) (file lockstore.File, n *inode, err error)
 }
 
 // Local implements lockstore.Files.
-func (l lockFiles) Local() bool { return l.dir.local }
+func (l LockFiles) Local() bool { return l.dir.Local }
 
-func fileOf(st *unix.Stat_t) lockstore.File {
+func FileOf(st *unix.Stat_t) lockstore.File {
 	written, changed := unixTime(st.Mtim), unixTime(st.Ctim)
 	if written.After(changed) {
 		changed = written
@@ -255,29 +255,29 @@ func fileOf(st *unix.Stat_t) lockstore.File {
 	return file
 }
 
-// isAt says that n is the file at path.
-func (f *Directory) isAt(n *inode, path string) (is bool) {
-	_ = lockFiles{f}.beneath(path, func(dirfd int, base string) error {
-		st, err := statEntry(dirfd, base)
-		is = err == nil && n.is(keyOf(&st), dirfd, base)
+// IsAt says that n is the file at path.
+func (f *Directory) IsAt(n *Inode, path string) (is bool) {
+	_ = LockFiles{f}.Beneath(path, func(dirfd int, base string) error {
+		st, err := StatEntry(dirfd, base)
+		is = err == nil && n.Is(KeyOf(&st), dirfd, base)
 		return err
 	})
 	return is
 }
 
-// moved records where the file at an entry is now, if that has to be known: of a
+// Moved records where the file at an entry is now, if that has to be known: of a
 // directory, and at a lock name.
-func (f *Directory) moved(dir *inode, name string) {
-	st, err := statEntry(dir.fd, name)
+func (f *Directory) Moved(dir *Inode, name string) {
+	st, err := StatEntry(dir.FD, name)
 	if err != nil {
 		return
 	}
-	n := f.inodes.peek(keyOf(&st), dir.fd, name)
-	if n == nil || n == f.root {
+	n := f.Inodes.Peek(KeyOf(&st), dir.FD, name)
+	if n == nil || n == f.Root {
 		return
 	}
-	if lockNamed := f.isLockName(name); n.isDir() || lockNamed || dir.lockNamed() {
-		f.inodes.place(n, dir, name, lockNamed)
+	if lockNamed := f.IsLockName(name); n.IsDir() || lockNamed || dir.LockNamed() {
+		f.Inodes.Place(n, dir, name, lockNamed)
 	} else {
 		n.setLockNamed(false)
 	}

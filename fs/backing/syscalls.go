@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"strconv"
@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// retry repeats a system call that a signal interrupted: the Go runtime uses signals to
+// Retry repeats a system call that a signal interrupted: the Go runtime uses signals to
 // preempt goroutines.
-func retry(call func() error) error {
+func Retry(call func() error) error {
 	for {
 		if err := call(); err != unix.EINTR {
 			return err
@@ -19,42 +19,42 @@ func retry(call func() error) error {
 	}
 }
 
-// procPath names what a descriptor refers to, for system calls that want a path. The
+// ProcPath names what a descriptor refers to, for system calls that want a path. The
 // kernel jumps to the open file itself and resolves nothing (proc_pid_fd(5)).
-func procPath(fd int) string {
+func ProcPath(fd int) string {
 	return "/proc/self/fd/" + strconv.Itoa(fd)
 }
 
-// reopen opens the file an O_PATH descriptor refers to.
-func reopen(fd, flags int) (opened int, err error) {
-	err = retry(func() error {
-		opened, err = unix.Open(procPath(fd), flags&^unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+// Reopen opens the file an O_PATH descriptor refers to.
+func Reopen(fd, flags int) (opened int, err error) {
+	err = Retry(func() error {
+		opened, err = unix.Open(ProcPath(fd), flags&^unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 		return err
 	})
 	return opened, err
 }
 
-// openPath opens an O_PATH descriptor of the entry name of dirfd, which is not
+// OpenPath opens an O_PATH descriptor of the entry name of dirfd, which is not
 // followed if it is a symbolic link.
-func openPath(dirfd int, name string) (int, error) {
+func OpenPath(dirfd int, name string) (int, error) {
 	return unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
-// openBeneath opens path, which may have several components, none of which may be a
+// OpenBeneath opens path, which may have several components, none of which may be a
 // symbolic link or lead out of dirfd.
-func openBeneath(dirfd int, path string, flags int) (int, error) {
+func OpenBeneath(dirfd int, path string, flags int) (int, error) {
 	if len(path) >= unix.PathMax {
 		// The kernel takes it in pieces only.
 		end := strings.LastIndexByte(path[:unix.PathMax], '/')
 		if end <= 0 {
 			return -1, unix.ENAMETOOLONG
 		}
-		fd, err := openBeneath(dirfd, path[:end], unix.O_PATH|unix.O_DIRECTORY)
+		fd, err := OpenBeneath(dirfd, path[:end], unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			return -1, err
 		}
 		defer unix.Close(fd)
-		return openBeneath(fd, path[end+1:], flags)
+		return OpenBeneath(fd, path[end+1:], flags)
 	}
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_NOFOLLOW | unix.O_CLOEXEC),
@@ -69,19 +69,19 @@ func openBeneath(dirfd int, path string, flags int) (int, error) {
 	}
 }
 
-func statEntry(dirfd int, name string) (st unix.Stat_t, err error) {
+func StatEntry(dirfd int, name string) (st unix.Stat_t, err error) {
 	err = unix.Fstatat(dirfd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	return st, err
 }
 
-func statFD(fd int) (st unix.Stat_t, err error) {
+func StatFD(fd int) (st unix.Stat_t, err error) {
 	err = unix.Fstatat(fd, "", &st, unix.AT_EMPTY_PATH)
 	return st, err
 }
 
-// readlink returns the text of the symbolic link name in dirfd, or of dirfd itself if
+// Readlink returns the text of the symbolic link name in dirfd, or of dirfd itself if
 // name is empty.
-func readlink(dirfd int, name string) ([]byte, error) {
+func Readlink(dirfd int, name string) ([]byte, error) {
 	for size := 256; ; size *= 2 {
 		target := make([]byte, size)
 		length, err := unix.Readlinkat(dirfd, name, target)

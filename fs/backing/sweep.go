@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"time"
@@ -12,24 +12,24 @@ import (
 // A FORGET is not sent again when the server that read it has died. So a new server asks, once it has
 // served for some time, whether the kernel still knows the inodes it took over.
 
-// sweepDelay is longer than any answer of the dead server is on its way in the kernel.
-const sweepDelay = 10 * time.Second
+// SweepDelay is longer than any answer of the dead server is on its way in the kernel.
+const SweepDelay = 10 * time.Second
 
 // foundInode is an inode that a server took over, and how often the kernel had looked it up.
 type foundInode struct{ id, lookups uint64 }
 
-// sweep forgets those of them that the kernel has forgotten.
-func (f *Directory) sweep(found []foundInode, stopped func() bool) {
+// Sweep forgets those of them that the kernel has forgotten.
+func (f *Directory) Sweep(found []foundInode, stopped func() bool) {
 	forgotten := 0
 	for _, was := range found {
 		if stopped() {
 			return
 		}
-		if n := f.inodes.get(was.id); n == nil || n.opens.any() || f.known(was.id) {
+		if n := f.Inodes.Get(was.id); n == nil || n.Opens.Any() || f.known(was.id) {
 			continue
 		}
 		// One that was looked up meanwhile stays.
-		f.inodes.forget(was.id, was.lookups)
+		f.Inodes.Forget(was.id, was.lookups)
 		forgotten++
 	}
 	if forgotten > 0 {
@@ -40,5 +40,5 @@ func (f *Directory) sweep(found []foundInode, stopped func() bool) {
 // known asks the kernel whether it knows an inode: it is told of content of no bytes, which changes
 // nothing and waits for nothing.
 func (f *Directory) known(id uint64) bool {
-	return id == fuse.FUSE_ROOT_ID || f.notify(notifyStore, id, 0, 0) != unix.ENOENT
+	return id == fuse.FUSE_ROOT_ID || f.Notify(notifyStore, id, 0, 0) != unix.ENOENT
 }
