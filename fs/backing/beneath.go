@@ -15,18 +15,17 @@ import (
 	"latchfs/lockstore"
 )
 
-// LockFiles is the directory beneath as the store sees it.
+// LockFiles is the directory as the store of the locks uses it. Names are paths in the mount.
 type LockFiles struct{ dir *Directory }
 
 var _ lockstore.Files = LockFiles{}
 
-// LockFiles is what the store is to work on.
-func (f *Directory) LockFiles() LockFiles { return LockFiles{f} }
+// LockFiles returns the files on which the store works.
+func (d *Directory) LockFiles() LockFiles { return LockFiles{d} }
 
 func unixTime(t unix.Timespec) time.Time { return time.Unix(t.Unix()) }
 
-// Beneath calls do with a descriptor of the directory that name is in and the last
-// component of name.
+// Beneath calls do with a descriptor of the directory that contains name, and the last component of name.
 func (l LockFiles) Beneath(name string, do func(dirfd int, base string) error) error {
 	dir, base := path.Split(name)
 	if dir == "" {
@@ -46,8 +45,8 @@ func (l LockFiles) Stat(name string) (lockstore.File, error) {
 	return file, err
 }
 
-// Identity implements lockstore.Files: it is the file handle, which no other file gets, or where there are
-// none the number and the time of birth.
+// Identity implements lockstore.Files. The identity is the file handle, which no other file gets, or the inode number and
+// the time of birth if the filesystem has no handles.
 func (l LockFiles) Identity(name string) (identity string, err error) {
 	err = l.Beneath(name, func(dirfd int, base string) error {
 		handle, _, err := unix.NameToHandleAt(dirfd, base, 0)
@@ -68,9 +67,9 @@ func (l LockFiles) Identity(name string) (identity string, err error) {
 // Open implements lockstore.Files.
 func (l LockFiles) Open(name string) (file io.ReadCloser, err error) {
 	err = l.Beneath(name, func(dirfd int, base string) error {
-		// O_NONBLOCK: should it have become a FIFO, nothing is to wait here.
+		// O_NONBLOCK: if the file has become a FIFO, the open must not wait.
 		const flags = unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY
-		// Our looking is no access. Only root and the owner may hide it.
+		// The look at a lock is no access of its user. Only root and the file's owner may open with O_NOATIME.
 		fd, err := OpenBeneath(dirfd, base, flags|unix.O_NOATIME)
 		if err == unix.EPERM {
 			fd, err = OpenBeneath(dirfd, base, flags)
@@ -83,8 +82,8 @@ func (l LockFiles) Open(name string) (file io.ReadCloser, err error) {
 	return file, err
 }
 
-// rawFile reads a regular file from its beginning. An os.File would first try to have it
-// watched for readiness, which costs more than to read a lock.
+// rawFile reads a regular file from its beginning. An os.File would first try to register the file with the poller,
+// which costs more than to read a lock.
 type rawFile struct {
 	fd     int
 	offset int64
@@ -126,7 +125,7 @@ func (l LockFiles) Entries(name string, limit int) (names []string, err error) {
 	return names, err
 }
 
-// Directory calls do with the directory at name.
+// Directory calls do with the open directory at name.
 func (l LockFiles) Directory(name string, do func(*os.File) error) error {
 	return l.Beneath(name, func(dirfd int, base string) error {
 		fd, err := OpenBeneath(dirfd, base, unix.O_RDONLY|unix.O_DIRECTORY)
@@ -154,8 +153,8 @@ func (l LockFiles) Remove(name string) error {
 	return err
 }
 
-// takeAway has do take the file at name away. Whoever comes by the entry that the kernel has cached gets ESTALE, also if
-// this server is killed in between, and who watches is told.
+// takeAway has do remove the file at name from the directory. A request for the entry that the kernel has cached gets
+// ESTALE, even if this server is killed in between, and watchers are told.
 func (l LockFiles) takeAway(name string, do func() error) error {
 	file, n, _ := l.Inode(name)
 	if n != nil {
@@ -219,7 +218,7 @@ func (l LockFiles) Opened(name string) bool {
 	return n != nil && n.Opens.Any()
 }
 
-// Inode is the file at name, and its inode, nil if the kernel does not know it.
+// Inode returns the file at name and its inode, nil if the kernel does not know it.
 func (l LockFiles) Inode(name string) (file lockstore.File, n *Inode, err error) {
 	err = l.Beneath(name, func(dirfd int, base string) error {
 		st, err := StatEntry(dirfd, base)
@@ -255,9 +254,9 @@ func FileOf(st *unix.Stat_t) lockstore.File {
 	return file
 }
 
-// IsAt says that n is the file at path.
-func (f *Directory) IsAt(n *Inode, path string) (is bool) {
-	_ = LockFiles{f}.Beneath(path, func(dirfd int, base string) error {
+// IsAt reports whether n is the file at path.
+func (d *Directory) IsAt(n *Inode, path string) (is bool) {
+	_ = LockFiles{d}.Beneath(path, func(dirfd int, base string) error {
 		st, err := StatEntry(dirfd, base)
 		is = err == nil && n.Is(KeyOf(&st), dirfd, base)
 		return err
@@ -265,19 +264,19 @@ func (f *Directory) IsAt(n *Inode, path string) (is bool) {
 	return is
 }
 
-// Moved records where the file at an entry is now, if that has to be known: of a
-// directory, and at a lock name.
-func (f *Directory) Moved(dir *Inode, name string) {
+// Moved records the new place of the file at an entry, if the place matters: for a directory, at a lock name, and in
+// a directory at a lock name.
+func (d *Directory) Moved(dir *Inode, name string) {
 	st, err := StatEntry(dir.FD, name)
 	if err != nil {
 		return
 	}
-	n := f.Inodes.Peek(KeyOf(&st), dir.FD, name)
-	if n == nil || n == f.Root {
+	n := d.Inodes.Peek(KeyOf(&st), dir.FD, name)
+	if n == nil || n == d.Root {
 		return
 	}
-	if lockNamed := f.IsLockName(name); n.IsDir() || lockNamed || dir.LockNamed() {
-		f.Inodes.Place(n, dir, name, lockNamed)
+	if lockNamed := d.IsLockName(name); n.IsDir() || lockNamed || dir.LockNamed() {
+		d.Inodes.Place(n, dir, name, lockNamed)
 	} else {
 		n.setLockNamed(false)
 	}

@@ -4,7 +4,8 @@ package backing
 
 import "time"
 
-// Monotonic is a time since an arbitrary moment, in ns: a third of a time.Time, of which each inode has one.
+// Monotonic is a time since an arbitrary moment, in ns. It is a third of the size of a time.Time, and each inode has
+// one.
 type Monotonic int64
 
 var processStart = time.Now()

@@ -11,15 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fsCapabilities are those that go away when a thread's file system user ceases to be 0
-// (capabilities(7)).
+// fsCapabilities are the capabilities that a thread loses when its filesystem user ceases to be 0 (capabilities(7)).
 const fsCapabilities = 1<<unix.CAP_CHOWN | 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH |
 	1<<unix.CAP_FOWNER | 1<<unix.CAP_FSETID | 1<<unix.CAP_LINUX_IMMUTABLE | 1<<unix.CAP_MKNOD
 
-// Credentials makes files as the caller, where latchfs is root.
+// Credentials are those with which files are made: the caller's, if latchfs is root.
 type Credentials struct {
 	Root       bool
-	restricted [2]unix.CapUserData // while it acts as another user
+	restricted [2]unix.CapUserData // the capabilities while a thread acts as another user
 }
 
 func ReadCredentials() (Credentials, error) {
@@ -36,22 +35,20 @@ func ReadCredentials() (Credentials, error) {
 	return c, nil
 }
 
-// As calls make on a thread that is the caller to the file system. The kernel has
-// checked what the caller may do; CAP_DAC_OVERRIDE stays, because the caller's
-// supplementary groups are not known here.
+// As calls make on a thread with the filesystem credentials of the caller. The kernel has checked what the caller may
+// do. CAP_DAC_OVERRIDE stays, because the caller's supplementary groups are not known here.
 func (c *Credentials) As(caller fuse.Caller, make func() error) error {
 	if !c.Root || caller.Uid == 0 && caller.Gid == 0 {
 		return Retry(make)
 	}
 	runtime.LockOSThread()
-	// A thread that could not be changed back would go with its goroutine, and does not
-	// come to that: setfsuid(2) to 0 cannot fail for one that was root.
+	// setfsuid(2) to 0 cannot fail on a thread that was root, so the thread can always be changed back.
 	defer runtime.UnlockOSThread()
 	unix.SetfsgidRetGid(int(caller.Gid))
 	defer unix.SetfsgidRetGid(0)
 	if caller.Uid != 0 {
 		unix.SetfsuidRetUid(int(caller.Uid))
-		defer unix.SetfsuidRetUid(0) // brings the capabilities back
+		defer unix.SetfsuidRetUid(0) // restores the capabilities
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		data := c.restricted
 		if err := unix.Capset(&header, &data[0]); err != nil {
@@ -61,16 +58,17 @@ func (c *Credentials) As(caller fuse.Caller, make func() error) error {
 	return Retry(make)
 }
 
-// With HANDLE_KILLPRIV_V2 it is ours to take set-user-id and set-group-id away when
-// somebody without CAP_FSETID changes a file; the kernel then says so in the request. The
-// file's capabilities go with the write beneath, whoever makes it.
+// With HANDLE_KILLPRIV_V2 it is the task of latchfs to clear set-user-id and set-group-id when a process without
+// CAP_FSETID changes a file. The kernel marks such requests. The file's capabilities are removed by the write
+// beneath.
 //
-// Without that flag the kernel asks for security.capability before every single
-// write, passthrough or not (file_remove_privs, SB_NOSEC).
+// Without that flag the kernel asks for security.capability before every single write, with passthrough or not
+// (file_remove_privs, SB_NOSEC).
 
-// KillPrivileges takes them away. The kernel has the mode cached and is told.
-func (f *Directory) KillPrivileges(n *Inode) error {
-	st, err := f.Stat(n)
+// KillPrivileges clears set-user-id and set-group-id of a file, and has the kernel forget the mode that it has
+// cached.
+func (d *Directory) KillPrivileges(n *Inode) error {
+	st, err := d.Stat(n)
 	if err != nil || !HasPrivileges(st.Mode) {
 		return err
 	}
@@ -78,18 +76,18 @@ func (f *Directory) KillPrivileges(n *Inode) error {
 	if mode&unix.S_IXGRP != 0 {
 		mode &^= unix.S_ISGID
 	}
-	err = f.WithFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, ProcPath(fd), mode, 0) })
-	f.forgetAttributes(n)
+	err = d.WithFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, ProcPath(fd), mode, 0) })
+	d.forgetAttributes(n)
 	return err
 }
 
-// ChangedBy takes them away from a file that who made a request changed in a way of which the kernel
-// does not say whether it takes them: it does from everybody but root.
-func (f *Directory) ChangedBy(n *Inode, in *fuse.InHeader) error {
+// ChangedBy clears the set-user-id and set-group-id of a file after a change whose request does not say whether to
+// clear them. They are cleared unless the caller is root.
+func (d *Directory) ChangedBy(n *Inode, in *fuse.InHeader) error {
 	if in.Uid == 0 {
 		return nil
 	}
-	return f.KillPrivileges(n)
+	return d.KillPrivileges(n)
 }
 
 func HasPrivileges(mode uint32) bool {

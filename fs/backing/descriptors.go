@@ -9,28 +9,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel has many more files open, and knows more inodes, than a process may have descriptors where its limit
-// (RLIMIT_NOFILE) is low: in a container without CAP_SYS_RESOURCE, for example. The limit is shared out, so that one
-// user cannot leave the others without. ENFILE is the answer beyond a share:
+// If the limit of descriptors (RLIMIT_NOFILE) is low, as in a container without CAP_SYS_RESOURCE, the kernel has more
+// files open and knows more inodes than the process may have descriptors. The limit is divided, so that no user can
+// take all of it. Beyond a share the answer is ENFILE:
 //
-//   - Files that nobody has open keep at most an eighth of the limit, where files can be opened by handle; beyond it
-//     they are (inode_fd.go). Inodes that can only be had by a descriptor (all directories are among them) have at
-//     most five eighths. Before that is reached the kernel is asked to forget some.
-//   - An open file takes one. A user may open openShare times as many as are left for everybody.
-//   - The last eighth is only for files at lock names, for removals and for .latchfs.
+//   - Files that are not open keep at most an eighth of the limit. Beyond it they are opened by handle where possible
+//     (inode_fd.go). Inodes that need a descriptor, such as all directories, have at most five eighths. Before they
+//     reach it, the kernel is asked to forget some.
+//   - An open file takes one descriptor. A user may open openShare times as many as are left for all.
+//   - The last eighth is reserved for files at lock names, for removals and for .latchfs.
 
 const (
 	// handledShare, pinnedShare and reservedShare are in eighths of the limit.
 	handledShare, pinnedShare, reservedShare = 1, 5, 1
-	// openShare is how many descriptors a user may have for each that is left.
+	// openShare is how many descriptors a user may have for each one that is left.
 	openShare = 4
-	// ownDescriptors are for the server itself.
+	// ownDescriptors is how many the server itself needs.
 	ownDescriptors = 64
 )
 
-// descriptors counts what is open on behalf of users.
+// descriptors counts the files that are open on behalf of users.
 type descriptors struct {
-	Limit int // of all, inodes among them; 0 if it is not known
+	Limit int // of all descriptors, those of inodes included; 0 if it is unknown
 
 	mu      sync.Mutex
 	open    int
@@ -38,11 +38,11 @@ type descriptors struct {
 	refused uint64
 }
 
-// share is a number of eighths of the limit.
+// share returns a number of eighths of the limit.
 func (d *descriptors) share(eighths int) int { return d.Limit / 8 * eighths }
 
-// take counts a file that a user opens, which has a lock name or not, while inodes have so many descriptors. It returns
-// ENFILE if that is beyond a share.
+// take counts a file that a user opens, at a lock name or not. inodes is how many descriptors inodes have. It returns
+// ENFILE if the file is beyond a share.
 func (d *descriptors) take(uid uint32, lockNamed bool, inodes int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -58,7 +58,7 @@ func (d *descriptors) take(uid uint32, lockNamed bool, inodes int) error {
 	return nil
 }
 
-// took counts a file that is open already: another server opened it.
+// took counts a file that another server opened.
 func (d *descriptors) took(uid uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -73,7 +73,7 @@ func (d *descriptors) count(uid uint32) {
 	d.open++
 }
 
-// Give takes one back.
+// Give uncounts a file.
 func (d *descriptors) Give(uid uint32) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -83,22 +83,22 @@ func (d *descriptors) Give(uid uint32) {
 	}
 }
 
-// OpenFiles is how many files and directories are open in the mount.
-func (f *Directory) OpenFiles() int {
-	f.Descriptors.mu.Lock()
-	defer f.Descriptors.mu.Unlock()
-	return f.Descriptors.open
+// OpenFiles returns how many files and directories are open in the mount.
+func (d *Directory) OpenFiles() int {
+	d.Descriptors.mu.Lock()
+	defer d.Descriptors.mu.Unlock()
+	return d.Descriptors.open
 }
 
-// MayOpen counts a file that the caller of in opens, which has a lock name or not. It returns ENFILE if that is beyond
-// a share.
-func (f *Directory) MayOpen(in *fuse.InHeader, lockNamed bool) error {
-	return f.Descriptors.take(in.Uid, lockNamed, f.Inodes.pinned())
+// MayOpen counts a file that the caller of in opens, at a lock name or not. It returns ENFILE if the file is beyond a
+// share.
+func (d *Directory) MayOpen(in *fuse.InHeader, lockNamed bool) error {
+	return d.Descriptors.take(in.Uid, lockNamed, d.Inodes.pinned())
 }
 
-// OpenRefusals is how often a user was refused an open file (ENFILE).
-func (f *Directory) OpenRefusals() uint64 {
-	f.Descriptors.mu.Lock()
-	defer f.Descriptors.mu.Unlock()
-	return f.Descriptors.refused
+// OpenRefusals returns how often a user was refused an open file (ENFILE).
+func (d *Directory) OpenRefusals() uint64 {
+	d.Descriptors.mu.Lock()
+	defer d.Descriptors.mu.Unlock()
+	return d.Descriptors.refused
 }

@@ -45,7 +45,7 @@ type Stored struct {
 }
 
 // Directory is the backing directory and what the kernel knows of it: inodes, open files, and the connection by which
-// the kernel is notified. Requests go through an FS; the store of the locks works on LockFiles.
+// the kernel is notified.
 type Directory struct {
 	Tables       *handover.Tables
 	Keeper       int
@@ -66,7 +66,7 @@ type Directory struct {
 
 	NoPassthrough atomic.Bool // the kernel refused a passthrough descriptor, or must not be asked
 
-	// What was taken over and is not settled yet.
+	// These were taken over and wait for Serve.
 	found     []foundInode
 	unsettled []*Inode // the flags may be wrong
 	controls  []*handover.InodeRow
@@ -128,8 +128,7 @@ func isLocal(fd int) bool {
 	return true
 }
 
-// Resumed reports whether the directory is that of a mount which outlives its servers: it was taken over, or Outlive
-// has succeeded.
+// Resumed reports whether the mount outlives its servers: the directory was taken over, or Outlive has succeeded.
 func (d *Directory) Resumed() bool { return d.Tables.Active() }
 
 // Stored returns the descriptors of Stored. The caller does not close them.
@@ -141,20 +140,20 @@ func (d *Directory) DescriptorKeeper() int { return d.Tables.KeeperPID() }
 // IsLockName reports whether a name, the last component of a path, is that of a lock.
 func (d *Directory) IsLockName(name string) bool { return d.lockPatterns.Match(name) }
 
-// SetDevice tells the directory its connection to the kernel.
+// SetDevice records the connection to the kernel.
 func (d *Directory) SetDevice(device int) {
 	d.Device = device
 	d.Tables.Set(&d.Tables.Head.Device, device)
 }
 
-// TakeFound returns the inodes that were taken over.
+// TakeFound returns the inodes that were taken over, once.
 func (d *Directory) TakeFound() []foundInode {
 	found := d.found
 	d.found = nil
 	return found
 }
 
-// TakeControls returns the rows that were taken over of files of .latchfs, and of those that are polled.
+// TakeControls returns the rows of files of .latchfs that were taken over, and of those that are polled, once.
 func (d *Directory) TakeControls() (controls []*handover.InodeRow, polled []*handover.HandleRow) {
 	controls, polled = d.controls, d.polled
 	d.controls, d.polled = nil, nil

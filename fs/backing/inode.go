@@ -13,34 +13,34 @@ import (
 	"latchfs/lockstore"
 )
 
-// FileKey is what makes an inode one on this machine.
+// FileKey identifies the inode of a file on this machine.
 type FileKey struct{ dev, Ino uint64 }
 
 func KeyOf(st *unix.Stat_t) FileKey { return FileKey{st.Dev, st.Ino} }
 
 func KeyOfFile(file lockstore.File) FileKey { return FileKey{file.ID.Device, file.ID.Inode} }
 
-// Inode is a file or directory the kernel knows. Hard links share one. While it is in
-// the table its descriptor keeps the inode number beneath from being used again; one without
-// is told from a later file of that number by its handle (inode_fd.go).
+// Inode is a file or directory that the kernel knows. Hard links share one. While an inode with a descriptor is in
+// the table, its inode number beneath is not used again. One without a descriptor is distinguished from a later file
+// with that number by its handle (inode_fd.go).
 type Inode struct {
 	ID   uint64 // node id
 	Key  FileKey
-	FD   int    // O_PATH, or that of who made the lock it is; -1 if it is opened by handle whenever it is needed
+	FD   int    // O_PATH, or the descriptor with which the lock was made; -1 if the file is opened by handle whenever it is needed
 	Kind uint32 // S_IFMT part of the mode
-	// handle is that of name_to_handle_at(2), if fd is -1.
+	// handle is the one of name_to_handle_at(2), if FD is -1.
 	handle *unix.FileHandle
 
-	// Row is what outlives the server. The number of lookups in it, how often the kernel was told
-	// of the inode, and the place are guarded by inodes.mu.
+	// Row outlives the server. inodes.mu guards its place and its number of lookups, which is how often the kernel
+	// was told of the inode.
 	Row atomic.Pointer[handover.InodeRow]
 
-	// Where it was last seen; guarded by inodes.mu. Of a directory that is where it is;
-	// of any other file it is only kept if the name is a lock name, or parent's is.
+	// parent and name are where the file was last seen. inodes.mu guards them. For a directory they are always set,
+	// for other files only if the name or parent's name is a lock name.
 	parent *Inode
 	name   string
 
-	// Seen is what lockstore remembers of the file.
+	// Seen is the judgment that the store remembers of the file.
 	Seen lockstore.CachedJudgment
 
 	NoACL aclAbsence
@@ -50,10 +50,10 @@ type Inode struct {
 
 func (n *Inode) IsDir() bool { return n.Kind == unix.S_IFDIR }
 
-// LockNamed says that the place of n is a lock name.
+// LockNamed reports whether the place of n is a lock name.
 func (n *Inode) LockNamed() bool { return n.Row.Load().Flags.Load()&handover.FlagLockNamed != 0 }
 
-// TakenAway says that the store moved the file out of the directory since it was last looked up.
+// TakenAway reports whether the store has moved the file out of the directory since the last lookup.
 func (n *Inode) TakenAway() bool { return n.Row.Load().Flags.Load()&handover.FlagTakenAway != 0 }
 
 func (n *Inode) setLockNamed(is bool) { n.setFlag(handover.FlagLockNamed, is) }
@@ -69,14 +69,14 @@ func (n *Inode) setFlag(flag uint32, is bool) {
 	}
 }
 
-// inodes is the table of what the kernel knows.
+// inodes is the table of the inodes that the kernel knows.
 type inodes struct {
 	tables *handover.Tables
 
 	mu    sync.RWMutex
 	byID  map[uint64]*Inode
 	byKey map[FileKey]*Inode
-	// descriptors is how many of them have one.
+	// descriptors is how many of the inodes have a descriptor.
 	descriptors int
 }
 
@@ -91,7 +91,7 @@ func (t *inodes) addRoot(root *Inode) {
 	t.byID[root.ID], t.byKey[root.Key] = root, root
 }
 
-// write writes n down, with one lookup and its file handle, if that is known.
+// write records n in a row, with one lookup and its file handle, if that is known.
 func (t *inodes) write(n *Inode, id uint64, handle *unix.FileHandle) {
 	row := t.tables.Inodes.Take()
 	row.Dev, row.Ino, row.Kind = n.Key.dev, n.Key.Ino, n.Kind
@@ -104,20 +104,20 @@ func (t *inodes) write(n *Inode, id uint64, handle *unix.FileHandle) {
 	n.Row.Store(row)
 }
 
-// Get returns the inode of a node id that the kernel has not forgotten.
+// Get returns the inode of a node id, nil if the kernel has forgotten it.
 func (t *inodes) Get(id uint64) *Inode {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.byID[id]
 }
 
-// countLookup counts a lookup of n for a request; mu is held.
+// countLookup counts a lookup of n for a request. mu is held.
 func (t *inodes) countLookup(n *Inode, unique uint64) {
 	n.Row.Load().Lookups.Add(1)
 	t.tables.CountLookup(unique&^UniqueResent, n.ID)
 }
 
-// Again counts a lookup of n for a request, if the kernel still knows it.
+// Again counts a lookup of n for a request. It reports whether the kernel still knows n.
 func (t *inodes) Again(n *Inode, unique uint64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -128,9 +128,8 @@ func (t *inodes) Again(n *Inode, unique uint64) bool {
 	return true
 }
 
-// Peek returns the inode of the file with that key at the entry name of the directory dirfd, or of
-// dirfd itself if name is empty, without counting a lookup. It returns nil if the kernel does not
-// know the file.
+// Peek returns the inode of the file with a key at the entry name of the directory dirfd, or of dirfd itself if name
+// is empty. It counts no lookup. It returns nil if the kernel does not know the file.
 func (t *inodes) Peek(key FileKey, dirfd int, name string) *Inode {
 	t.mu.RLock()
 	n := t.byKey[key]
@@ -141,8 +140,8 @@ func (t *inodes) Peek(key FileKey, dirfd int, name string) *Inode {
 	return n
 }
 
-// Add puts the inode of the file fd into the table, with the handle to be stored, counting a lookup for a
-// request. Fd is closed if the inode is there already, or is to be opened by handle.
+// Add puts the inode of the file fd into the table, with the handle to record, and counts a lookup for a request. It
+// closes fd if the inode is in the table already, or is opened by handle.
 func (t *inodes) Add(key FileKey, fd int, handle, stored *unix.FileHandle, kind uint32, unique uint64) *Inode {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -165,7 +164,7 @@ func (t *inodes) Add(key FileKey, fd int, handle, stored *unix.FileHandle, kind 
 	return n
 }
 
-// Unfind takes the lookup of id back that was counted for a request.
+// Unfind takes back the lookup of id that was counted for a request.
 func (t *inodes) Unfind(id, unique uint64) {
 	if id == 0 {
 		return
@@ -187,7 +186,7 @@ func (t *inodes) Forget(id, count uint64) {
 	}
 }
 
-// take takes count lookups from n and returns how many are left; mu is held.
+// take takes back count lookups of n and returns how many are left. mu is held.
 func (t *inodes) take(n *Inode, count uint64) uint64 {
 	left := n.Row.Load().Lookups.Load()
 	left -= min(count, left)
@@ -195,7 +194,7 @@ func (t *inodes) take(n *Inode, count uint64) uint64 {
 	return left
 }
 
-// remove takes n out; mu is held.
+// remove removes n from the table. mu is held.
 func (t *inodes) remove(n *Inode) {
 	delete(t.byID, n.ID)
 	if t.byKey[n.Key] == n {
@@ -204,7 +203,7 @@ func (t *inodes) remove(n *Inode) {
 	if n.FD >= 0 {
 		t.descriptors--
 	}
-	// Who still has n goes on with a row that is nobody's.
+	// A goroutine that still uses n goes on with a row that is in no table.
 	row, last := n.Row.Load(), &handover.InodeRow{}
 	last.Flags.Store(row.Flags.Load())
 	n.Row.Store(last)
@@ -215,15 +214,15 @@ func (t *inodes) remove(n *Inode) {
 	t.tables.Inodes.Give(row)
 }
 
-// pinned is how many of them have a descriptor.
+// pinned returns how many inodes have a descriptor.
 func (t *inodes) pinned() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.descriptors
 }
 
-// unused are the node ids of at most that many inodes that are not open. Directories come last: the kernel cannot forget
-// one before what is in it.
+// unused returns the node ids of up to most inodes that are not open. Directories come last: the kernel cannot forget
+// a directory before the files in it.
 func (t *inodes) unused(most int) (ids []uint64) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -241,7 +240,7 @@ func (t *inodes) unused(most int) (ids []uint64) {
 	return append(ids, dirs...)
 }
 
-// Place remembers that n is the entry name of parent, which is a lock name or not.
+// Place records that n is the entry name of parent, which is a lock name or not.
 func (t *inodes) Place(n, parent *Inode, name string, lockNamed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -255,14 +254,14 @@ func (t *inodes) Place(n, parent *Inode, name string, lockNamed bool) {
 	n.setLockNamed(lockNamed)
 }
 
-// ParentOf is the directory n was last seen in, nil if it has no place.
+// ParentOf returns the directory where n was last seen, nil if it has no place.
 func (t *inodes) ParentOf(n *Inode) *Inode {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return n.parent
 }
 
-// Path is the name of the entry name of dir relative to the root.
+// Path returns the path of the entry name of dir, relative to the root.
 func (t *inodes) Path(dir *Inode, name string) string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -276,7 +275,7 @@ func pathLocked(dir *Inode, name string) string {
 	return name
 }
 
-// PlacePath is the path n was last seen at; false if it has no place.
+// PlacePath returns the path where n was last seen, and whether it has a place.
 func (t *inodes) PlacePath(n *Inode) (string, bool) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -286,7 +285,7 @@ func (t *inodes) PlacePath(n *Inode) (string, bool) {
 	return pathLocked(n.parent, n.name), true
 }
 
-// Size is how many inodes the kernel knows.
+// Size returns how many inodes the kernel knows.
 func (t *inodes) Size() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

@@ -9,61 +9,60 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel forgets an inode when it likes, and may know more of them than a process may
-// have descriptors. Beyond a part of that limit (descriptors.go) files are not kept open but found by their
-// handle (name_to_handle_at(2)), which takes CAP_DAC_READ_SEARCH and a filesystem that can;
-// where these are missing the limit is the limit. Directories are always kept open. Before the limit is reached the
-// kernel is asked to forget what nobody uses (Linux 6.18).
+// The kernel forgets an inode when it likes, and may know more inodes than a process may have descriptors. Beyond a
+// share of that limit (descriptors.go), files are not kept open but opened by handle (name_to_handle_at(2)). That
+// takes CAP_DAC_READ_SEARCH and a filesystem with handles. Directories are always kept open. Before the limit is
+// reached, the kernel is asked to forget unused inodes (Linux 6.18).
 
-// probeHandles finds out how many descriptors there may be, and whether files can be opened by handle.
-func (f *Directory) probeHandles() {
-	f.ByHandle = -1
+// probeHandles determines how many descriptors there may be, and whether files can be opened by handle.
+func (d *Directory) probeHandles() {
+	d.ByHandle = -1
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
 		return
 	}
-	f.Descriptors.Limit = max(1, int(min(limit.Cur, 1<<30))-ownDescriptors)
-	handle, _, err := unix.NameToHandleAt(f.Root.FD, "", unix.AT_EMPTY_PATH)
+	d.Descriptors.Limit = max(1, int(min(limit.Cur, 1<<30))-ownDescriptors)
+	handle, _, err := unix.NameToHandleAt(d.Root.FD, "", unix.AT_EMPTY_PATH)
 	if err != nil {
 		return
 	}
-	// open_by_handle_at(2) does not take an O_PATH descriptor.
-	dir, err := Reopen(f.Root.FD, unix.O_RDONLY|unix.O_DIRECTORY)
+	// open_by_handle_at(2) refuses an O_PATH descriptor.
+	dir, err := Reopen(d.Root.FD, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return
 	}
-	f.ByHandle = dir
-	if fd, err := f.openHandle(handle); err != nil {
+	d.ByHandle = dir
+	if fd, err := d.openHandle(handle); err != nil {
 		unix.Close(dir)
-		f.ByHandle = -1
+		d.ByHandle = -1
 	} else {
 		unix.Close(fd)
 	}
 }
 
-func (f *Directory) openHandle(handle unix.FileHandle) (fd int, err error) {
+func (d *Directory) openHandle(handle unix.FileHandle) (fd int, err error) {
 	err = Retry(func() error {
-		fd, err = unix.OpenByHandleAt(f.ByHandle, handle, unix.O_PATH|unix.O_CLOEXEC)
+		fd, err = unix.OpenByHandleAt(d.ByHandle, handle, unix.O_PATH|unix.O_CLOEXEC)
 		return err
 	})
 	return fd, err
 }
 
-// WithFD calls do with a descriptor of n that is good until it returns; it may be an O_PATH one.
-func (f *Directory) WithFD(n *Inode, do func(fd int) error) error {
+// WithFD calls do with a descriptor of n, which is valid until do returns and may be an O_PATH descriptor.
+func (d *Directory) WithFD(n *Inode, do func(fd int) error) error {
 	if n.FD >= 0 {
 		return do(n.FD)
 	}
-	fd, err := f.openHandle(*n.handle)
+	fd, err := d.openHandle(*n.handle)
 	if err != nil {
-		return err // ESTALE if it is gone
+		return err // ESTALE if the file is gone
 	}
 	defer unix.Close(fd)
 	return do(fd)
 }
 
-func (f *Directory) Stat(n *Inode) (st unix.Stat_t, err error) {
-	err = f.WithFD(n, func(fd int) error {
+func (d *Directory) Stat(n *Inode) (st unix.Stat_t, err error) {
+	err = d.WithFD(n, func(fd int) error {
 		st, err = StatFD(fd)
 		return err
 	})
@@ -71,70 +70,70 @@ func (f *Directory) Stat(n *Inode) (st unix.Stat_t, err error) {
 }
 
 // Reopen opens the file n.
-func (f *Directory) Reopen(n *Inode, flags int) (opened int, err error) {
-	err = f.WithFD(n, func(fd int) error {
+func (d *Directory) Reopen(n *Inode, flags int) (opened int, err error) {
+	err = d.WithFD(n, func(fd int) error {
 		opened, err = Reopen(fd, flags)
 		return err
 	})
 	return opened, err
 }
 
-// Unpinned returns the handle of a file for which no descriptor is to be kept; nil if it is to be
-// kept.
-func (f *Directory) Unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
-	if f.ByHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != f.Root.Key.dev || f.Inodes.pinned() < f.Descriptors.share(handledShare) {
+// Unpinned returns the handle of a file whose descriptor is not to be kept, nil if it is to be kept.
+func (d *Directory) Unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
+	if d.ByHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != d.Root.Key.dev || d.Inodes.pinned() < d.Descriptors.share(handledShare) {
 		return nil
 	}
 	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
 	if err != nil {
 		return nil
 	}
-	exact := unix.NewFileHandle(handle.Type(), handle.Bytes()) // what it is in is larger
+	exact := unix.NewFileHandle(handle.Type(), handle.Bytes()) // the original is part of a larger buffer
 	return &exact
 }
 
 const (
 	// maxPruned is how many inodes the kernel is asked to forget at a time.
 	maxPruned = 1 << 14
-	// pruneTime is how long a lookup waits for it, in milliseconds.
+	// pruneTime is how long a lookup waits for that, in milliseconds.
 	pruneTime = 100
 )
 
-// MayPin returns ENFILE if no more inodes may keep a descriptor. In time the kernel is asked to forget some.
-func (f *Directory) MayPin() error {
-	most := f.Descriptors.share(pinnedShare)
-	if most == 0 || f.Inodes.pinned() < most*3/4 {
+// MayPin returns ENFILE if no more inodes may keep a descriptor. Before that the kernel is asked to forget some.
+func (d *Directory) MayPin() error {
+	most := d.Descriptors.share(pinnedShare)
+	if most == 0 || d.Inodes.pinned() < most*3/4 {
 		return nil
 	}
-	f.prune()
-	for i := 0; f.Inodes.pinned() >= most; i++ {
-		if f.cannotPrune.Load() || i == pruneTime {
+	d.prune()
+	for i := 0; d.Inodes.pinned() >= most; i++ {
+		if d.cannotPrune.Load() || i == pruneTime {
 			return unix.ENFILE
 		}
 		time.Sleep(time.Millisecond)
-		f.prune()
+		d.prune()
 	}
 	return nil
 }
 
-// prune asks the kernel to forget what nobody uses, unless that is being done already.
-func (f *Directory) prune() {
-	if f.cannotPrune.Load() || f.pruning.Swap(true) {
+// prune asks the kernel to forget unused inodes, unless that is in progress.
+func (d *Directory) prune() {
+	if d.cannotPrune.Load() || d.pruning.Swap(true) {
 		return
 	}
 	go func() {
-		defer f.pruning.Store(false)
-		ids := f.Inodes.unused(maxPruned)
-		if err := f.Notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !f.cannotPrune.Swap(true) {
-			f.log.WithField("descriptors", f.Descriptors.Limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): when more of them " +
+		defer d.pruning.Store(false)
+		ids := d.Inodes.unused(maxPruned)
+		if err := d.Notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !d.cannotPrune.Swap(true) {
+			d.log.WithField("descriptors", d.Descriptors.Limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): when more of them " +
 				"are known than there are descriptors, further ones cannot be looked up (ENFILE)")
 		}
 	}()
 }
 
-// StoredHandle is the handle to be written down with a file that has a descriptor or a handle.
-func (f *Directory) StoredHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
-	if handle != nil || !f.storable {
+// StoredHandle returns the handle to record for a file that has a descriptor or a handle, nil if none is to be
+// recorded.
+func (d *Directory) StoredHandle(fd int, handle *unix.FileHandle) *unix.FileHandle {
+	if handle != nil || !d.storable {
 		return handle
 	}
 	named, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
@@ -144,8 +143,8 @@ func (f *Directory) StoredHandle(fd int, handle *unix.FileHandle) *unix.FileHand
 	return &named
 }
 
-// Is reports whether n is the file with that key at the entry name of the directory dirfd, or dirfd itself
-// if name is empty. Without a descriptor n does not keep its number, so a later file may have it.
+// Is reports whether n is the file with a key at the entry name of the directory dirfd, or dirfd itself if name is
+// empty. Without a descriptor n does not reserve its inode number, so a later file may have it.
 func (n *Inode) Is(key FileKey, dirfd int, name string) bool {
 	if n.Key != key || n.FD >= 0 {
 		return n.Key == key

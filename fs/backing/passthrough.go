@@ -10,15 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// opens is how an inode is open now. The kernel refuses to mix opens that go through the
-// page cache with passthrough ones, and wants one backing id for all of the latter. It
-// forgets an open before it sends the RELEASE, so what is counted here is never less
-// than what it counts.
+// opens counts how an inode is open. The kernel refuses to mix opens through the page cache with passthrough opens,
+// and wants one backing id for all of the latter. It forgets an open before it sends the RELEASE, so the counts here
+// are never lower than the kernel's.
 type opens struct {
 	mu          sync.Mutex
-	direct      int32 // not by the page cache
+	direct      int32 // without the page cache
 	cached      int32
-	passthrough int32 // some of the direct ones too
+	passthrough int32 // some of the direct ones are passthrough too
 	backingID   int32 // registered while passthrough > 0
 }
 
@@ -36,16 +35,16 @@ func (o *opens) took(h *Handle, backing int32) {
 	}
 }
 
-// Any says whether there are any.
+// Any reports whether the inode is open.
 func (o *opens) Any() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.direct+o.cached+o.passthrough > 0
 }
 
-// DirectOpen opens n without the page cache. While n is open with passthrough this open has to be that
-// too, and says so; its reads and writes come by here all the same (fuse_file_read_iter).
-func (f *Directory) DirectOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
+// DirectOpen opens n without the page cache. While n is open with passthrough, this open has to be a passthrough one
+// too, and DirectOpen reports that. Its reads and writes still go through latchfs (fuse_file_read_iter).
+func (d *Directory) DirectOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
 	o := &n.Opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -60,29 +59,30 @@ func (f *Directory) DirectOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
 	return true
 }
 
-// PassthroughOpen opens n with a passthrough descriptor if that can be, and fills out.
-func (f *Directory) PassthroughOpen(n *Inode, out *fuse.OpenOut) bool {
+// PassthroughOpen opens n with a passthrough descriptor if possible, and fills out. It reports whether it was
+// possible.
+func (d *Directory) PassthroughOpen(n *Inode, out *fuse.OpenOut) bool {
 	o := &n.Opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.passthrough == 0 && (o.cached > 0 || f.NoPassthrough.Load()) {
+	if o.passthrough == 0 && (o.cached > 0 || d.NoPassthrough.Load()) {
 		o.cached++
 		return false
 	}
 	if o.passthrough == 0 {
 		var id int32
 		var refused error
-		if err := f.WithFD(n, func(fd int) error {
-			id, refused = openBacking(f.Device, fd)
+		if err := d.WithFD(n, func(fd int) error {
+			id, refused = openBacking(d.Device, fd)
 			return nil
 		}); err != nil {
 			o.cached++
 			return false
 		}
 		if refused != nil {
-			// EPERM: not root. ELOOP, EOPNOTSUPP: what lies beneath cannot.
-			if !f.NoPassthrough.Swap(true) {
-				f.log.WithError(refused).Info("no passthrough descriptors here; reads and writes go through latchfs")
+			// EPERM: latchfs is not root. ELOOP, EOPNOTSUPP: the filesystem beneath does not support it.
+			if !d.NoPassthrough.Swap(true) {
+				d.log.WithError(refused).Info("no passthrough descriptors here; reads and writes go through latchfs")
 			}
 			o.cached++
 			return false
@@ -95,9 +95,9 @@ func (f *Directory) PassthroughOpen(n *Inode, out *fuse.OpenOut) bool {
 	return true
 }
 
-// CachedOpen opens n through the page cache, unless it is open with passthrough already:
-// then it has to be that. It says which.
-func (f *Directory) CachedOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
+// CachedOpen opens n through the page cache. If n is open with passthrough already, this open has to be a passthrough
+// one too, and CachedOpen reports that.
+func (d *Directory) CachedOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
 	o := &n.Opens
 	o.mu.Lock()
 	if o.passthrough == 0 {
@@ -106,11 +106,11 @@ func (f *Directory) CachedOpen(n *Inode, out *fuse.OpenOut) (passthrough bool) {
 		return false
 	}
 	o.mu.Unlock()
-	return f.PassthroughOpen(n, out)
+	return d.PassthroughOpen(n, out)
 }
 
-// Closed takes the open of a handle back.
-func (f *Directory) Closed(h *Handle) {
+// Closed uncounts the open of a handle.
+func (d *Directory) Closed(h *Handle) {
 	o := &h.Node.Opens
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -124,13 +124,13 @@ func (f *Directory) Closed(h *Handle) {
 		return
 	}
 	if o.passthrough--; o.passthrough == 0 {
-		// It can only fail on a connection that is gone, and its ids with it.
-		_ = closeBacking(f.Device, o.backingID)
+		// This can only fail if the connection is gone, and its ids with it.
+		_ = closeBacking(d.Device, o.backingID)
 		o.backingID = 0
 	}
 }
 
-// Passthrough registrations, of linux/fuse.h.
+// The ioctls of linux/fuse.h that register a file for passthrough.
 const (
 	iocBackingOpen  = 0x4010e501 // FUSE_DEV_IOC_BACKING_OPEN
 	iocBackingClose = 0x4004e502 // FUSE_DEV_IOC_BACKING_CLOSE

@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Retry repeats a system call that a signal interrupted: the Go runtime uses signals to
-// preempt goroutines.
+// Retry repeats a system call that a signal interrupted: the Go runtime uses signals to preempt goroutines.
 func Retry(call func() error) error {
 	for {
 		if err := call(); err != unix.EINTR {
@@ -19,13 +18,13 @@ func Retry(call func() error) error {
 	}
 }
 
-// ProcPath names what a descriptor refers to, for system calls that want a path. The
-// kernel jumps to the open file itself and resolves nothing (proc_pid_fd(5)).
+// ProcPath returns a path of the file of a descriptor, for system calls that take a path. The kernel jumps to the
+// open file and resolves no name (proc_pid_fd(5)).
 func ProcPath(fd int) string {
 	return "/proc/self/fd/" + strconv.Itoa(fd)
 }
 
-// Reopen opens the file an O_PATH descriptor refers to.
+// Reopen opens the file of an O_PATH descriptor.
 func Reopen(fd, flags int) (opened int, err error) {
 	err = Retry(func() error {
 		opened, err = unix.Open(ProcPath(fd), flags&^unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
@@ -34,17 +33,16 @@ func Reopen(fd, flags int) (opened int, err error) {
 	return opened, err
 }
 
-// OpenPath opens an O_PATH descriptor of the entry name of dirfd, which is not
-// followed if it is a symbolic link.
+// OpenPath opens an O_PATH descriptor of the entry name of dirfd. It does not follow a symbolic link.
 func OpenPath(dirfd int, name string) (int, error) {
 	return unix.Openat(dirfd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 }
 
-// OpenBeneath opens path, which may have several components, none of which may be a
-// symbolic link or lead out of dirfd.
+// OpenBeneath opens path, which may have several components. None of them may be a symbolic link or lead out of
+// dirfd.
 func OpenBeneath(dirfd int, path string, flags int) (int, error) {
 	if len(path) >= unix.PathMax {
-		// The kernel takes it in pieces only.
+		// The kernel takes paths up to PATH_MAX only.
 		end := strings.LastIndexByte(path[:unix.PathMax], '/')
 		if end <= 0 {
 			return -1, unix.ENAMETOOLONG
@@ -62,7 +60,7 @@ func OpenBeneath(dirfd int, path string, flags int) (int, error) {
 	}
 	for {
 		fd, err := unix.Openat2(dirfd, path, &how)
-		// EAGAIN: something was renamed meanwhile and nothing is known (openat2(2)).
+		// EAGAIN: a concurrent rename made the result uncertain (openat2(2)).
 		if err != unix.EINTR && err != unix.EAGAIN {
 			return fd, err
 		}
@@ -79,8 +77,7 @@ func StatFD(fd int) (st unix.Stat_t, err error) {
 	return st, err
 }
 
-// Readlink returns the text of the symbolic link name in dirfd, or of dirfd itself if
-// name is empty.
+// Readlink returns the text of the symbolic link name in dirfd, or of dirfd itself if name is empty.
 func Readlink(dirfd int, name string) ([]byte, error) {
 	for size := 256; ; size *= 2 {
 		target := make([]byte, size)
