@@ -12,8 +12,8 @@ import (
 	"latchfs/lockstore"
 )
 
-// createLifetime is for the attributes of a lock that was just made: the kernel would
-// ask for them again before open(2) returns (may_open).
+// createLifetime is how long the kernel may cache the attributes of a lock that was just made. Without it the kernel
+// would ask for them again before open(2) returns (may_open).
 const createLifetime = 20 * time.Millisecond
 
 func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
@@ -24,7 +24,7 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 		Ctime: uint64(st.Ctim.Sec), Ctimensec: uint32(st.Ctim.Nsec),
 		Mode: st.Mode, Nlink: uint32(st.Nlink),
 		Owner: fuse.Owner{Uid: st.Uid, Gid: st.Gid},
-		// The kernel's 32-bit device number, which holds any that mknod(2) makes.
+		// This is the kernel's 32-bit device number. It holds every number that mknod(2) makes.
 		Rdev:    uint32(unix.Major(st.Rdev)<<8 | unix.Minor(st.Rdev)&0xff | unix.Minor(st.Rdev)&^0xff<<12),
 		Blksize: uint32(st.Blksize),
 	}
@@ -75,7 +75,7 @@ func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
 func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
 	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
-		return fuse.ENOSYS // the control files: the kernel asks with GETATTR then
+		return fuse.ENOSYS // a control file: the kernel then asks with GETATTR
 	}
 	held, fresh, err := f.lookAgain(n, &in.InHeader)
 	if err != nil {
@@ -118,14 +118,15 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 
 func (f *FS) setAttr(n *backing.Inode, in *fuse.SetAttrIn) error {
 	if mode, ok := in.GetMode(); ok {
-		if err := f.WithFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, backing.ProcPath(fd), mode, 0) }); err != nil {
+		err := f.WithFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, backing.ProcPath(fd), mode, 0) })
+		if err != nil {
 			return err
 		}
 	}
 	uid, hasUID := in.GetUID()
 	gid, hasGID := in.GetGID()
 	if hasUID || hasGID {
-		// What is not set is all ones, which chown(2) takes for "as it is".
+		// An id that is not set is all ones, which chown(2) takes for "unchanged".
 		err := f.WithFD(n, func(fd int) error {
 			return unix.Fchownat(fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 		})
@@ -147,7 +148,7 @@ func (f *FS) setAttr(n *backing.Inode, in *fuse.SetAttrIn) error {
 			return err
 		}
 	}
-	// To others than its family a live lock looks fresh anyhow: theirs are not set.
+	// A live lock looks fresh to all but its holder's family, so the times that others set are ignored.
 	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 && !f.ofStranger(n, &in.InHeader) {
 		if err := f.WithFD(n, func(fd int) error { return setTimes(fd, in) }); err != nil {
 			return err

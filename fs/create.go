@@ -106,11 +106,13 @@ func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.E
 	}
 	e := newEntry{in: &in.InHeader, op: opMkdir, dir: dir, name: name, kind: unix.S_IFDIR, lock: verdict.KindMkdir}
 	return f.makeEntry(e, func() error {
-		return f.asCaller(e.in, dir, in.Mode, func() error { return unix.Mkdirat(dir.FD, name, f.mode(dir, in.Mode, in.Umask)) })
+		return f.asCaller(e.in, dir, in.Mode, func() error {
+			return unix.Mkdirat(dir.FD, name, f.mode(dir, in.Mode, in.Umask))
+		})
 	}, out)
 }
 
-// Mknod implements fuse.RawFileSystem. What it makes is no lock.
+// Mknod implements fuse.RawFileSystem. The file it makes is no lock.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	dir := f.Inodes.Get(in.NodeId)
 	if dir == nil {
@@ -204,10 +206,12 @@ func (f *FS) createOther(i intent, dir *backing.Inode, name string, in *fuse.Cre
 	return nil
 }
 
-// create makes and opens the entry name of dir. Brief is that of newFile. A file that is there by now was made
-// beneath since the kernel looked: without O_EXCL the kernel is told to look again, and checks whether the
-// caller may open what it finds.
-func (f *FS) create(i intent, dir *backing.Inode, name string, in *fuse.CreateIn, brief bool) (*backing.Inode, *backing.Handle, unix.Stat_t, error) {
+// create makes and opens the entry name of dir. For brief see newFile. If the file exists, it was made beneath after
+// the kernel had looked. Without O_EXCL the kernel is told to look again, and then checks whether the caller may open
+// it.
+func (f *FS) create(
+	i intent, dir *backing.Inode, name string, in *fuse.CreateIn, brief bool,
+) (*backing.Inode, *backing.Handle, unix.Stat_t, error) {
 	fd := -1
 	open := func(once int) (err error) {
 		fd, err = unix.Openat(dir.FD, name, int(in.Flags)&backing.OpenFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
@@ -224,7 +228,7 @@ func (f *FS) create(i intent, dir *backing.Inode, name string, in *fuse.CreateIn
 		return nil, nil, unix.Stat_t{}, err
 	}
 	if fd < 0 {
-		// A dead server made it, for whom its mode does not count.
+		// A dead server made the file. The mode of a file does not apply to its creator's open.
 		if err = open(0); err == unix.EACCES && !f.credentials.Root {
 			err = errors.Join(unix.Fchmodat(dir.FD, name, 0o600, 0), open(0),
 				unix.Fchmodat(dir.FD, name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
@@ -242,8 +246,8 @@ func (f *FS) create(i intent, dir *backing.Inode, name string, in *fuse.CreateIn
 	return n, h, st, err
 }
 
-// newFile takes a file that was just made and is open into the tables. One that is brief, as most locks are, may stay open as it is
-// until the kernel forgets it, which costs less than to open it with O_PATH.
+// newFile takes an open file that was just made into the tables. A brief file, as most locks are, keeps a copy of its
+// descriptor until the kernel forgets it, which is cheaper than to open it with O_PATH.
 func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*backing.Inode, *backing.Handle, unix.Stat_t, error) {
 	var pathFD int
 	var err error
@@ -261,12 +265,13 @@ func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*backing.Inode, *ba
 		unix.Close(fd)
 		return nil, nil, st, err
 	}
-	return n, &backing.Handle{Node: n, Flags: int(in.Flags) & backing.OpenFlags, Unique: in.Unique, User: in.Uid, FD: fd}, st, nil
+	h := &backing.Handle{Node: n, Flags: int(in.Flags) & backing.OpenFlags, Unique: in.Unique, User: in.Uid, FD: fd}
+	return n, h, st, nil
 }
 
-// opened gives a file of that mode that is open its handle, with a passthrough
-// descriptor if that can be. Writes that take privileges away have to come by here: a
-// passthrough write is made with our capabilities and would not.
+// opened puts the handle of an open file of that mode into the table, with a passthrough descriptor if possible.
+// Writes that clear set-user-id or set-group-id have to go through latchfs: a passthrough write is made with
+// latchfs's capabilities and would not clear them.
 func (f *FS) opened(n *backing.Inode, h *backing.Handle, mode uint32, out *fuse.OpenOut) {
 	if h.Writes() && backing.HasPrivileges(mode) {
 		f.openWatched(n, h, out)
@@ -276,8 +281,11 @@ func (f *FS) opened(n *backing.Inode, h *backing.Handle, mode uint32, out *fuse.
 	f.AddFile(h, out)
 }
 
-// openedLock does the same for the file of a lock. With flush the server is told when a process closes it.
-func (f *FS) openedLock(n *backing.Inode, h *backing.Handle, descriptor *lockstore.Descriptor, flush bool, out *fuse.OpenOut) {
+// openedLock puts the handle of the open file of a lock into the table. With flush the server is told when a process
+// closes the file.
+func (f *FS) openedLock(
+	n *backing.Inode, h *backing.Handle, descriptor *lockstore.Descriptor, flush bool, out *fuse.OpenOut,
+) {
 	h.Descriptor = descriptor
 	if !flush {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH
@@ -286,8 +294,8 @@ func (f *FS) openedLock(n *backing.Inode, h *backing.Handle, descriptor *locksto
 	f.AddFile(h, out)
 }
 
-// openWatched opens a file whose writes are to come by here, one request each: without
-// the page cache the kernel also does not ask for security.capability before a write.
+// openWatched opens a file whose writes go through latchfs, one request each. Without the page cache the kernel also
+// does not ask for security.capability before a write.
 func (f *FS) openWatched(n *backing.Inode, h *backing.Handle, out *fuse.OpenOut) {
 	if f.directMmap {
 		h.Direct, h.Passthrough = true, f.DirectOpen(n, out)

@@ -14,7 +14,8 @@ import (
 
 const direntBuffer = 32 << 10
 
-// listTime is after how long a part of a directory is answered: until then nothing is made or removed in it.
+// listTime is the time after which a part of a directory is answered: until then the kernel makes and removes nothing
+// in it.
 const listTime = 500 * time.Microsecond
 
 // OpenDir implements fuse.RawFileSystem.
@@ -76,7 +77,7 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 // ReadDirPlus implements fuse.RawFileSystem.
 func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	if isControl(in.NodeId) {
-		// Without a node id: the kernel looks up what somebody asks for.
+		// The entries have no node ids: the kernel looks up those that a program asks for.
 		return f.control.readDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
 	}
 	f.undo(&in.InHeader)
@@ -86,10 +87,10 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {
 			if err := f.lookup(dir, entry.Name, &in.InHeader, &found); err != nil && f.IsLockName(entry.Name) {
-				return false, false // it was stale and is gone
+				return false, false // the lock was stale and is gone
 			}
-			// Any other that has gone meanwhile keeps node id 0: the kernel will look
-			// it up if anybody asks.
+			// Any other entry that has gone in the meantime keeps node id 0: the kernel looks it up if a program asks
+			// for it.
 		}
 		into := out.AddDirLookupEntry(entry)
 		if into == nil {
@@ -101,8 +102,8 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	}))
 }
 
-// readDir passes entries to add from the offset asked for, until there is no room for more, or for listTime: then at least one was
-// added, since none at all would be the end.
+// readDir passes entries to add, from the requested offset on, until there is no room or listTime is over. It adds at
+// least one: none at all would be the end of the directory.
 func (f *FS) readDir(in *fuse.ReadIn, add func(*backing.Inode, fuse.DirEntry) (added, full bool)) error {
 	d := f.Dirs.Get(in.Fh)
 	if d == nil {
@@ -116,7 +117,7 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*backing.Inode, fuse.DirEntry) (a
 		}
 		d.Pending, d.Next = nil, in.Offset
 	} else if in.Offset == 0 && len(d.Pending) == 0 {
-		// rewinddir(3), or a first read: what was made meanwhile is to be seen.
+		// This is rewinddir(3) or a first read: files made in the meantime have to show.
 		if _, err := unix.Seek(d.FD, 0, unix.SEEK_SET); err != nil {
 			return err
 		}

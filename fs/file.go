@@ -34,12 +34,12 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	return status(err)
 }
 
-// newHandle is that of a file which is about to be opened.
+// newHandle returns the handle of a file that is about to be opened.
 func (f *FS) newHandle(n *backing.Inode, in *fuse.OpenIn) *backing.Handle {
 	return &backing.Handle{Node: n, Flags: int(in.Flags) & backing.OpenFlags, Unique: in.Unique, User: in.Uid, FD: -1}
 }
 
-// openFile opens the file of h. Watched are those whose writes are to come by here.
+// openFile opens the file of h. If watched, writes of the file go through latchfs.
 func (f *FS) openFile(h *backing.Handle, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
 	n := h.Node
 	if int(in.Flags)&unix.O_TRUNC != 0 {
@@ -68,8 +68,8 @@ func (f *FS) openFile(h *backing.Handle, in *fuse.OpenIn, out *fuse.OpenOut, wat
 		f.opened(n, h, mode, out)
 	}
 	if h.Direct || !h.Passthrough || n.FD < 0 {
-		// What open(2) refuses beneath has to be known now and not at the first read; and
-		// what is found by its handle may not be found once it is unlinked.
+		// An error of open(2) beneath has to be known now and not at the first read. A file that is opened by handle
+		// may not be found any more once it is unlinked.
 		if _, err := f.File(h); err != nil {
 			f.Closed(h)
 			f.RemoveFile(out.Fh, h)
@@ -87,10 +87,10 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	}
 	h := f.Files.Get(in.Fh)
 	if h == nil {
-		return // a dead server did it
+		return // a dead server has released it
 	}
 	// failpoint: crashAt("release before")
-	// The row goes last, so that what is not done is done when the request comes again.
+	// The row is removed last, so that the rest is done when the request comes again.
 	if h.Descriptor != nil && h.Row.Bits.Load()&handover.BitClosing == 0 {
 		bits := uint32(handover.BitClosing)
 		if h.Row.Bits.Load()&handover.BitFlushed == 0 && f.locks.Ending(h.Descriptor) {
@@ -110,14 +110,14 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	// failpoint: crashAt("release reply")
 }
 
-// releasedBy says that the RELEASE of a handle is not that of a lock which somebody else than a thread made: then
-// it does not tell of a death.
+// releasedBy reports whether the RELEASE of a handle can tell of the death of a thread: it cannot if the handle is
+// that of a lock that another thread made.
 func (f *FS) releasedBy(id uint64, tid uint32) bool {
 	h := f.Files.Get(id)
 	return h != nil && (h.Descriptor == nil || h.Descriptor.Creator().PID == int(tid))
 }
 
-// descriptor finds the descriptor of a file handle.
+// descriptor returns a file handle and its descriptor.
 func (f *FS) descriptor(fh uint64) (*backing.Handle, int, error) {
 	h := f.Files.Get(fh)
 	if h == nil {
@@ -127,20 +127,20 @@ func (f *FS) descriptor(fh uint64) (*backing.Handle, int, error) {
 	return h, fd, err
 }
 
-// writable does so for one whose file the caller is about to change.
+// writable returns a file handle and its descriptor for a change of the file by the caller, or refuses the change.
 func (f *FS) writable(fh uint64, in *fuse.InHeader) (*backing.Handle, int, error) {
 	h, fd, err := f.descriptor(fh)
 	if err != nil {
 		return nil, -1, err
 	}
 	if h.Descriptor != nil {
-		return h, fd, nil // its creator's, or whoever was given it
+		return h, fd, nil // it is the creator's, or a process got it from the creator
 	}
 	return h, fd, f.admitChange(h.Node, in, lockstore.Writing)
 }
 
-// writer does so for a write. One from the page cache, of a mapped file, comes from the
-// kernel: it is of those who opened it.
+// writer returns a file handle and its descriptor for a write, or refuses the write. A write from the page cache, of
+// a mapped file, comes from the kernel and counts for the process that opened the file.
 func (f *FS) writer(in *fuse.WriteIn) (*backing.Handle, int, error) {
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
 		if h, fd, err := f.descriptor(in.Fh); err != nil || h.Family {
@@ -187,8 +187,7 @@ func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32,
 	return uint32(max(n, 0)), status(err)
 }
 
-// writeMapped writes what comes from a mapped file to its place: a descriptor with O_APPEND would
-// have it at the end.
+// writeMapped writes data of a mapped file at its offset. A descriptor with O_APPEND would write it at the end.
 func (f *FS) writeMapped(h *backing.Handle, _ int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
 	fd, err := f.Reopen(h.Node, h.Flags&^unix.O_APPEND)
 	if err != nil {
@@ -206,7 +205,7 @@ func pwrite(fd int, data [][]byte, offset uint64) (n int, err error) {
 	return n, err
 }
 
-// write writes once: at the end of a file that would show.
+// write writes data once: appending it twice would show.
 func (f *FS) write(h *backing.Handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
 	i := f.begin(&in.InHeader, opWrite)
 	if n, err, ok := i.finished(); ok {
@@ -220,7 +219,7 @@ func (f *FS) write(h *backing.Handle, fd int, in *fuse.WriteIn, data [][]byte) (
 		if !i.Again {
 			i.SetSize(st.Size)
 		} else if grown := st.Size - i.Size(); grown > 0 {
-			// The kernel lets one write at a time at a file.
+			// The kernel sends one write of a file at a time, so the file has grown by this one.
 			n = int(min(grown, int64(in.Size)))
 			i.finish(n, nil)
 			return n, nil
@@ -236,9 +235,9 @@ func (f *FS) write(h *backing.Handle, fd int, in *fuse.WriteIn, data [][]byte) (
 	return n, err
 }
 
-// Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a
-// descriptor is closed. The caller waits, so one that closes a file is told from one that ends with it open:
-// by the time of RELEASE, which nobody waits for, it may have been killed.
+// Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a descriptor is closed. The
+// caller waits for FLUSH, so it tells a process that closes a file from one that ends with the file open. No process
+// waits for RELEASE: by then the caller may have been killed.
 func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 	h := f.Files.Get(in.Fh)
 	if h == nil || !h.Writes() {
@@ -318,7 +317,7 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	return uint32(max(n, 0)), status(err)
 }
 
-// copied tells the store what is in the file of a lock that was written without its bytes coming by.
+// copied tells the store the content of a lock's file that was written by a copy in the kernel.
 func (f *FS) copied(h *backing.Handle, in *fuse.InHeader) {
 	if h.Descriptor == nil {
 		return

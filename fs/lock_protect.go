@@ -33,15 +33,17 @@ func (f *FS) removeLock(dir *backing.Inode, name string, in *fuse.InHeader, do f
 	return err
 }
 
-// admitEntry says whether who may remove or rename the entry at a lock name. What was not
-// judged so far is first.
-func (f *FS) admitEntry(nameLock lockstore.NameLock, dir *backing.Inode, name string, who func() bootid.Process, attempt lockstore.Attempt) error {
+// admitEntry returns nil if the caller may remove or rename the entry at a lock name. An entry that has no judgment
+// yet is judged first.
+func (f *FS) admitEntry(
+	nameLock lockstore.NameLock, dir *backing.Inode, name string, caller func() bootid.Process, attempt lockstore.Attempt,
+) error {
 	if !nameLock.Held() {
 		if _, err := f.lookEntry(nameLock, dir, name); err != nil {
 			return err
 		}
 	}
-	return nameLock.Admit(who, attempt)
+	return nameLock.Admit(caller, attempt)
 }
 
 // renaming is a rename(2) between two entries.
@@ -50,7 +52,7 @@ type renaming struct {
 	oldDir, newDir   *backing.Inode
 	oldName, newName string
 	exchange         bool
-	who              func() bootid.Process
+	caller           func() bootid.Process
 	do               func() error
 }
 
@@ -74,12 +76,12 @@ func (f *FS) renameLock(r renaming) error {
 	return f.renameIn(from, to, r)
 }
 
-// renameIn does so within the name locks of those names that are lock names; the zero NameLock
-// is that of one that is not.
+// renameIn carries out a rename within the name locks of its names. A name that is no lock name has the zero
+// NameLock.
 func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 	atLock, ontoLock := from != lockstore.NameLock{}, to != lockstore.NameLock{}
 	if atLock {
-		if err := f.admitEntry(from, r.oldDir, r.oldName, r.who, lockstore.Renaming); err != nil {
+		if err := f.admitEntry(from, r.oldDir, r.oldName, r.caller, lockstore.Renaming); err != nil {
 			return err
 		}
 	}
@@ -89,9 +91,9 @@ func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 		if err != nil {
 			return err
 		}
-		// A lock that is renamed stays the one it is.
+		// A lock that is renamed stays the same lock.
 		if acquired = free && !r.exchange && !(atLock && from.Held()); acquired {
-			if _, err := to.Acquire(verdict.KindRename, r.who()); errors.Is(err, lockstore.ErrReserved) {
+			if _, err := to.Acquire(verdict.KindRename, r.caller()); errors.Is(err, lockstore.ErrReserved) {
 				return fmt.Errorf("%w: %w", lockstore.ErrHeld, err) // EEXIST is not for rename(2)
 			} else if err != nil {
 				return err
@@ -109,12 +111,12 @@ func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 	case acquired:
 		to.Made()
 	case ontoLock && (r.exchange || !atLock || !from.Held()):
-		to.Replaced(r.who)
+		to.Replaced(r.caller)
 	}
 	if atLock {
 		switch {
 		case r.exchange:
-			from.Replaced(r.who)
+			from.Replaced(r.caller)
 		case ontoLock:
 			from.Move(to)
 		default:
@@ -129,18 +131,17 @@ func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 	return nil
 }
 
-// admitReplacement says whether what lies at a lock name may be replaced, and whether the
-// name is free.
+// admitReplacement returns nil if the file at a lock name may be replaced, and reports whether the name is free.
 func (f *FS) admitReplacement(to lockstore.NameLock, r renaming) (free bool, err error) {
 	visible, err := f.lookEntry(to, r.newDir, r.newName)
 	if err != nil || !visible {
 		return !visible, err
 	}
-	return false, to.Admit(r.who, lockstore.Replacing)
+	return false, to.Admit(r.caller, lockstore.Replacing)
 }
 
-// admitChange refuses who made a request to change the bytes of n if it is a live
-// lock of another family, or lies in a directory that is one.
+// admitChange refuses a request to change the bytes of n if n is a live lock of another family, or lies in a
+// directory that is one.
 func (f *FS) admitChange(n *backing.Inode, in *fuse.InHeader, attempt lockstore.Attempt) error {
 	if dir := f.Inodes.ParentOf(n); dir != nil && !n.IsDir() {
 		if err := f.admitWithin(dir, in); err != nil {
@@ -155,8 +156,7 @@ func (f *FS) admitChange(n *backing.Inode, in *fuse.InHeader, attempt lockstore.
 	return nameLock.Admit(f.caller(in), attempt)
 }
 
-// admitWithin refuses who made a request to change what lies in dir if that is a live lock of
-// another family.
+// admitWithin refuses a request to change an entry of dir if dir is a live lock of another family.
 func (f *FS) admitWithin(dir *backing.Inode, in *fuse.InHeader) error {
 	nameLock, ok := f.lockOf(dir)
 	if !ok {
@@ -166,7 +166,7 @@ func (f *FS) admitWithin(dir *backing.Inode, in *fuse.InHeader) error {
 	return nameLock.Admit(f.caller(in), lockstore.Entering)
 }
 
-// changedWithin tells the store that something in dir was changed.
+// changedWithin tells the store of a change in dir.
 func (f *FS) changedWithin(dir *backing.Inode) {
 	if !dir.LockNamed() {
 		return
@@ -176,8 +176,8 @@ func (f *FS) changedWithin(dir *backing.Inode) {
 	}
 }
 
-// timeSet tells the store that the caller has given n, which may be a lock, a time other than the present,
-// as programs that copy files do.
+// timeSet tells the store that the caller has set the time of n, which may be a lock, to a time other than the
+// present. Programs that copy files do that.
 func (f *FS) timeSet(n *backing.Inode, in *fuse.SetAttrIn) {
 	if in.Valid&fuse.FATTR_MTIME == 0 || in.Valid&fuse.FATTR_MTIME_NOW != 0 {
 		return
@@ -188,8 +188,7 @@ func (f *FS) timeSet(n *backing.Inode, in *fuse.SetAttrIn) {
 	}
 }
 
-// ofStranger says that n is a live exclusive lock of another family than that of who made the
-// request.
+// ofStranger reports whether n is a live exclusive lock of another family than the caller's.
 func (f *FS) ofStranger(n *backing.Inode, in *fuse.InHeader) bool {
 	nameLock, ok := f.lockOf(n)
 	if !ok {
@@ -199,8 +198,8 @@ func (f *FS) ofStranger(n *backing.Inode, in *fuse.InHeader) bool {
 	return nameLock.Stranger(f.caller(in))
 }
 
-// open opens n. At a lock name that is one step with the look at it, so that no pid file is
-// removed under who is about to open it.
+// open opens n. At a lock name the judgment and the open are one step, so that no pid file is removed while a process
+// opens it.
 func (f *FS) open(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	nameLock, ok := f.enterPlace(n)
 	if !ok {
@@ -211,7 +210,7 @@ func (f *FS) open(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	switch {
 	case err != nil:
 		return err
-	case !visible: // it was stale
+	case !visible: // the lock was stale
 		if err := f.retries.stale(&in.InHeader, n.ID); err != nil {
 			return err
 		}
@@ -231,7 +230,7 @@ func (f *FS) open(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	return f.openFile(h, in, out, guarded)
 }
 
-// writtenBy remembers the process that opens n, a file at a lock name, for writing.
+// writtenBy records the process that opens n, a file at a lock name, for writing.
 func (f *FS) writtenBy(n *backing.Inode, h *backing.Handle, w *lockstore.Writer) {
 	n.Seen.WrittenBy(w)
 	h.Writer = w
@@ -240,7 +239,7 @@ func (f *FS) writtenBy(n *backing.Inode, h *backing.Handle, w *lockstore.Writer)
 	}
 }
 
-// writingWithin tells the store that the caller opens a file in dir for writing, if that may be a lock.
+// writingWithin tells the store that the caller opens a file in dir for writing, if dir may be a lock.
 func (f *FS) writingWithin(dir *backing.Inode, in *fuse.InHeader) {
 	if !dir.LockNamed() {
 		return
@@ -250,7 +249,7 @@ func (f *FS) writingWithin(dir *backing.Inode, in *fuse.InHeader) {
 	}
 }
 
-// openOther opens what is not at a lock name, or not any more.
+// openOther opens a file that is not at a lock name, or no longer.
 func (f *FS) openOther(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	if err := f.reaped(n, &in.InHeader); err != nil {
 		return err
@@ -272,8 +271,8 @@ func (f *FS) openOther(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) err
 	return f.openFile(h, in, out, ok && f.locks.Holds(path))
 }
 
-// closedLock tells the store that a handle is closed by which a lock was made or may
-// have been written, or which kept a pid file from being removed.
+// closedLock tells the store that a handle is closed, if a lock was made or may have been written with it, or if it
+// kept a pid file from being removed.
 func (f *FS) closedLock(h *backing.Handle) {
 	n := h.Node
 	switch {

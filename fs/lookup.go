@@ -40,7 +40,7 @@ func (f *FS) lookup(dir *backing.Inode, name string, in *fuse.InHeader, out *fus
 	return nil
 }
 
-// entry finds the inode of the entry name of dir and counts a lookup of it for a request.
+// entry returns the inode of the entry name of dir, and counts a lookup of it for a request.
 func (f *FS) entry(dir *backing.Inode, name string, unique uint64) (*backing.Inode, unix.Stat_t, error) {
 	st, err := backing.StatEntry(dir.FD, name)
 	if err != nil {
@@ -62,7 +62,7 @@ func (f *FS) entry(dir *backing.Inode, name string, unique uint64) (*backing.Ino
 	return n, st, nil
 }
 
-// adopt takes the O_PATH descriptor of a file, which has a lock name or not, into the table and counts a lookup for a
+// adopt takes the O_PATH descriptor of a file, at a lock name or not, into the table, and counts a lookup for a
 // request.
 func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*backing.Inode, unix.Stat_t, error) {
 	st, err := backing.StatFD(fd)

@@ -37,7 +37,8 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	}
 	i := f.beginEntry(in, op, name)
 	do := func() error {
-		return i.once(func() error { return backing.Retry(func() error { return unix.Unlinkat(dir.FD, name, flags) }) }, is(unix.ENOENT))
+		unlink := func() error { return unix.Unlinkat(dir.FD, name, flags) }
+		return i.once(func() error { return backing.Retry(unlink) }, is(unix.ENOENT))
 	}
 	if f.IsLockName(name) {
 		return status(f.removeLock(dir, name, in, do))
@@ -48,7 +49,8 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 // Rename implements fuse.RawFileSystem.
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	oldDir, newDir := f.Inodes.Get(in.NodeId), f.Inodes.Get(in.Newdir)
-	if oldDir == nil || newDir == nil || oldDir == f.Root && oldName == controlName || newDir == f.Root && newName == controlName {
+	if oldDir == nil || newDir == nil || oldDir == f.Root && oldName == controlName ||
+		newDir == f.Root && newName == controlName {
 		return f.control.refuse(in.NodeId)
 	}
 	st, statErr := backing.StatEntry(oldDir.FD, oldName)
@@ -71,7 +73,7 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 	}
 	r := renaming{
 		intent: i, oldDir: oldDir, oldName: oldName, newDir: newDir, newName: newName,
-		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, who: f.caller(&in.InHeader),
+		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, caller: f.caller(&in.InHeader),
 	}
 	r.do = func() error { return i.once(rename, never) }
 	defer i.Close()
@@ -98,13 +100,13 @@ func (f *FS) wasRenamed(i intent, oldDir, newDir *backing.Inode) bool {
 	return ok && f.Renamed(r, oldDir, newDir)
 }
 
-// finishRename records what a dead server renamed. The store knows already, but for the entries
-// themselves (Options.Renames).
+// finishRename records a rename that a dead server carried out. The store knows of it already, except for the two
+// entries (Options.Renames).
 func (f *FS) finishRename(r renaming) {
 	if f.IsLockName(r.oldName) {
 		nameLock := f.enter(r.oldDir, r.oldName)
 		if r.exchange {
-			nameLock.Replaced(r.who)
+			nameLock.Replaced(r.caller)
 		} else {
 			nameLock.Release()
 		}
@@ -115,7 +117,7 @@ func (f *FS) finishRename(r renaming) {
 		if nameLock.Held() && nameLock.Generation() == r.intent.Generation() {
 			nameLock.Made()
 		} else {
-			nameLock.Replaced(r.who)
+			nameLock.Replaced(r.caller)
 		}
 		nameLock.Leave()
 	}
@@ -131,11 +133,11 @@ func (f *FS) isDirectory(dir *backing.Inode, name string) bool {
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// renameTree renames a directory, or exchanges one for something, and keeps the table's
-// and the store's idea of what is beneath them.
+// renameTree renames a directory, or exchanges one with another file, and moves the records of the locks beneath
+// them.
 func (f *FS) renameTree(r renaming) error {
 	return f.locks.MoveTree(r.exchange, func(at func(string) lockstore.NameLock) (string, string, error) {
-		// Under the store's lock no other directory moves, so these stay true.
+		// Under the store's lock no other directory is renamed, so these paths stay true.
 		oldPath, newPath := f.Inodes.Path(r.oldDir, r.oldName), f.Inodes.Path(r.newDir, r.newName)
 		var from, to lockstore.NameLock
 		if f.IsLockName(r.oldName) {

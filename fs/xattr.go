@@ -12,7 +12,7 @@ import (
 	"latchfs/fs/backing"
 )
 
-// attributes calls do with a path by which the attributes of n are reached.
+// attributes calls do with a path through which the extended attributes of n are accessed.
 func (f *FS) attributes(n *backing.Inode, in *fuse.InHeader, do func(path string) (int, error)) (uint32, fuse.Status) {
 	if n == nil {
 		return 0, status(unix.ENODATA) // control files have none
@@ -40,7 +40,7 @@ func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []
 	return f.attributes(n, in, func(path string) (int, error) {
 		size, err := unix.Getxattr(path, name, dest)
 		if err == unix.ENODATA && name == selinuxLabel && !f.selinux {
-			// As from a filesystem without labels: ls(1) does not ask for the next file's then.
+			// A filesystem without labels returns this error. ls(1) then does not ask for those of the next file.
 			err = unix.EOPNOTSUPP
 		}
 		return size, err
@@ -58,7 +58,7 @@ func (f *FS) accessACL(n *backing.Inode, in *fuse.InHeader, dest []byte) (size u
 	return size, code
 }
 
-// selinuxLabel is the attribute that ls -l asks of every file, SELinux or not.
+// selinuxLabel is the attribute that ls -l asks for on every file, with or without SELinux.
 const selinuxLabel = "security.selinux"
 
 // ListXAttr implements fuse.RawFileSystem.

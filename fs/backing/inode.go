@@ -26,7 +26,7 @@ func KeyOfFile(file lockstore.File) FileKey { return FileKey{file.ID.Device, fil
 type Inode struct {
 	ID   uint64 // node id
 	Key  FileKey
-	FD   int    // O_PATH, or the descriptor with which the lock was made; -1 if the file is opened by handle whenever it is needed
+	FD   int    // O_PATH, or the descriptor with which the lock was made; -1 if the file is opened by handle when needed
 	Kind uint32 // S_IFMT part of the mode
 	// handle is the one of name_to_handle_at(2), if FD is -1.
 	handle *unix.FileHandle

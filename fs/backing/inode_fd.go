@@ -80,7 +80,8 @@ func (d *Directory) Reopen(n *Inode, flags int) (opened int, err error) {
 
 // Unpinned returns the handle of a file whose descriptor is not to be kept, nil if it is to be kept.
 func (d *Directory) Unpinned(fd int, st *unix.Stat_t) *unix.FileHandle {
-	if d.ByHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != d.Root.Key.dev || d.Inodes.pinned() < d.Descriptors.share(handledShare) {
+	if d.ByHandle < 0 || st.Mode&unix.S_IFMT == unix.S_IFDIR || st.Dev != d.Root.Key.dev ||
+		d.Inodes.pinned() < d.Descriptors.share(handledShare) {
 		return nil
 	}
 	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
@@ -123,9 +124,10 @@ func (d *Directory) prune() {
 	go func() {
 		defer d.pruning.Store(false)
 		ids := d.Inodes.unused(maxPruned)
-		if err := d.Notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...); err == unix.EINVAL && !d.cannotPrune.Swap(true) {
-			d.log.WithField("descriptors", d.Descriptors.Limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): when more of them " +
-				"are known than there are descriptors, further ones cannot be looked up (ENFILE)")
+		err := d.Notify(notifyPrune, append([]uint64{uint64(len(ids)), 0}, ids...)...)
+		if err == unix.EINVAL && !d.cannotPrune.Swap(true) {
+			d.log.WithField("descriptors", d.Descriptors.Limit).Warn("the kernel cannot be asked to forget files (Linux 6.18): " +
+				"when more of them are known than there are descriptors, further ones cannot be looked up (ENFILE)")
 		}
 	}()
 }

@@ -174,7 +174,8 @@ func (d *Directory) takeFiles() {
 		}
 		h := &Handle{
 			Node: n, Flags: int(row.Flags), Unique: row.Unique, User: row.User, Row: row, FD: fd,
-			Passthrough: bits&handover.BitPassthrough != 0, Direct: bits&handover.BitDirect != 0, Family: bits&handover.BitFamily != 0,
+			Passthrough: bits&handover.BitPassthrough != 0, Direct: bits&handover.BitDirect != 0,
+			Family: bits&handover.BitFamily != 0,
 		}
 		if bits&handover.BitReleased == 0 {
 			n.Opens.took(h, row.Backing)
