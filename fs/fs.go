@@ -69,7 +69,7 @@ type FS struct {
 	control     control
 	sights      sights
 	judgments   judgments
-	absentACLs  absentACLs
+	absentACLs  unknownFiles[int64] // the status change time, in ns of Unix time, at which a file had no access ACL
 	background  *background
 	notifier    *inotify.Notifier
 	acls        bool // the backing directory may have default ACLs
@@ -102,9 +102,8 @@ func New(dir *backing.Directory, locks *lockstore.Store, o Options) (*FS, error)
 	if o.NoPassthrough {
 		f.NoPassthrough.Store(true)
 	}
-	controls, polled := f.TakeControls()
-	f.control.nodes.takeOver(f.Tables, controls)
-	for _, row := range polled {
+	f.control.nodes.takeOver(f.Tables, dir.Controls)
+	for _, row := range dir.Polled {
 		f.control.pollers.keep(row)
 	}
 	var err error

@@ -75,7 +75,7 @@ func (s initialScan) judge(name string) {
 		return
 	}
 	if changed := s.withoutACL(name, file); changed != 0 {
-		s.fs.absentACLs.set(backing.KeyOfFile(file), changed)
+		s.fs.absentACLs.add(backing.KeyOfFile(file), changed)
 	}
 }
 

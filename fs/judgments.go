@@ -9,14 +9,44 @@ import (
 	"latchfs/lockstore"
 )
 
-// maxJudgments bounds judgments and absentACLs.
-const maxJudgments = 1 << 16
+// maxUnknown bounds an unknownFiles.
+const maxUnknown = 1 << 16
 
-// judgments are the cached judgments of files at lock names that the kernel does not know. When the kernel gets to know
-// a file, its inode keeps the judgment.
-type judgments struct {
+// unknownFiles keeps something of files that the kernel does not know. When the kernel gets to know a file, its inode
+// takes it.
+type unknownFiles[T any] struct {
 	mu    sync.Mutex
-	byKey map[backing.FileKey]*lockstore.CachedJudgment
+	byKey map[backing.FileKey]T
+}
+
+// add keeps value for a file, unless there are too many, and returns what is kept if the file has something already.
+func (u *unknownFiles[T]) add(key backing.FileKey, value T) T {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if kept, ok := u.byKey[key]; ok {
+		return kept
+	}
+	if u.byKey == nil {
+		u.byKey = make(map[backing.FileKey]T)
+	}
+	if len(u.byKey) < maxUnknown {
+		u.byKey[key] = value
+	}
+	return value
+}
+
+// take returns what is kept of a file and forgets it.
+func (u *unknownFiles[T]) take(key backing.FileKey) (kept T, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	kept, ok = u.byKey[key]
+	delete(u.byKey, key)
+	return kept, ok
+}
+
+// judgments are the cached judgments of files at lock names.
+type judgments struct {
+	unknownFiles[*lockstore.CachedJudgment]
 }
 
 // look judges the file whose name lock is nameLock and whose inode is n, nil if the kernel does not know it. It reports
@@ -28,65 +58,9 @@ func (j *judgments) look(nameLock lockstore.NameLock, file *lockstore.File, n *b
 		return nameLock.Look(file, &lockstore.CachedJudgment{})
 	}
 	key := backing.KeyOfFile(*file)
-	visible = nameLock.Look(file, j.of(key))
+	visible = nameLock.Look(file, j.add(key, &lockstore.CachedJudgment{}))
 	if !visible {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		delete(j.byKey, key)
+		j.take(key)
 	}
 	return visible
-}
-
-func (j *judgments) of(key backing.FileKey) *lockstore.CachedJudgment {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	cached := j.byKey[key]
-	if cached == nil {
-		cached = &lockstore.CachedJudgment{}
-		if j.byKey == nil {
-			j.byKey = make(map[backing.FileKey]*lockstore.CachedJudgment)
-		}
-		if len(j.byKey) < maxJudgments {
-			j.byKey[key] = cached
-		}
-	}
-	return cached
-}
-
-// give moves the judgment of a file to its inode, which the kernel gets to know.
-func (j *judgments) give(n *backing.Inode) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if cached := j.byKey[n.Key]; cached != nil {
-		n.Seen.TakeOver(cached)
-		delete(j.byKey, n.Key)
-	}
-}
-
-// absentACLs are the files that the kernel does not know and that have no access ACL, with the status change time, in
-// ns of Unix time, at which that was so.
-type absentACLs struct {
-	mu    sync.Mutex
-	byKey map[backing.FileKey]int64
-}
-
-func (a *absentACLs) set(key backing.FileKey, changed int64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.byKey == nil {
-		a.byKey = make(map[backing.FileKey]int64)
-	}
-	if len(a.byKey) < maxJudgments {
-		a.byKey[key] = changed
-	}
-}
-
-// give moves what is known of a file to its inode, which the kernel gets to know.
-func (a *absentACLs) give(n *backing.Inode) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if changed, ok := a.byKey[n.Key]; ok {
-		n.NoACL.Scanned(changed)
-		delete(a.byKey, n.Key)
-	}
 }

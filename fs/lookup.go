@@ -78,8 +78,12 @@ func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*backing.Inode, unix.
 		}
 	}
 	n := f.Inodes.Add(backing.KeyOf(&st), fd, handle, f.StoredHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
-	f.judgments.give(n)
-	f.absentACLs.give(n)
+	if judgment, ok := f.judgments.take(n.Key); ok {
+		n.Seen.TakeOver(judgment)
+	}
+	if changed, ok := f.absentACLs.take(n.Key); ok {
+		n.NoACL.Scanned(changed)
+	}
 	return n, st, nil
 }
 

@@ -75,8 +75,7 @@ func (m *Mount) resume(options *fuse.MountOptions) error {
 		return fmt.Errorf("have the kernel send requests again: %w", err)
 	}
 	f.control.pollers.again(f)
-	found := f.TakeFound()
-	f.background.startAfter(backing.SweepDelay, func() { f.Sweep(found, f.background.stopped) })
+	f.background.startAfter(backing.SweepDelay, func() { f.Sweep(f.background.stopped) })
 	m.serve()
 	return nil
 }

@@ -66,11 +66,11 @@ type Directory struct {
 
 	NoPassthrough atomic.Bool // the kernel refused a passthrough descriptor, or must not be asked
 
-	// These were taken over and wait for Serve.
-	found     []foundInode
-	unsettled []*Inode // the flags may be wrong
-	controls  []*handover.InodeRow
-	polled    []*handover.HandleRow
+	found     []foundInode // the inodes that were taken over, until Sweep
+	unsettled []*Inode     // those whose flags may be wrong, until SettlePlaces
+	// Controls and Polled are the rows that were taken over of files of .latchfs, and of those that are polled.
+	Controls []*handover.InodeRow
+	Polled   []*handover.HandleRow
 }
 
 // Open opens a directory, or takes over the directory of a server that has died.
@@ -144,20 +144,6 @@ func (d *Directory) IsLockName(name string) bool { return d.lockPatterns.Match(n
 func (d *Directory) SetDevice(device int) {
 	d.Device = device
 	d.Tables.Set(&d.Tables.Head.Device, device)
-}
-
-// TakeFound returns the inodes that were taken over, once.
-func (d *Directory) TakeFound() []foundInode {
-	found := d.found
-	d.found = nil
-	return found
-}
-
-// TakeControls returns the rows of files of .latchfs that were taken over, and of those that are polled, once.
-func (d *Directory) TakeControls() (controls []*handover.InodeRow, polled []*handover.HandleRow) {
-	controls, polled = d.controls, d.polled
-	d.controls, d.polled = nil, nil
-	return controls, polled
 }
 
 // Outlive makes the mount outlive this server.

@@ -81,16 +81,15 @@ func (d *Directory) AddFile(h *Handle, out *fuse.OpenOut) {
 			Group: int32(w.Group), Session: int32(w.Session), MayRemove: w.MayRemove,
 		}
 	}
-	bits := uint32(0)
-	for _, b := range []struct {
-		is  bool
-		bit uint32
-	}{{h.Passthrough, handover.BitPassthrough}, {h.Direct, handover.BitDirect}, {h.Family, handover.BitFamily}} {
-		if b.is {
-			bits |= b.bit
-		}
+	if h.Passthrough {
+		row.Bits.Or(handover.BitPassthrough)
 	}
-	row.Bits.Store(bits)
+	if h.Direct {
+		row.Bits.Or(handover.BitDirect)
+	}
+	if h.Family {
+		row.Bits.Or(handover.BitFamily)
+	}
 	d.Tables.Set(&row.FD, h.FD)
 	h.Row = row
 	out.Fh = d.NextHandle()

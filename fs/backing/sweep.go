@@ -18,10 +18,10 @@ const SweepDelay = 10 * time.Second
 // foundInode is an inode that a server took over, and how often the kernel had looked it up by then.
 type foundInode struct{ id, lookups uint64 }
 
-// Sweep forgets the inodes in found that the kernel has forgotten.
-func (d *Directory) Sweep(found []foundInode, stopped func() bool) {
+// Sweep forgets the inodes that were taken over and that the kernel has forgotten.
+func (d *Directory) Sweep(stopped func() bool) {
 	forgotten := 0
-	for _, was := range found {
+	for _, was := range d.found {
 		if stopped() {
 			return
 		}
@@ -32,6 +32,7 @@ func (d *Directory) Sweep(found []foundInode, stopped func() bool) {
 		d.Inodes.Forget(was.id, was.lookups)
 		forgotten++
 	}
+	d.found = nil
 	if forgotten > 0 {
 		d.log.WithField("inodes", forgotten).Debug("forgot what the kernel had forgotten")
 	}

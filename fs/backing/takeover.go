@@ -57,7 +57,7 @@ func (d *Directory) takeInodes(stored *Stored) {
 		}
 		if row.Flags.Load()&handover.FlagControl != 0 {
 			used[row.Place.Load()] = true
-			d.controls = append(d.controls, row)
+			d.Controls = append(d.Controls, row)
 			return
 		}
 		n := &Inode{ID: id, Key: FileKey{row.Dev, row.Ino}, Kind: row.Kind, FD: t.Descriptor(&row.FD)}
@@ -152,7 +152,7 @@ func (d *Directory) takeFiles() {
 		}
 		fd, bits := d.Tables.Descriptor(&row.FD), row.Bits.Load()
 		if bits&handover.BitPolled != 0 {
-			d.polled = append(d.polled, row)
+			d.Polled = append(d.Polled, row)
 			return
 		}
 		n := d.Inodes.byID[row.Node]
