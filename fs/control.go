@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"latchfs/bootid"
+	"latchfs/fs/backing"
 	"latchfs/fs/channel"
 	"latchfs/fs/control"
 	"latchfs/fs/handover"
@@ -25,8 +26,7 @@ const _ uint = handover.FirstNodeID - control.FirstFree
 
 // newControl returns the control directory of f, with the nodes and polls of a dead server.
 func (f *FS) newControl(o Options) *control.Dir {
-	memory := controlMemory{f.tables}
-	nodes, polls := f.takeControls()
+	memory := controlMemory{f.Tables}
 	host := control.Options{
 		Locks:             f.locks,
 		Access:            f.access,
@@ -36,7 +36,7 @@ func (f *FS) newControl(o Options) *control.Dir {
 		Metrics:           o.Metrics,
 		SetLogLevel:       o.SetLogLevel,
 		Stat:              f.LockFiles().Stat,
-		IsLockName:        f.isLockName,
+		IsLockName:        f.IsLockName,
 		Caller:            func(in *fuse.InHeader) bootid.Process { return f.caller(in)() },
 		OpenedBy:          f.openedBy,
 		Undo:              f.undo,
@@ -44,13 +44,13 @@ func (f *FS) newControl(o Options) *control.Dir {
 			released := func(err error) bool { return errors.Is(err, lockstore.ErrNoLock) }
 			return f.beginEntry(in, opControl, "").once(release, released)
 		},
-		NotifyPoll: func(kh uint64) { _ = f.notify(channel.NotifyPoll, kh) }, // it fails if the mount is gone
+		NotifyPoll: func(kh uint64) { _ = f.Notify(channel.NotifyPoll, kh) }, // it fails if the mount is gone
 		Log:        f.log,
 	}
-	for _, row := range nodes {
+	for _, row := range f.Controls {
 		host.Nodes = append(host.Nodes, memory.keptNode(row))
 	}
-	for _, row := range polls {
+	for _, row := range f.Polled {
 		host.Polls = append(host.Polls, memory.keptPoll(row))
 	}
 	return control.New(host)
@@ -60,8 +60,8 @@ func (f *FS) newControl(o Options) *control.Dir {
 func (f *FS) status() control.Status {
 	s := f.daemon
 	s.ServerPID, s.DescriptorKeeperPID, s.DiesWithServer = os.Getpid(), f.DescriptorKeeper(), f.bound
-	s.Passthrough = !f.noPassthrough.Load()
-	s.Inodes, s.Handles, s.Goroutines = f.inodes.size(), f.files.size(), runtime.NumGoroutine()
+	s.Passthrough = !f.NoPassthrough.Load()
+	s.Inodes, s.Handles, s.Goroutines = f.Inodes.Size(), f.Files.Size(), runtime.NumGoroutine()
 	s.Locks, s.Waiting = f.locks.Count(), f.locks.Waiting()
 	return s
 }
@@ -95,7 +95,7 @@ func (t controlMemory) AddNode(dir uint64, name string, mode uint32, request uin
 	row.Place.Store(text)
 	row.Lookups.Store(1)
 	row.ID.Store(id)
-	t.CountLookup(request&^uniqueResent, id)
+	t.CountLookup(request&^backing.UniqueResent, id)
 	return id, controlRow{t.Tables, row}
 }
 
@@ -131,7 +131,7 @@ type controlRow struct {
 // Found implements control.NodeRow.
 func (r controlRow) Found(request uint64) {
 	r.row.Lookups.Add(1)
-	r.tables.CountLookup(request&^uniqueResent, r.row.ID.Load())
+	r.tables.CountLookup(request&^backing.UniqueResent, r.row.ID.Load())
 }
 
 // Forget implements control.NodeRow.
@@ -156,9 +156,6 @@ func (f *FS) Requests() iter.Seq2[string, uint64] {
 	}
 	return func(func(string, uint64) bool) {}
 }
-
-// Inodes returns the number of files and directories that the kernel knows.
-func (f *FS) Inodes() int { return f.inodes.size() }
 
 // EventReaders returns the number of open event streams.
 func (f *FS) EventReaders() int { return f.control.EventReaders() }
