@@ -7,27 +7,28 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/fs/access"
+	"latchfs/fs/backing"
 )
 
 // newAccess returns the checker of the backing directory.
 func (f *FS) newAccess() *access.Checker {
 	return access.New(func(dir string) (int, error) {
-		return openBeneath(f.root.fd, dir, unix.O_PATH|unix.O_DIRECTORY)
+		return backing.OpenBeneath(f.Root.FD, dir, unix.O_PATH|unix.O_DIRECTORY)
 	}, func(tid int) ([]uint32, error) { return f.callers.Groups(tid) })
 }
 
 // mayRemove reports whether the caller may remove the name of the file n from its directory. It reports false if the
 // caller's user is not root and the directory is not known.
-func (f *FS) mayRemove(in *fuse.InHeader, n *inode) bool {
-	dir := f.inodes.parentOf(n)
+func (f *FS) mayRemove(in *fuse.InHeader, n *backing.Inode) bool {
+	dir := f.Inodes.ParentOf(n)
 	if in.Uid == 0 || dir == nil {
 		return in.Uid == 0
 	}
 	caller := f.access.Caller(in)
-	st, err := caller.Permitted(dir.fd, unix.W_OK|unix.X_OK)
+	st, err := caller.Permitted(dir.FD, unix.W_OK|unix.X_OK)
 	if err != nil || st.Mode&unix.S_ISVTX == 0 || st.Uid == caller.UID {
 		return err == nil
 	}
-	st, err = f.stat(n)
+	st, err = f.Stat(n)
 	return err == nil && st.Uid == caller.UID
 }

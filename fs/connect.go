@@ -15,15 +15,15 @@ import (
 // connect prepares the connection f.device for requests. The kernel sends INIT only once, so the tables keep it for later
 // servers, which must answer it in the same way.
 func (f *FS) connect(options fuse.MountOptions) error {
-	head := f.tables.Head
+	head := f.Tables.Head
 	if !f.Resumed() {
-		request, err := channel.ReadInit(f.device)
+		request, err := channel.ReadInit(f.Device)
 		if err != nil {
 			return err
 		}
 		head.InitRequestSize = uint32(copy(head.InitRequest[:], request))
 	}
-	s, reply, err := channel.New(f.device, head.InitRequest[:head.InitRequestSize], f, options, f.log)
+	s, reply, err := channel.New(f.Device, head.InitRequest[:head.InitRequestSize], f, options, f.log)
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (f *FS) connect(options fuse.MountOptions) error {
 			return ErrNegotiated
 		}
 	} else {
-		if _, err := unix.Write(f.device, reply); err != nil {
+		if _, err := unix.Write(f.Device, reply); err != nil {
 			return fmt.Errorf("answer to INIT: %w", err)
 		}
 		head.InitReplySize = uint32(copy(head.InitReply[:], reply))
@@ -40,9 +40,4 @@ func (f *FS) connect(options fuse.MountOptions) error {
 	f.served.Store(s)
 	f.connected(s.Offers())
 	return nil
-}
-
-// notify sends the kernel a notification (channel.Notify).
-func (f *FS) notify(code uint32, body ...uint64) error {
-	return channel.Notify(f.device, code, body...)
 }

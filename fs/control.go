@@ -25,19 +25,18 @@ const _ uint = handover.FirstNodeID - control.FirstFree
 
 // newControl returns the control directory of f, with the nodes and polls of a dead server.
 func (f *FS) newControl(o Options) *control.Dir {
-	nodes, polls := f.takeControls()
 	return control.New(control.Options{
 		Locks:             f.locks,
 		Access:            f.access,
-		Tables:            f.tables,
-		Nodes:             nodes,
-		Polls:             polls,
+		Tables:            f.Tables,
+		Nodes:             f.Controls,
+		Polls:             f.Polled,
 		MaxWaitingPerUser: o.MaxWaitingPerUser,
 		Status:            f.status,
 		Metrics:           o.Metrics,
 		SetLogLevel:       o.SetLogLevel,
 		Stat:              f.LockFiles().Stat,
-		IsLockName:        f.isLockName,
+		IsLockName:        f.IsLockName,
 		Caller:            func(in *fuse.InHeader) bootid.Process { return f.caller(in)() },
 		OpenedBy:          f.openedBy,
 		Undo:              f.undo,
@@ -45,7 +44,7 @@ func (f *FS) newControl(o Options) *control.Dir {
 			released := func(err error) bool { return errors.Is(err, lockstore.ErrNoLock) }
 			return f.beginEntry(in, opControl, "").once(release, released)
 		},
-		NotifyPoll: func(kh uint64) { _ = f.notify(channel.NotifyPoll, kh) }, // it fails if the mount is gone
+		NotifyPoll: func(kh uint64) { _ = f.Notify(channel.NotifyPoll, kh) }, // it fails if the mount is gone
 		Log:        f.log,
 	})
 }
@@ -54,8 +53,8 @@ func (f *FS) newControl(o Options) *control.Dir {
 func (f *FS) status() control.Status {
 	s := f.daemon
 	s.ServerPID, s.DescriptorKeeperPID, s.DiesWithServer = os.Getpid(), f.DescriptorKeeper(), f.bound
-	s.Passthrough = !f.noPassthrough.Load()
-	s.Inodes, s.Handles, s.Goroutines = f.inodes.size(), f.files.size(), runtime.NumGoroutine()
+	s.Passthrough = !f.NoPassthrough.Load()
+	s.Inodes, s.Handles, s.Goroutines = f.Inodes.Size(), f.Files.Size(), runtime.NumGoroutine()
 	s.Locks, s.Waiting = f.locks.Count(), f.locks.Waiting()
 	return s
 }
@@ -77,9 +76,6 @@ func (f *FS) Requests() iter.Seq2[string, uint64] {
 	}
 	return func(func(string, uint64) bool) {}
 }
-
-// Inodes returns the number of files and directories that the kernel knows.
-func (f *FS) Inodes() int { return f.inodes.size() }
 
 // EventReaders returns the number of open event streams.
 func (f *FS) EventReaders() int { return f.control.EventReaders() }

@@ -42,11 +42,11 @@ func TestCreateOpensNoFileThatIsThere(t *testing.T) {
 // TestRefusedMakesNothing: whichever descriptor is the one that is lacking, an entry that is refused is not there.
 func TestRefusedMakesNothing(t *testing.T) {
 	f, dir := testFS(t)
-	f.noPassthrough.Store(true)
+	f.NoPassthrough.Store(true)
 	if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	old, _, err := f.entry(f.root, "old", 0)
+	old, _, err := f.entry(f.Root, "old", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestRefusedMakesNothing(t *testing.T) {
 		},
 		"symlink": func(out *fuse.CreateOut) fuse.Status { return f.Symlink(nil, &header, "text", "new", &out.EntryOut) },
 		"link": func(out *fuse.CreateOut) fuse.Status {
-			return f.Link(nil, &fuse.LinkIn{InHeader: header, Oldnodeid: old.id}, "new", &out.EntryOut)
+			return f.Link(nil, &fuse.LinkIn{InHeader: header, Oldnodeid: old.ID}, "new", &out.EntryOut)
 		},
 	} {
 		for spare := 0; ; spare++ {

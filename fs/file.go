@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/payload"
@@ -16,39 +17,39 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	if isControl(in.NodeId) {
 		return status(f.control.Open(in, out))
 	}
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
 		return status(unix.ESTALE)
 	}
 	f.undo(&in.InHeader)
 	// failpoint: crashAt("open before")
 	// failpoint: defer crashAt("open reply")
-	if err := f.mayOpen(&in.InHeader, n.lockNamed()); err != nil {
+	if err := f.MayOpen(&in.InHeader, n.LockNamed()); err != nil {
 		return status(err)
 	}
 	err := f.open(n, in, out)
 	if err != nil {
-		f.descriptors.give(in.Uid)
+		f.Descriptors.Give(in.Uid)
 	}
 	return status(err)
 }
 
-// newHandle is that of a file which is about to be opened.
-func (f *FS) newHandle(n *inode, in *fuse.OpenIn) *handle {
-	return &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, user: in.Uid, fd: -1}
+// newHandle returns the handle of a file that is about to be opened.
+func (f *FS) newHandle(n *backing.Inode, in *fuse.OpenIn) *backing.Handle {
+	return &backing.Handle{Node: n, Flags: int(in.Flags) & backing.OpenFlags, Unique: in.Unique, User: in.Uid, FD: -1}
 }
 
-// openFile opens the file of h. Watched are those whose writes are to come by here.
-func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
-	n := h.node
+// openFile opens the file of h. If watched, writes of the file go through latchfs.
+func (f *FS) openFile(h *backing.Handle, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
+	n := h.Node
 	if int(in.Flags)&unix.O_TRUNC != 0 {
-		if h.fd, err = f.reopen(n, h.flags|unix.O_TRUNC); err != nil {
+		if h.FD, err = f.Reopen(n, h.Flags|unix.O_TRUNC); err != nil {
 			return err
 		}
 	}
 	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
-		if err := f.killPrivileges(n); err != nil {
-			f.closeFile(h)
+		if err := f.KillPrivileges(n); err != nil {
+			f.CloseFile(h)
 			return err
 		}
 	}
@@ -56,22 +57,22 @@ func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched boo
 		f.openedLock(n, h, nil, false, out)
 	} else {
 		mode := uint32(0)
-		if h.writes() {
-			st, err := f.stat(n)
+		if h.Writes() {
+			st, err := f.Stat(n)
 			if err != nil {
-				f.closeFile(h)
+				f.CloseFile(h)
 				return err
 			}
 			mode = st.Mode
 		}
 		f.opened(n, h, mode, out)
 	}
-	if h.direct || !h.passthrough || n.fd < 0 {
-		// What open(2) refuses beneath has to be known now and not at the first read; and
-		// what is found by its handle may not be found once it is unlinked.
-		if _, err := f.file(h); err != nil {
-			f.closed(h)
-			f.removeFile(out.Fh, h)
+	if h.Direct || !h.Passthrough || n.FD < 0 {
+		// An error of open(2) beneath has to be known now and not at the first read. A file that is opened by handle
+		// may not be found any more once it is unlinked.
+		if _, err := f.File(h); err != nil {
+			f.Closed(h)
+			f.RemoveFile(out.Fh, h)
 			return err
 		}
 	}
@@ -84,58 +85,58 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		f.control.Release(in.Fh)
 		return
 	}
-	h := f.files.get(in.Fh)
+	h := f.Files.Get(in.Fh)
 	if h == nil {
-		return // a dead server did it
+		return // a dead server has released it
 	}
 	// failpoint: crashAt("release before")
-	// The row goes last, so that what is not done is done when the request comes again.
-	if h.descriptor != nil && h.row.Bits.Load()&handover.BitClosing == 0 {
+	// The row is removed last, so that the rest is done when the request comes again.
+	if h.Descriptor != nil && h.Row.Bits.Load()&handover.BitClosing == 0 {
 		bits := uint32(handover.BitClosing)
-		if h.row.Bits.Load()&handover.BitFlushed == 0 && f.locks.Ending(h.descriptor) {
+		if h.Row.Bits.Load()&handover.BitFlushed == 0 && f.locks.Ending(h.Descriptor) {
 			bits |= handover.BitClosedEnd
 		}
-		h.row.Bits.Or(bits)
+		h.Row.Bits.Or(bits)
 	}
-	f.closeFile(h)
-	if h.row.Bits.Load()&handover.BitReleased == 0 {
-		h.row.Bits.Or(handover.BitReleased)
-		f.closed(h)
+	f.CloseFile(h)
+	if h.Row.Bits.Load()&handover.BitReleased == 0 {
+		h.Row.Bits.Or(handover.BitReleased)
+		f.Closed(h)
 	}
 	// failpoint: crashAt("release after")
 	f.closedLock(h)
-	f.removeFile(in.Fh, h)
-	f.descriptors.give(h.user)
+	f.RemoveFile(in.Fh, h)
+	f.Descriptors.Give(h.User)
 	// failpoint: crashAt("release reply")
 }
 
-// descriptor finds the descriptor of a file handle.
-func (f *FS) descriptor(fh uint64) (*handle, int, error) {
-	h := f.files.get(fh)
+// descriptor returns a file handle and its descriptor.
+func (f *FS) descriptor(fh uint64) (*backing.Handle, int, error) {
+	h := f.Files.Get(fh)
 	if h == nil {
 		return nil, -1, unix.EBADF
 	}
-	fd, err := f.file(h)
+	fd, err := f.File(h)
 	return h, fd, err
 }
 
-// writable does so for one whose file the caller is about to change.
-func (f *FS) writable(fh uint64, in *fuse.InHeader) (*handle, int, error) {
+// writable returns a file handle and its descriptor for a change of the file by the caller, or refuses the change.
+func (f *FS) writable(fh uint64, in *fuse.InHeader) (*backing.Handle, int, error) {
 	h, fd, err := f.descriptor(fh)
 	if err != nil {
 		return nil, -1, err
 	}
-	if h.descriptor != nil {
-		return h, fd, nil // its creator's, or whoever was given it
+	if h.Descriptor != nil {
+		return h, fd, nil // it is the creator's, or a process got it from the creator
 	}
-	return h, fd, f.admitChange(h.node, in, lockstore.Writing)
+	return h, fd, f.admitChange(h.Node, in, lockstore.Writing)
 }
 
-// writer does so for a write. One from the page cache, of a mapped file, comes from the
-// kernel: it is of those who opened it.
-func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
+// writer returns a file handle and its descriptor for a write, or refuses the write. A write from the page cache, of
+// a mapped file, comes from the kernel and counts for the process that opened the file.
+func (f *FS) writer(in *fuse.WriteIn) (*backing.Handle, int, error) {
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		if h, fd, err := f.descriptor(in.Fh); err != nil || h.family {
+		if h, fd, err := f.descriptor(in.Fh); err != nil || h.Family {
 			return h, fd, err
 		}
 	}
@@ -166,25 +167,24 @@ func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32,
 		return 0, status(err)
 	}
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
-		if err := f.killPrivileges(h.node); err != nil {
+		if err := f.KillPrivileges(h.Node); err != nil {
 			return 0, status(err)
 		}
 	}
 	write := f.write
-	if in.WriteFlags&fuse.WRITE_CACHE != 0 && h.flags&unix.O_APPEND != 0 {
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 && h.Flags&unix.O_APPEND != 0 {
 		write = f.writeMapped
 	}
 	n, err := write(h, fd, in, data)
-	if err == nil && h.descriptor != nil && len(data) == 1 {
-		f.locks.Wrote(h.descriptor, data[0], f.caller(&in.InHeader))
+	if err == nil && h.Descriptor != nil && len(data) == 1 {
+		f.locks.Wrote(h.Descriptor, data[0], f.caller(&in.InHeader))
 	}
 	return uint32(max(n, 0)), status(err)
 }
 
-// writeMapped writes what comes from a mapped file to its place: a descriptor with O_APPEND would
-// have it at the end.
-func (f *FS) writeMapped(h *handle, _ int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
-	fd, err := f.reopen(h.node, h.flags&^unix.O_APPEND)
+// writeMapped writes data of a mapped file at its offset. A descriptor with O_APPEND would write it at the end.
+func (f *FS) writeMapped(h *backing.Handle, _ int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
+	fd, err := f.Reopen(h.Node, h.Flags&^unix.O_APPEND)
 	if err != nil {
 		return 0, err
 	}
@@ -193,20 +193,20 @@ func (f *FS) writeMapped(h *handle, _ int, in *fuse.WriteIn, data [][]byte) (n i
 }
 
 func pwrite(fd int, data [][]byte, offset uint64) (n int, err error) {
-	err = retry(func() error {
+	err = backing.Retry(func() error {
 		n, err = unix.Pwritev(fd, data, int64(offset))
 		return err
 	})
 	return n, err
 }
 
-// write writes once: at the end of a file that would show.
-func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
+// write writes data once: appending it twice would show.
+func (f *FS) write(h *backing.Handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
 	i := f.begin(&in.InHeader, opWrite)
 	if n, err, ok := i.finished(); ok {
 		return n, err
 	}
-	if h.flags&unix.O_APPEND != 0 {
+	if h.Flags&unix.O_APPEND != 0 {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return 0, err
@@ -214,7 +214,7 @@ func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, e
 		if !i.Again {
 			i.SetSize(st.Size)
 		} else if grown := st.Size - i.Size(); grown > 0 {
-			// The kernel lets one write at a time at a file.
+			// The kernel sends one write of a file at a time, so the file has grown by this one.
 			n = int(min(grown, int64(in.Size)))
 			i.finish(n, nil)
 			return n, nil
@@ -230,18 +230,18 @@ func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, e
 	return n, err
 }
 
-// Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a
-// descriptor is closed. The caller waits, so one that closes a file is told from one that ends with it open:
-// by the time of RELEASE, which nobody waits for, it may have been killed.
+// Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a descriptor is closed. The
+// caller waits for FLUSH, so it tells a process that closes a file from one that ends with the file open. No process
+// waits for RELEASE: by then the caller may have been killed.
 func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
-	h := f.files.get(in.Fh)
-	if h == nil || !h.writes() {
+	h := f.Files.Get(in.Fh)
+	if h == nil || !h.Writes() {
 		return fuse.OK
 	}
-	if h.descriptor != nil && !f.locks.Ending(h.descriptor) {
-		h.row.Bits.Or(handover.BitFlushed)
+	if h.Descriptor != nil && !f.locks.Ending(h.Descriptor) {
+		h.Row.Bits.Or(handover.BitFlushed)
 	}
-	fd, err := f.file(h)
+	fd, err := f.File(h)
 	if err != nil {
 		return status(err)
 	}
@@ -274,9 +274,9 @@ func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	err = retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
+	err = backing.Retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
 	if err == nil {
-		err = f.changedBy(h.node, &in.InHeader)
+		err = f.ChangedBy(h.Node, &in.InHeader)
 	}
 	return status(err)
 }
@@ -307,23 +307,23 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	n, err := unix.CopyFileRange(from, &offIn, to, &offOut, int(min(in.Len, 1<<31-4096)), int(in.Flags))
 	if err == nil {
 		f.copied(h, &in.InHeader)
-		err = f.changedBy(h.node, &in.InHeader)
+		err = f.ChangedBy(h.Node, &in.InHeader)
 	}
 	return uint32(max(n, 0)), status(err)
 }
 
-// copied tells the store what is in the file of a lock that was written without its bytes coming by.
-func (f *FS) copied(h *handle, in *fuse.InHeader) {
-	if h.descriptor == nil {
+// copied tells the store the content of a lock's file that was written by a copy in the kernel.
+func (f *FS) copied(h *backing.Handle, in *fuse.InHeader) {
+	if h.Descriptor == nil {
 		return
 	}
-	fd, err := f.reopen(h.node, unix.O_RDONLY)
+	fd, err := f.Reopen(h.Node, unix.O_RDONLY)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd)
 	text := make([]byte, payload.Limit+1)
 	if n, err := unix.Pread(fd, text, 0); err == nil {
-		f.locks.Wrote(h.descriptor, text[:n], f.caller(in))
+		f.locks.Wrote(h.Descriptor, text[:n], f.caller(in))
 	}
 }

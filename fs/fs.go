@@ -13,9 +13,11 @@ import (
 
 	"latchfs/bootid"
 	"latchfs/fs/access"
+	"latchfs/fs/backing"
 	"latchfs/fs/channel"
 	"latchfs/fs/control"
 	"latchfs/fs/handover"
+	"latchfs/fs/inotify"
 	"latchfs/lockstore"
 )
 
@@ -33,7 +35,7 @@ type Options struct {
 	// Callers identifies the threads that wait for answers.
 	Callers Callers
 	// Notifier announces reaped locks.
-	Notifier *Notifier
+	Notifier *inotify.Notifier
 	// Status describes the daemon, for the control file status.
 	Status control.Status
 	// Metrics is what the control file metrics says, in Prometheus's text format.
@@ -53,14 +55,14 @@ type Callers interface {
 
 // FS is the directory as programs see it. It implements channel.Handler, in a file for each kind of request.
 type FS struct {
-	*Directory
+	*backing.Directory
 
 	locks       *lockstore.Store
 	dir         string // where it is mounted
 	retries     retries
 	started     time.Time
 	bound       string // why the mount does not outlive this server; "" if it does
-	credentials credentials
+	credentials backing.Credentials
 	heartbeat   bool
 	callers     Callers
 	daemon      control.Status // what does not change in .latchfs/status
@@ -68,9 +70,9 @@ type FS struct {
 	control     *control.Dir
 	access      *access.Checker
 	judgments   judgments
-	absentACLs  absentACLs
+	absentACLs  unknownFiles[int64] // the status change time, in ns of Unix time, at which a file had no access ACL
 	background  *background
-	notifier    *Notifier
+	notifier    *inotify.Notifier
 	acls        bool // the backing directory may have default ACLs
 	selinux     bool // SELinux is enabled
 	usualLocks  usualLocks
@@ -80,7 +82,7 @@ type FS struct {
 }
 
 // New makes an FS of a directory and the store of its locks. It serves nothing until Serve.
-func New(dir *Directory, locks *lockstore.Store, o Options) (*FS, error) {
+func New(dir *backing.Directory, locks *lockstore.Store, o Options) (*FS, error) {
 	f := &FS{
 		Directory:  dir,
 		locks:      locks,
@@ -97,13 +99,13 @@ func New(dir *Directory, locks *lockstore.Store, o Options) (*FS, error) {
 	f.access = f.newAccess()
 	f.control = f.newControl(o)
 	if o.NoPassthrough {
-		f.noPassthrough.Store(true)
+		f.NoPassthrough.Store(true)
 	}
 	var err error
-	if f.credentials, err = readCredentials(); err != nil {
+	if f.credentials, err = backing.ReadCredentials(); err != nil {
 		return nil, err
 	}
-	_, err = unix.Getxattr(procPath(f.root.fd), aclDefault, nil)
+	_, err = unix.Getxattr(backing.ProcPath(f.Root.FD), backing.ACLDefault, nil)
 	f.acls = err == nil || err == unix.ENODATA
 	f.selinux = unix.Access("/sys/fs/selinux/enforce", unix.F_OK) == nil
 	return f, nil
@@ -113,7 +115,7 @@ func New(dir *Directory, locks *lockstore.Store, o Options) (*FS, error) {
 func (f *FS) connected(offered uint64) {
 	f.directMmap = offered&fuse.CAP_DIRECT_IO_ALLOW_MMAP != 0
 	if offered&fuse.CAP_PASSTHROUGH == 0 {
-		f.noPassthrough.Store(true)
+		f.NoPassthrough.Store(true)
 	}
 	if f.Resumed() {
 		return // the first server logged them
@@ -127,36 +129,36 @@ func (f *FS) connected(offered uint64) {
 }
 
 // Outlives reports whether the mount outlives its server.
-func (f *FS) Outlives() bool { return f.tables.Active() }
+func (f *FS) Outlives() bool { return f.Tables.Active() }
 
 // joinLocks gives the handles that a dead server opened what the store knows of them: the descriptors with which locks
 // were made, and the writers of files at lock names.
 func (f *FS) joinLocks() {
 	descriptors := f.locks.Descriptors()
-	f.tables.Handles.Each(func(row *handover.HandleRow) {
-		h := f.files.get(row.ID.Load())
+	f.Tables.Handles.Each(func(row *handover.HandleRow) {
+		h := f.Files.Get(row.ID.Load())
 		if h == nil {
 			return
 		}
-		h.descriptor = descriptors[row.Generation]
+		h.Descriptor = descriptors[row.Generation]
 		if w := row.Writer; w.Set {
-			h.writer = f.locks.Writer(bootid.Process{
+			h.Writer = f.locks.Writer(bootid.Process{
 				PID: int(w.PID), NSPID: int(w.NSPID), UID: w.UID, StartTime: w.Started, PIDNamespace: w.Namespace,
 				Group: int(w.Group), Session: int(w.Session),
 			}, w.MayRemove)
-			h.node.seen.WrittenBy(h.writer)
+			h.Node.Seen.WrittenBy(h.Writer)
 		}
 	})
 }
 
 // StatFs implements fuse.RawFileSystem.
 func (f *FS) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
-		n = f.root
+		n = f.Root
 	}
 	var st unix.Statfs_t
-	if err := f.withFD(n, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
+	if err := f.WithFD(n, func(fd int) error { return unix.Fstatfs(fd, &st) }); err != nil {
 		return status(err)
 	}
 	*out = fuse.StatfsOut{

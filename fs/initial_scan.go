@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/control"
 	"latchfs/lockstore"
 )
@@ -31,7 +32,7 @@ func (s initialScan) run() {
 		queue = append(queue, s.directory(queue[0])...)
 	}
 	if !s.stopped() {
-		s.fs.tables.Head.Scanned.Store(true)
+		s.fs.Tables.Head.Scanned.Store(true)
 		s.fs.log.WithField("took", time.Since(s.since).Round(time.Millisecond).String()).
 			Debug("judged the lock files from before the mount")
 	}
@@ -40,7 +41,7 @@ func (s initialScan) run() {
 // directory judges the files in the directory dir and returns its subdirectories. If dir cannot be read, its files are
 // judged when they are looked at.
 func (s initialScan) directory(dir string) (below []string) {
-	_ = lockFiles{s.fs.Directory}.directory(dir, func(open *os.File) error {
+	_ = s.fs.LockFiles().Directory(dir, func(open *os.File) error {
 		for !s.stopped() {
 			entries, err := open.ReadDir(scanBatch)
 			for _, entry := range entries {
@@ -48,7 +49,7 @@ func (s initialScan) directory(dir string) (below []string) {
 				if name == control.Name {
 					continue
 				}
-				if s.fs.isLockName(entry.Name()) {
+				if s.fs.IsLockName(entry.Name()) {
 					s.judge(name)
 				}
 				if entry.IsDir() {
@@ -67,7 +68,7 @@ func (s initialScan) directory(dir string) (below []string) {
 func (s initialScan) judge(name string) {
 	nameLock := s.fs.locks.Enter(name)
 	defer nameLock.Leave()
-	file, n, err := lockFiles{s.fs.Directory}.inode(name)
+	file, n, err := s.fs.LockFiles().Inode(name)
 	if err != nil || !file.Changed.Before(s.since) {
 		return
 	}
@@ -75,19 +76,19 @@ func (s initialScan) judge(name string) {
 		return
 	}
 	if changed := s.withoutACL(name, file); changed != 0 {
-		s.fs.absentACLs.set(keyOfFile(file), changed)
+		s.fs.absentACLs.add(backing.KeyOfFile(file), changed)
 	}
 }
 
 // withoutACL returns the status change time at which the file has no access ACL, 0 if that is unknown.
 func (s initialScan) withoutACL(name string, file lockstore.File) (changed int64) {
-	_ = lockFiles{s.fs.Directory}.beneath(name, func(dirfd int, base string) error {
-		_, err := unix.Lgetxattr(procPath(dirfd)+"/"+base, aclAccess, nil)
-		if err != unix.ENODATA || !s.fs.local {
+	_ = s.fs.LockFiles().Beneath(name, func(dirfd int, base string) error {
+		_, err := unix.Lgetxattr(backing.ProcPath(dirfd)+"/"+base, backing.ACLAccess, nil)
+		if err != unix.ENODATA || !s.fs.Local {
 			return err
 		}
-		st, err := statEntry(dirfd, base)
-		if err == nil && fileOf(&st) == file && distinct(st.Ctim.Nano()) {
+		st, err := backing.StatEntry(dirfd, base)
+		if err == nil && backing.FileOf(&st) == file && backing.Distinct(st.Ctim.Nano()) {
 			changed = st.Ctim.Nano()
 		}
 		return err

@@ -12,6 +12,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
@@ -20,7 +21,7 @@ import (
 func testFS(t *testing.T) (*FS, string) {
 	t.Helper()
 	dir := t.TempDir()
-	backing, err := os.Open(dir)
+	beneath, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +29,7 @@ func testFS(t *testing.T) (*FS, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := OpenDirectory(DirectoryOptions{Tables: tables, Backing: backing})
+	d, err := backing.Open(backing.Options{Tables: tables, Backing: beneath})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,12 +54,12 @@ func TestHardLinksAreOneInode(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a", 0)
+	a, _, err := f.entry(f.Root, "a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, err := f.entry(f.root, "b", 0)
-	if err != nil || a != b || a.row.Load().Lookups.Load() != 2 {
+	b, _, err := f.entry(f.Root, "b", 0)
+	if err != nil || a != b || a.Row.Load().Lookups.Load() != 2 {
 		t.Errorf("%+v %+v %v", a, b, err)
 	}
 }
@@ -68,27 +69,27 @@ func TestForgetClosesAtTheLastLookup(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	n, _, err := f.entry(f.root, "a", 0)
+	n, _, err := f.entry(f.Root, "a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := f.entry(f.root, "a", 0); err != nil {
+	if _, _, err := f.entry(f.Root, "a", 0); err != nil {
 		t.Fatal(err)
 	}
-	f.Forget(n.id, 1)
-	if f.inodes.get(n.id) != n || !isOpen(n.fd) {
+	f.Forget(n.ID, 1)
+	if f.Inodes.Get(n.ID) != n || !isOpen(n.FD) {
 		t.Error("forgotten while the kernel knows it")
 	}
-	f.Forget(n.id, 1)
-	if f.inodes.get(n.id) != nil || isOpen(n.fd) || f.inodes.size() != 1 {
+	f.Forget(n.ID, 1)
+	if f.Inodes.Get(n.ID) != nil || isOpen(n.FD) || f.Inodes.Size() != 1 {
 		t.Error("not forgotten")
 	}
-	again, _, err := f.entry(f.root, "a", 0)
-	if err != nil || again.id == n.id {
+	again, _, err := f.entry(f.Root, "a", 0)
+	if err != nil || again.ID == n.ID {
 		t.Errorf("a node id was used again: %v", err)
 	}
 	f.Forget(1, 1)
-	if f.inodes.get(1) != f.root {
+	if f.Inodes.Get(1) != f.Root {
 		t.Error("the root was forgotten")
 	}
 }
@@ -98,7 +99,7 @@ func TestPathFollowsMovedDirectories(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a", 0)
+	a, _, err := f.entry(f.Root, "a", 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,14 +107,14 @@ func TestPathFollowsMovedDirectories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if path := f.inodes.path(b, "x.lock"); path != "a/b/x.lock" {
+	if path := f.Inodes.Path(b, "x.lock"); path != "a/b/x.lock" {
 		t.Error(path)
 	}
 	if err := os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "c")); err != nil {
 		t.Fatal(err)
 	}
-	f.moved(f.root, "c")
-	if path := f.inodes.path(b, "x.lock"); path != "c/b/x.lock" {
+	f.Moved(f.Root, "c")
+	if path := f.Inodes.Path(b, "x.lock"); path != "c/b/x.lock" {
 		t.Error(path)
 	}
 }
@@ -166,22 +167,22 @@ func TestStatusOfEveryError(t *testing.T) {
 // name is now, and never taken for a later one of their number.
 func TestMoreFilesThanDescriptors(t *testing.T) {
 	f, dir := testFS(t)
-	if f.byHandle < 0 {
+	if f.ByHandle < 0 {
 		t.Skip("files cannot be opened by handle here")
 	}
-	f.descriptors.limit = 16
+	f.Descriptors.Limit = 16
 	path := func(name string) string { return filepath.Join(dir, name) }
-	var all []*inode
+	var all []*backing.Inode
 	for i := range 10 {
 		name := strconv.Itoa(i)
 		if err := os.WriteFile(path(name), []byte(name), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		n, _, err := f.entry(f.root, name, 0)
+		n, _, err := f.entry(f.Root, name, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if pinned := n.fd >= 0; pinned != (i < 2) {
+		if pinned := n.FD >= 0; pinned != (i < 2) {
 			t.Errorf("%s keeps a descriptor: %v", name, pinned)
 		}
 		all = append(all, n)
@@ -189,7 +190,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	if err := os.Rename(path("9"), path("nine")); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := f.reopen(all[9], unix.O_RDONLY)
+	fd, err := f.Reopen(all[9], unix.O_RDONLY)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +199,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		t.Errorf("%q %v", text, err)
 	}
 	unix.Close(fd)
-	if again, _, err := f.entry(f.root, "nine", 0); err != nil || again != all[9] {
+	if again, _, err := f.entry(f.Root, "nine", 0); err != nil || again != all[9] {
 		t.Errorf("the same file is another inode: %v", err)
 	}
 	// Its number is used again.
@@ -211,24 +212,24 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		if err := os.WriteFile(path(name), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		st, err := statEntry(f.root.fd, name)
+		st, err := backing.StatEntry(f.Root.FD, name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if keyOf(&st) != stale.key {
+		if backing.KeyOf(&st) != stale.Key {
 			continue
 		}
-		n, _, err := f.entry(f.root, name, 0)
+		n, _, err := f.entry(f.Root, name, 0)
 		if err != nil || n == stale {
 			t.Errorf("%s is taken for the file that was removed: %v", name, err)
 		}
-		f.Forget(stale.id, 1)
-		if again, _, err := f.entry(f.root, name, 0); err != nil || again != n {
+		f.Forget(stale.ID, 1)
+		if again, _, err := f.entry(f.Root, name, 0); err != nil || again != n {
 			t.Errorf("%s: %v", name, err)
 		}
 		break
 	}
-	if _, err := f.stat(stale); !errors.Is(err, unix.ESTALE) {
+	if _, err := f.Stat(stale); !errors.Is(err, unix.ESTALE) {
 		t.Errorf("a file that is gone: %v", err)
 	}
 }
@@ -237,12 +238,12 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 // forgotten, is another inode, however it comes into the table. One that is there keeps its inode.
 func TestMadeWithAUsedNumber(t *testing.T) {
 	f, dir := testFS(t)
-	if f.byHandle < 0 {
+	if f.ByHandle < 0 {
 		t.Skip("files cannot be opened by handle here")
 	}
-	f.descriptors.limit = 7
+	f.Descriptors.Limit = 7
 	path := filepath.Join(dir, "x.lock")
-	create := func() (*inode, *handle) {
+	create := func() (*backing.Inode, *backing.Handle) {
 		fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o644)
 		if err != nil {
 			t.Fatal(err)
@@ -255,26 +256,26 @@ func TestMadeWithAUsedNumber(t *testing.T) {
 	}
 	for range 1000 {
 		old, h := create()
-		f.place(old, f.root, "x.lock")
-		f.closeFile(h)
+		f.place(old, f.Root, "x.lock")
+		f.CloseFile(h)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 		made, h := create()
-		if made.key != old.key {
-			f.closeFile(h)
+		if made.Key != old.Key {
+			f.CloseFile(h)
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
 			continue
 		}
-		if st, err := f.stat(made); made == old || err != nil || st.Ino != made.key.ino {
+		if st, err := f.Stat(made); made == old || err != nil || st.Ino != made.Key.Ino {
 			t.Errorf("the new file is taken for the removed one: %v", err)
 		}
-		if f.isAt(old, "x.lock") || !f.isAt(made, "x.lock") {
+		if f.IsAt(old, "x.lock") || !f.IsAt(made, "x.lock") {
 			t.Error("the removed file is taken to be at the name of the new one")
 		}
-		if again, _, err := f.entry(f.root, "x.lock", 0); again != made || err != nil {
+		if again, _, err := f.entry(f.Root, "x.lock", 0); again != made || err != nil {
 			t.Errorf("the same file is another inode: %v", err)
 		}
 		return

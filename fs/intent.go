@@ -9,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 )
 
@@ -40,13 +41,13 @@ type intent struct{ handover.Intent }
 
 // begin returns a new intent for a request, which counts once it was committed, or the one that a dead server wrote.
 func (f *FS) begin(in *fuse.InHeader, op handover.Operation) intent {
-	if in.Unique&uniqueResent != 0 {
+	if in.Unique&backing.UniqueResent != 0 {
 		f.undo(in)
-		if i, ok := f.tables.FindIntent(in.Unique&^uniqueResent, op); ok {
+		if i, ok := f.Tables.FindIntent(in.Unique&^backing.UniqueResent, op); ok {
 			return intent{i}
 		}
 	}
-	return intent{f.tables.NewIntent(op)}
+	return intent{f.Tables.NewIntent(op)}
 }
 
 // beginEntry records the intent of a request for the entry name of its directory, or returns the one that a dead
@@ -62,14 +63,14 @@ func (f *FS) beginEntry(in *fuse.InHeader, op handover.Operation, name string) i
 
 // undo takes back the lookups and the opens of a dead server for a request that it did not answer.
 func (f *FS) undo(in *fuse.InHeader) {
-	if in.Unique&uniqueResent == 0 {
+	if in.Unique&backing.UniqueResent == 0 {
 		return
 	}
-	unique := in.Unique &^ uniqueResent
-	for node := f.tables.UncountLookup(unique, 0); node != 0; node = f.tables.UncountLookup(unique, 0) {
+	unique := in.Unique &^ backing.UniqueResent
+	for node := f.Tables.UncountLookup(unique, 0); node != 0; node = f.Tables.UncountLookup(unique, 0) {
 		f.Forget(node, 1)
 	}
-	f.undoOpens(unique)
+	f.UndoOpens(unique)
 }
 
 // finished returns the result with which a dead server carried the request out, and whether it did: a number of bytes
@@ -120,13 +121,13 @@ func is(errno unix.Errno) func(error) bool {
 
 // isNew returns a function for once that reports whether the entry name of dir, of that type, can be what a dead
 // server made: it must not be older than the intent, by the coarse clock that stamps files.
-func (i intent) isNew(dir *inode, name string, kind uint32) func(error) bool {
+func (i intent) isNew(dir *backing.Inode, name string, kind uint32) func(error) bool {
 	return func(err error) bool {
 		if !errors.Is(err, unix.EEXIST) {
 			return false
 		}
 		var st unix.Statx_t
-		if unix.Statx(dir.fd, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st) != nil {
+		if unix.Statx(dir.FD, name, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st) != nil {
 			return false
 		}
 		made := st.Ctime

@@ -5,87 +5,62 @@ package fs
 import (
 	"sync"
 
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 )
 
-// maxJudgments bounds judgments and absentACLs.
-const maxJudgments = 1 << 16
+// maxUnknown bounds an unknownFiles.
+const maxUnknown = 1 << 16
 
-// judgments are the cached judgments of files at lock names that the kernel does not know. When the kernel gets to know
-// a file, its inode keeps the judgment.
-type judgments struct {
+// unknownFiles keeps something of files that the kernel does not know. When the kernel gets to know a file, its inode
+// takes it.
+type unknownFiles[T any] struct {
 	mu    sync.Mutex
-	byKey map[fileKey]*lockstore.CachedJudgment
+	byKey map[backing.FileKey]T
+}
+
+// add keeps value for a file, unless there are too many, and returns what is kept if the file has something already.
+func (u *unknownFiles[T]) add(key backing.FileKey, value T) T {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if kept, ok := u.byKey[key]; ok {
+		return kept
+	}
+	if u.byKey == nil {
+		u.byKey = make(map[backing.FileKey]T)
+	}
+	if len(u.byKey) < maxUnknown {
+		u.byKey[key] = value
+	}
+	return value
+}
+
+// take returns what is kept of a file and forgets it.
+func (u *unknownFiles[T]) take(key backing.FileKey) (kept T, ok bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	kept, ok = u.byKey[key]
+	delete(u.byKey, key)
+	return kept, ok
+}
+
+// judgments are the cached judgments of files at lock names.
+type judgments struct {
+	unknownFiles[*lockstore.CachedJudgment]
 }
 
 // look judges the file whose name lock is nameLock and whose inode is n, nil if the kernel does not know it. It reports
 // whether the file may be seen.
-func (j *judgments) look(nameLock lockstore.NameLock, file *lockstore.File, n *inode) (visible bool) {
+func (j *judgments) look(nameLock lockstore.NameLock, file *lockstore.File, n *backing.Inode) (visible bool) {
 	if n != nil {
-		return nameLock.Look(file, &n.seen)
+		return nameLock.Look(file, &n.Seen)
 	} else if nameLock.Held() {
 		return nameLock.Look(file, &lockstore.CachedJudgment{})
 	}
-	key := keyOfFile(*file)
-	visible = nameLock.Look(file, j.of(key))
+	key := backing.KeyOfFile(*file)
+	visible = nameLock.Look(file, j.add(key, &lockstore.CachedJudgment{}))
 	if !visible {
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		delete(j.byKey, key)
+		j.take(key)
 	}
 	return visible
-}
-
-func (j *judgments) of(key fileKey) *lockstore.CachedJudgment {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	cached := j.byKey[key]
-	if cached == nil {
-		cached = &lockstore.CachedJudgment{}
-		if j.byKey == nil {
-			j.byKey = make(map[fileKey]*lockstore.CachedJudgment)
-		}
-		if len(j.byKey) < maxJudgments {
-			j.byKey[key] = cached
-		}
-	}
-	return cached
-}
-
-// give moves the judgment of a file to its inode, which the kernel gets to know.
-func (j *judgments) give(n *inode) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if cached := j.byKey[n.key]; cached != nil {
-		n.seen.TakeOver(cached)
-		delete(j.byKey, n.key)
-	}
-}
-
-// absentACLs are the files that the kernel does not know and that have no access ACL, with the status change time, in
-// ns of Unix time, at which that was so.
-type absentACLs struct {
-	mu    sync.Mutex
-	byKey map[fileKey]int64
-}
-
-func (a *absentACLs) set(key fileKey, changed int64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.byKey == nil {
-		a.byKey = make(map[fileKey]int64)
-	}
-	if len(a.byKey) < maxJudgments {
-		a.byKey[key] = changed
-	}
-}
-
-// give moves what is known of a file to its inode, which the kernel gets to know.
-func (a *absentACLs) give(n *inode) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if changed, ok := a.byKey[n.key]; ok {
-		n.noACL.scanned(changed)
-		delete(a.byKey, n.key)
-	}
 }

@@ -6,13 +6,14 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
-// createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
-// record comes first, then the file, then the reply.
-func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
+// createLock makes a file at a lock name. With O_EXCL it is an exclusive lock. The record comes first, then the file,
+// then the reply.
+func (f *FS) createLock(i intent, dir *backing.Inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	exclusive := in.Flags&unix.O_EXCL != 0
@@ -20,7 +21,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	case err != nil:
 		return err
 	case visible && i.made(nameLock):
-	// Somebody made it since the kernel looked.
+	// Another process has made it since the kernel looked.
 	case visible && exclusive:
 		return unix.EEXIST
 	case visible:
@@ -45,7 +46,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	f.place(n, dir, name)
 	fillEntry(&out.EntryOut, n, &st)
 	if exclusive {
-		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.inodes.path(dir, name)), &out.OpenOut)
+		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.Inodes.Path(dir, name)), &out.OpenOut)
 		out.SetAttrTimeout(createLifetime)
 	} else {
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
@@ -84,8 +85,8 @@ func (f *FS) makeLock(i intent, e newEntry, do func() error, out *fuse.EntryOut)
 	return err
 }
 
-// made says that the lock, whose name lock that is, was acquired by a dead server for this request,
-// or that it settled since: then there is only the file.
+// made reports whether a dead server acquired the lock of nameLock for this request. If that lock has settled since,
+// only the file is left.
 func (i intent) made(nameLock lockstore.NameLock) bool {
 	generation := i.Generation()
 	return i.Again && generation != 0 && (nameLock.Generation() == generation || !nameLock.Held())

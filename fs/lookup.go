@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/control"
 )
 
@@ -14,7 +15,7 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 	if isControl(in.NodeId) || in.NodeId == fuse.FUSE_ROOT_ID && name == control.Name {
 		return status(f.control.Lookup(in, name, out))
 	}
-	dir := f.inodes.get(in.NodeId)
+	dir := f.Inodes.Get(in.NodeId)
 	if dir == nil {
 		return status(unix.ESTALE)
 	}
@@ -25,8 +26,8 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 }
 
 // lookup finds the entry name of dir, counts the lookup and fills out.
-func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
-	if f.isLockName(name) {
+func (f *FS) lookup(dir *backing.Inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
+	if f.IsLockName(name) {
 		if f.isUnlinker(in) {
 			return f.lookupTombstone(dir, name, in, out)
 		}
@@ -40,46 +41,50 @@ func (f *FS) lookup(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryO
 	return nil
 }
 
-// entry finds the inode of the entry name of dir and counts a lookup of it for a request.
-func (f *FS) entry(dir *inode, name string, unique uint64) (*inode, unix.Stat_t, error) {
-	st, err := statEntry(dir.fd, name)
+// entry returns the inode of the entry name of dir, and counts a lookup of it for a request.
+func (f *FS) entry(dir *backing.Inode, name string, unique uint64) (*backing.Inode, unix.Stat_t, error) {
+	st, err := backing.StatEntry(dir.FD, name)
 	if err != nil {
 		return nil, st, err
 	}
-	n := f.inodes.peek(keyOf(&st), dir.fd, name)
-	if n == nil || !f.inodes.again(n, unique) {
-		fd, err := openPath(dir.fd, name)
+	n := f.Inodes.Peek(backing.KeyOf(&st), dir.FD, name)
+	if n == nil || !f.Inodes.Again(n, unique) {
+		fd, err := backing.OpenPath(dir.FD, name)
 		if err != nil {
 			return nil, st, err
 		}
-		if n, st, err = f.adopt(fd, unique, f.isLockName(name)); err != nil {
+		if n, st, err = f.adopt(fd, unique, f.IsLockName(name)); err != nil {
 			return nil, st, err
 		}
 	}
-	n.noACL.lookedUp(&st)
-	n.setTakenAway(false)
+	n.NoACL.LookedUp(&st)
+	n.SetTakenAway(false)
 	f.place(n, dir, name)
 	return n, st, nil
 }
 
-// adopt takes the O_PATH descriptor of a file, which has a lock name or not, into the table and counts a lookup for a
+// adopt takes the O_PATH descriptor of a file, at a lock name or not, into the table, and counts a lookup for a
 // request.
-func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*inode, unix.Stat_t, error) {
-	st, err := statFD(fd)
+func (f *FS) adopt(fd int, unique uint64, lockNamed bool) (*backing.Inode, unix.Stat_t, error) {
+	st, err := backing.StatFD(fd)
 	if err != nil {
 		unix.Close(fd)
 		return nil, st, err
 	}
-	handle := f.unpinned(fd, &st)
+	handle := f.Unpinned(fd, &st)
 	if handle == nil && !lockNamed {
-		if err := f.mayPin(); err != nil {
+		if err := f.MayPin(); err != nil {
 			unix.Close(fd)
 			return nil, st, err
 		}
 	}
-	n := f.inodes.add(keyOf(&st), fd, handle, f.storedHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
-	f.judgments.give(n)
-	f.absentACLs.give(n)
+	n := f.Inodes.Add(backing.KeyOf(&st), fd, handle, f.StoredHandle(fd, handle), st.Mode&unix.S_IFMT, unique)
+	if judgment, ok := f.judgments.take(n.Key); ok {
+		n.Seen.TakeOver(judgment)
+	}
+	if changed, ok := f.absentACLs.take(n.Key); ok {
+		n.NoACL.Scanned(changed)
+	}
 	return n, st, nil
 }
 
@@ -89,5 +94,5 @@ func (f *FS) Forget(id, count uint64) {
 		f.control.Forget(id, count)
 		return
 	}
-	f.inodes.forget(id, count)
+	f.Inodes.Forget(id, count)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/channel"
 	"latchfs/fs/mountpoint"
 )
@@ -53,10 +54,10 @@ func (f *FS) Serve(o mountpoint.Options, debug bool) (*Mount, error) {
 		return nil, err
 	}
 	b := f.background
-	if !f.tables.Head.Scanned.Load() {
+	if !f.Tables.Head.Scanned.Load() {
 		b.start(initialScan{f, f.started, b.stopped}.run)
 	}
-	b.start(func() { f.notifier.run(b.stop) })
+	b.start(func() { f.notifier.Run(b.stop) })
 	b.start(func() { f.locks.Verify(b.stopped) })
 	return m, nil
 }
@@ -64,19 +65,18 @@ func (f *FS) Serve(o mountpoint.Options, debug bool) (*Mount, error) {
 // resume goes on with the mount of a dead server.
 func (m *Mount) resume(options fuse.MountOptions) error {
 	f := m.fs
-	f.settlePlaces()
+	f.SettlePlaces()
 	f.joinLocks()
-	f.tables.Watches.CloseUnclaimed()
+	f.Tables.Watches.CloseUnclaimed()
 	if err := f.connect(options); err != nil {
 		return err
 	}
 	// This comes before the first request is read: a request that was read would come twice.
-	if err := f.notify(channel.NotifyResend); err != nil {
+	if err := f.Notify(channel.NotifyResend); err != nil {
 		return fmt.Errorf("have the kernel send requests again: %w", err)
 	}
 	f.control.PollAgain()
-	found := f.takeFound()
-	f.background.startAfter(sweepDelay, func() { f.sweep(found, f.background.stopped) })
+	f.background.startAfter(backing.SweepDelay, func() { f.Sweep(f.background.stopped) })
 	m.serve()
 	return nil
 }
@@ -84,11 +84,11 @@ func (m *Mount) resume(options fuse.MountOptions) error {
 // begin makes the mount and serves it before it is attached.
 func (m *Mount) begin(o mountpoint.Options, options fuse.MountOptions) error {
 	f := m.fs
-	device, attach, err := mountpoint.Create(o, f.root.fd)
+	device, attach, err := mountpoint.Create(o, f.Root.FD)
 	if err != nil {
 		return err
 	}
-	f.setDevice(device)
+	f.SetDevice(device)
 	if err := f.connect(options); err != nil {
 		return err
 	}
@@ -103,12 +103,12 @@ func (m *Mount) begin(o mountpoint.Options, options fuse.MountOptions) error {
 // becomePermanent makes the mount outlive this server, if there is a keeper to start another one.
 func (f *FS) becomePermanent() error {
 	switch {
-	case f.keeper == 0:
+	case f.Keeper == 0:
 		return errors.New("there is no keeper")
 	case f.served.Load().Offers()&fuse.CAP_HAS_RESEND == 0:
 		return errors.New("the kernel cannot send requests again (Linux 6.9)")
 	}
-	return f.outlive()
+	return f.Outlive()
 }
 
 // serve answers requests until the connection ends.

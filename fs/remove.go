@@ -6,6 +6,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/control"
 	"latchfs/lockstore"
 )
@@ -21,8 +22,8 @@ func (f *FS) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Statu
 }
 
 func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
-	dir := f.inodes.get(in.NodeId)
-	if dir == nil || dir == f.root && name == control.Name {
+	dir := f.Inodes.Get(in.NodeId)
+	if dir == nil || dir == f.Root && name == control.Name {
 		return refuse(in.NodeId)
 	}
 	if f.isUnlinker(in) {
@@ -37,9 +38,10 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	}
 	i := f.beginEntry(in, op, name)
 	do := func() error {
-		return i.once(func() error { return retry(func() error { return unix.Unlinkat(dir.fd, name, flags) }) }, is(unix.ENOENT))
+		unlink := func() error { return unix.Unlinkat(dir.FD, name, flags) }
+		return i.once(func() error { return backing.Retry(unlink) }, is(unix.ENOENT))
 	}
-	if f.isLockName(name) {
+	if f.IsLockName(name) {
 		return status(f.removeLock(dir, name, in, do))
 	}
 	return status(do())
@@ -47,31 +49,32 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 
 // Rename implements fuse.RawFileSystem.
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
-	oldDir, newDir := f.inodes.get(in.NodeId), f.inodes.get(in.Newdir)
-	if oldDir == nil || newDir == nil || oldDir == f.root && oldName == control.Name || newDir == f.root && newName == control.Name {
+	oldDir, newDir := f.Inodes.Get(in.NodeId), f.Inodes.Get(in.Newdir)
+	if oldDir == nil || newDir == nil || oldDir == f.Root && oldName == control.Name ||
+		newDir == f.Root && newName == control.Name {
 		return refuse(in.NodeId)
 	}
-	st, statErr := statEntry(oldDir.fd, oldName)
+	st, statErr := backing.StatEntry(oldDir.FD, oldName)
 	i := f.begin(&in.InHeader, opRename)
 	if !i.Again {
 		i.SetRename(in.NodeId, oldName, in.Newdir, newName, in.Flags, st.Dev, st.Ino)
 		i.Commit(in.Unique)
 	}
 	rename := func() error {
-		do := func() error { return unix.Renameat2(oldDir.fd, oldName, newDir.fd, newName, uint(in.Flags)) }
+		do := func() error { return unix.Renameat2(oldDir.FD, oldName, newDir.FD, newName, uint(in.Flags)) }
 		if in.Flags&unix.RENAME_WHITEOUT != 0 {
-			return f.credentials.as(in.Caller, do) // it makes a file
+			return f.credentials.As(in.Caller, do) // it makes a file
 		}
-		return retry(do)
+		return backing.Retry(do)
 	}
-	for _, dir := range []*inode{oldDir, newDir} {
+	for _, dir := range []*backing.Inode{oldDir, newDir} {
 		if err := f.admitWithin(dir, &in.InHeader); err != nil {
 			return status(err)
 		}
 	}
 	r := renaming{
 		intent: i, oldDir: oldDir, oldName: oldName, newDir: newDir, newName: newName,
-		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, who: f.caller(&in.InHeader),
+		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, caller: f.caller(&in.InHeader),
 	}
 	r.do = func() error { return i.once(rename, never) }
 	defer i.Close()
@@ -81,7 +84,7 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 		f.finishRename(r)
 	case statErr == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || r.exchange && f.isDirectory(newDir, newName):
 		err = f.renameTree(r)
-	case f.isLockName(oldName) || f.isLockName(newName):
+	case f.IsLockName(oldName) || f.IsLockName(newName):
 		err = f.renameLock(r)
 	default:
 		err = r.do()
@@ -93,55 +96,55 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 }
 
 // wasRenamed reports whether a dead server carried out the rename of an intent.
-func (f *FS) wasRenamed(i intent, oldDir, newDir *inode) bool {
+func (f *FS) wasRenamed(i intent, oldDir, newDir *backing.Inode) bool {
 	r, ok := i.Rename()
-	return ok && f.renamed(r, oldDir, newDir)
+	return ok && f.Renamed(r, oldDir, newDir)
 }
 
-// finishRename records what a dead server renamed. The store knows already, but for the entries
-// themselves (Options.Renames).
+// finishRename records a rename that a dead server carried out. The store knows of it already, except for the two
+// entries (Options.Renames).
 func (f *FS) finishRename(r renaming) {
-	if f.isLockName(r.oldName) {
+	if f.IsLockName(r.oldName) {
 		nameLock := f.enter(r.oldDir, r.oldName)
 		if r.exchange {
-			nameLock.Replaced(r.who)
+			nameLock.Replaced(r.caller)
 		} else {
 			nameLock.Release()
 		}
 		nameLock.Leave()
 	}
-	if f.isLockName(r.newName) {
+	if f.IsLockName(r.newName) {
 		nameLock := f.enter(r.newDir, r.newName)
 		if nameLock.Held() && nameLock.Generation() == r.intent.Generation() {
 			nameLock.Made()
 		} else {
-			nameLock.Replaced(r.who)
+			nameLock.Replaced(r.caller)
 		}
 		nameLock.Leave()
 	}
-	f.moved(r.newDir, r.newName)
+	f.Moved(r.newDir, r.newName)
 	if r.exchange {
-		f.moved(r.oldDir, r.oldName)
+		f.Moved(r.oldDir, r.oldName)
 	}
 	r.intent.finish(0, nil)
 }
 
-func (f *FS) isDirectory(dir *inode, name string) bool {
-	st, err := statEntry(dir.fd, name)
+func (f *FS) isDirectory(dir *backing.Inode, name string) bool {
+	st, err := backing.StatEntry(dir.FD, name)
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// renameTree renames a directory, or exchanges one for something, and keeps the table's
-// and the store's idea of what is beneath them.
+// renameTree renames a directory, or exchanges one with another file, and moves the records of the locks beneath
+// them.
 func (f *FS) renameTree(r renaming) error {
 	return f.locks.MoveTree(r.exchange, func(at func(string) lockstore.NameLock) (string, string, error) {
-		// Under the store's lock no other directory moves, so these stay true.
-		oldPath, newPath := f.inodes.path(r.oldDir, r.oldName), f.inodes.path(r.newDir, r.newName)
+		// Under the store's lock no other directory is renamed, so these paths stay true.
+		oldPath, newPath := f.Inodes.Path(r.oldDir, r.oldName), f.Inodes.Path(r.newDir, r.newName)
 		var from, to lockstore.NameLock
-		if f.isLockName(r.oldName) {
+		if f.IsLockName(r.oldName) {
 			from = at(oldPath)
 		}
-		if f.isLockName(r.newName) {
+		if f.IsLockName(r.newName) {
 			to = at(newPath)
 		}
 		return oldPath, newPath, f.renameIn(from, to, r)

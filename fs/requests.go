@@ -9,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/channel"
 )
 
@@ -56,8 +57,8 @@ func (f *FS) Poll(in *channel.PollIn) (ready uint32, code fuse.Status) {
 // MayDefer implements channel.Handler. The RELEASE of a lock by another thread than the one that made it may be the only
 // sign of a death, so it is not put off.
 func (f *FS) MayDefer(fh uint64, tid uint32) bool {
-	h := f.files.get(fh)
-	return h != nil && (h.descriptor == nil || h.descriptor.Creator().PID == int(tid))
+	h := f.Files.Get(fh)
+	return h != nil && (h.Descriptor == nil || h.Descriptor.Creator().PID == int(tid))
 }
 
 // ExitPanicked is the exit status of a server whose handler panicked. The next server refuses the request that caused
@@ -66,7 +67,7 @@ const ExitPanicked = 43
 
 // Refuses implements channel.Handler: it reports whether the request made an earlier server panic.
 func (f *FS) Refuses(unique uint64) bool {
-	return f.tables.Head.Poison.Load() == unique&^uniqueResent
+	return f.Tables.Head.Poison.Load() == unique&^backing.UniqueResent
 }
 
 // Panicked implements channel.Handler. What the handler left half done is in memory only, so the server ends, and the
@@ -76,7 +77,7 @@ func (f *FS) Panicked(unique uint64, problem any, stack []byte) {
 	f.log.WithField("stack", string(stack)).WithField("panic", fmt.Sprint(problem)).
 		Error("a request met a defect of latchfs and is answered EIO; please report this")
 	if f.Outlives() {
-		f.tables.Head.Poison.Store(unique &^ uniqueResent)
+		f.Tables.Head.Poison.Store(unique &^ backing.UniqueResent)
 		os.Exit(ExitPanicked)
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
 // retries makes sure that no system call is answered ESTALE twice. After the first ESTALE the kernel looks all names up
@@ -71,9 +73,9 @@ func (r *retries) lookedUp(in *fuse.InHeader, id uint64) {
 
 // reaped returns ESTALE for a request for a lock that was reaped, unless the file is open: the kernel then asks only
 // because it has the name cached, and looks it up again.
-func (f *FS) reaped(n *inode, in *fuse.InHeader) error {
-	if !n.takenAway() || !n.lockNamed() || n.opens.any() {
+func (f *FS) reaped(n *backing.Inode, in *fuse.InHeader) error {
+	if !n.TakenAway() || !n.LockNamed() || n.Opens.Any() {
 		return nil
 	}
-	return f.retries.stale(in, n.id)
+	return f.retries.stale(in, n.ID)
 }

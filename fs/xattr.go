@@ -8,10 +8,12 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
-// attributes calls do with a path by which the attributes of n are reached.
-func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, error)) (uint32, fuse.Status) {
+// attributes calls do with a path through which the extended attributes of n are accessed.
+func (f *FS) attributes(n *backing.Inode, in *fuse.InHeader, do func(path string) (int, error)) (uint32, fuse.Status) {
 	if n == nil {
 		return 0, status(unix.ENODATA) // control files have none
 	}
@@ -19,8 +21,8 @@ func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, 
 		return 0, status(err)
 	}
 	size := 0
-	err := f.withFD(n, func(fd int) (err error) {
-		size, err = do(procPath(fd))
+	err := f.WithFD(n, func(fd int) (err error) {
+		size, err = do(backing.ProcPath(fd))
 		return err
 	})
 	return uint32(max(size, 0)), status(err)
@@ -28,9 +30,9 @@ func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, 
 
 // GetXAttr implements fuse.RawFileSystem.
 func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	switch {
-	case n != nil && name == aclAccess:
+	case n != nil && name == backing.ACLAccess:
 		return f.accessACL(n, in, dest)
 	case strings.HasPrefix(name, lockAttributes):
 		return f.getLockAttribute(n, in, name, dest)
@@ -38,25 +40,25 @@ func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []
 	return f.attributes(n, in, func(path string) (int, error) {
 		size, err := unix.Getxattr(path, name, dest)
 		if err == unix.ENODATA && name == selinuxLabel && !f.selinux {
-			// As from a filesystem without labels: ls(1) does not ask for the next file's then.
+			// A filesystem without labels returns this error. ls(1) then does not ask for those of the next file.
 			err = unix.EOPNOTSUPP
 		}
 		return size, err
 	})
 }
 
-func (f *FS) accessACL(n *inode, in *fuse.InHeader, dest []byte) (size uint32, code fuse.Status) {
-	if n.noACL.holds() {
+func (f *FS) accessACL(n *backing.Inode, in *fuse.InHeader, dest []byte) (size uint32, code fuse.Status) {
+	if n.NoACL.Holds() {
 		return 0, fuse.ENODATA
 	}
-	n.noACL.look(func() bool {
-		size, code = f.attributes(n, in, func(path string) (int, error) { return unix.Getxattr(path, aclAccess, dest) })
-		return code == fuse.ENODATA && f.local
+	n.NoACL.Look(func() bool {
+		size, code = f.attributes(n, in, func(path string) (int, error) { return unix.Getxattr(path, backing.ACLAccess, dest) })
+		return code == fuse.ENODATA && f.Local
 	})
 	return size, code
 }
 
-// selinuxLabel is the attribute that ls -l asks of every file, SELinux or not.
+// selinuxLabel is the attribute that ls -l asks for on every file, with or without SELinux.
 const selinuxLabel = "security.selinux"
 
 // ListXAttr implements fuse.RawFileSystem.
@@ -64,7 +66,7 @@ func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint3
 	if isControl(in.NodeId) {
 		return 0, fuse.OK
 	}
-	return f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
+	return f.attributes(f.Inodes.Get(in.NodeId), in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
 }
 
 // SetXAttr implements fuse.RawFileSystem.
@@ -72,10 +74,10 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 	if isControl(in.NodeId) || strings.HasPrefix(name, lockAttributes) {
 		return f.refuseAttribute(&in.InHeader, name)
 	}
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n != nil {
-		n.noACL.set()
-		defer n.noACL.set()
+		n.NoACL.Set()
+		defer n.NoACL.Set()
 	}
 	i := f.beginEntry(&in.InHeader, opSetXattr, name)
 	_, code := f.attributes(n, &in.InHeader, func(path string) (int, error) {
@@ -94,7 +96,7 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse
 		return f.refuseAttribute(in, name)
 	}
 	i := f.beginEntry(in, opRemoveXattr, name)
-	_, code := f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) {
+	_, code := f.attributes(f.Inodes.Get(in.NodeId), in, func(path string) (int, error) {
 		return 0, i.once(func() error { return unix.Removexattr(path, name) }, is(unix.ENODATA))
 	})
 	return code
@@ -102,7 +104,7 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse
 
 // Readlink implements fuse.RawFileSystem.
 func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
 		return nil, status(unix.ESTALE)
 	}
@@ -110,8 +112,8 @@ func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status
 		return nil, status(err)
 	}
 	var target []byte
-	err := f.withFD(n, func(fd int) (err error) {
-		target, err = readlink(fd, "")
+	err := f.WithFD(n, func(fd int) (err error) {
+		target, err = backing.Readlink(fd, "")
 		return err
 	})
 	return target, status(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/fs/control"
 )
 
@@ -36,11 +37,11 @@ var lockAttributeNames = []struct {
 }
 
 // lockAt returns the lock whose file n is. It reports false if n is no lock.
-func (f *FS) lockAt(n *inode) (control.LockInfo, bool) {
-	if n == nil || !n.lockNamed() {
+func (f *FS) lockAt(n *backing.Inode) (control.LockInfo, bool) {
+	if n == nil || !n.LockNamed() {
 		return control.LockInfo{}, false
 	}
-	path, ok := f.inodes.placePath(n)
+	path, ok := f.Inodes.PlacePath(n)
 	if !ok {
 		return control.LockInfo{}, false
 	}
@@ -49,7 +50,7 @@ func (f *FS) lockAt(n *inode) (control.LockInfo, bool) {
 }
 
 // getLockAttribute answers GETXATTR for an attribute with the prefix lockAttributes.
-func (f *FS) getLockAttribute(n *inode, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+func (f *FS) getLockAttribute(n *backing.Inode, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	l, ok := f.lockAt(n)
 	// The caller may have reached the file by another link.
 	if !ok || in.Uid != 0 && !f.access.Names(f.access.Caller(in), l.Name) {
@@ -66,7 +67,7 @@ func (f *FS) getLockAttribute(n *inode, in *fuse.InHeader, name string, dest []b
 // refuseAttribute answers a request to set an attribute that describes a lock.
 func (f *FS) refuseAttribute(in *fuse.InHeader, name string) fuse.Status {
 	log := f.log.WithFields(logrus.Fields{"caller": f.caller(in)().String(), "uid": in.Uid, "attribute": name})
-	if l, ok := f.lockAt(f.inodes.get(in.NodeId)); ok {
+	if l, ok := f.lockAt(f.Inodes.Get(in.NodeId)); ok {
 		log = log.WithField("path", l.Name)
 	}
 	log.Warn("refused: attributes that describe a lock cannot be set")

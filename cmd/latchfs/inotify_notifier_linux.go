@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	latch "latchfs/fs"
+	"latchfs/fs/inotify"
 )
 
 // notifierCommand is what a server starts to have names unlinked in its mount, so that who watches with inotify(7) hears of
@@ -106,7 +106,7 @@ type notifierProcess struct {
 }
 
 // startNotifier starts one for the mount at dir.
-func startNotifier(dir string) (latch.Unlinker, error) {
+func startNotifier(dir string) (inotify.Unlinker, error) {
 	mounts, _, err := mountsAt(dir)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	latch "latchfs/fs"
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 )
 
@@ -64,7 +65,7 @@ type keeper struct {
 	path    string   // where it was, and where another version will be
 	signals chan os.Signal
 	// stored is what a service manager kept, until a server has taken it over.
-	stored *latch.Stored
+	stored *backing.Stored
 
 	served   bool // a server has served
 	bound    bool // the mount dies with its server
@@ -324,9 +325,9 @@ func (k *keeper) hear(said message, program *os.File) (serves bool) {
 func (k *keeper) serving(said message, program *os.File) {
 	k.bound = said.text == messageBound
 	k.dropStored()
-	var stored *latch.Stored
+	var stored *backing.Stored
 	if len(said.files) == 2 && !k.served && !k.bound {
-		stored = &latch.Stored{Device: said.files[0], Root: said.files[1]}
+		stored = &backing.Stored{Device: said.files[0], Root: said.files[1]}
 	}
 	if !k.served {
 		if err := storeAll(k.tables, stored); err != nil {

@@ -16,7 +16,9 @@ import (
 
 	"latchfs/bootid"
 	latch "latchfs/fs"
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
+	"latchfs/fs/inotify"
 	"latchfs/fs/lockname"
 	"latchfs/fs/mountpoint"
 	"latchfs/lockstore"
@@ -136,7 +138,7 @@ type mounted struct {
 	log       *logrus.Logger
 	metrics   *metrics
 	host      *bootid.Host
-	directory *latch.Directory
+	directory *backing.Directory
 	store     *lockstore.Store
 	fs        *latch.FS
 	mount     *latch.Mount
@@ -161,12 +163,12 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	if err != nil {
 		return nil, err
 	}
-	notifier := latch.NewNotifier(t, log, func() (latch.Unlinker, error) { return startNotifier(dir) })
-	beneath := latch.DirectoryOptions{
+	notifier := inotify.New(t, log, func() (inotify.Unlinker, error) { return startNotifier(dir) })
+	beneath := backing.Options{
 		Tables: t, Keeper: config.Keeper, Storable: config.Storable, LockPatterns: patterns, Reaped: notifier.Announce, Log: log,
 	}
 	if config.Stored {
-		beneath.Stored = &latch.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
+		beneath.Stored = &backing.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
 		defer beneath.Stored.Device.Close()
 		defer beneath.Stored.Root.Close()
 	}
@@ -186,7 +188,7 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 	if resumed {
 		ahead = lockstore.ReadAhead(flags.StateDir) // while the tables are taken over
 	}
-	if m.directory, err = latch.OpenDirectory(beneath); err != nil {
+	if m.directory, err = backing.Open(beneath); err != nil {
 		return nil, err
 	}
 	m.host.KeepPidfds(&t.Watches)

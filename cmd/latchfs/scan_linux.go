@@ -14,6 +14,7 @@ import (
 
 	"latchfs/bootid"
 	latch "latchfs/fs"
+	"latchfs/fs/backing"
 	"latchfs/fs/handover"
 	"latchfs/fs/lockname"
 	"latchfs/lockstore"
@@ -147,7 +148,7 @@ func printScanned(out io.Writer, results []scanned) error {
 // scanFiles is the directory as the store needs it; who has a file open is asked of /proc,
 // once.
 func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
-	backing, err := os.Open(dir)
+	beneath, err := os.Open(dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -157,7 +158,7 @@ func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	directory, err := latch.OpenDirectory(latch.DirectoryOptions{Tables: tables, Backing: backing, Log: log})
+	directory, err := backing.Open(backing.Options{Tables: tables, Backing: beneath, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}

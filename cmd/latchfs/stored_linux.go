@@ -8,7 +8,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
-	latch "latchfs/fs"
+	"latchfs/fs/backing"
 )
 
 // A service manager with a descriptor store (FDSTORE in sd_notify(3)) keeps what the mount needs to
@@ -24,8 +24,8 @@ func hasStore() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
 // takeStored returns what a service manager kept of the mount at dir, if that is still there:
 // nothing otherwise.
-func takeStored(dir string) (tables *os.File, stored *latch.Stored) {
-	stored = &latch.Stored{}
+func takeStored(dir string) (tables *os.File, stored *backing.Stored) {
+	stored = &backing.Stored{}
 	for _, file := range activation.Files(true) {
 		switch file.Name() {
 		case storedTables:
@@ -69,7 +69,7 @@ func store(name string, file *os.File) error {
 }
 
 // storeAll has all of it kept, and says that the mount is usable.
-func storeAll(tables *os.File, stored *latch.Stored) error {
+func storeAll(tables *os.File, stored *backing.Stored) error {
 	var err error
 	if stored != nil {
 		err = errors.Join(store(storedTables, tables), store(storedDevice, stored.Device), store(storedRoot, stored.Root))

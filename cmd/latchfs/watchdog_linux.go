@@ -18,7 +18,7 @@ func (m *mounted) watchdog() {
 	}
 	for range time.Tick(time.Duration(limit) * time.Microsecond / 3) {
 		m.store.Count()
-		m.fs.Inodes()
+		m.fs.Inodes.Size()
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
 			m.log.WithError(err).Warn("could not tell the service manager that all is well")
 		}

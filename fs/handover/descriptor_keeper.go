@@ -135,7 +135,7 @@ type pollFD struct {
 	revents int16
 }
 
-var keeperName = [16]byte{'l', 'a', 't', 'c', 'h', 'f', 's', '-', 'a', 'n', 'c', 'h', 'o', 'r'}
+var keeperName = [16]byte{'l', 'a', 't', 'c', 'h', 'f', 's', '-', 'k', 'e', 'e', 'p', 'f', 'd', 's'}
 
 // cloneKeeper starts a descriptor keeper that ends with the process supervisor, whose pidfd it gets.
 func cloneKeeper(pidfd, supervisor int) (pid int, err error) {

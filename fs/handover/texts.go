@@ -58,7 +58,10 @@ func (t *Tables) NewUsedTexts() UsedTexts { return make(UsedTexts, t.Head.textsU
 // KeepTexts frees the texts that are not in used. A server that was killed leaves texts behind that no row refers to.
 func (t *Tables) KeepTexts(used UsedTexts) {
 	for number := range used {
-		for row := t.texts.at(uint32(number)); used[number] && row != nil && row.next != 0 && !used[row.next]; row = t.texts.at(row.next) {
+		if !used[number] {
+			continue
+		}
+		for row := t.texts.at(uint32(number)); row != nil && row.next != 0 && !used[row.next]; row = t.texts.at(row.next) {
 			used[row.next] = true
 		}
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"fmt"
@@ -15,11 +15,11 @@ import (
 	"latchfs/lockstore"
 )
 
-// DirectoryOptions say which directory to open, and how.
-type DirectoryOptions struct {
+// Options say which directory to open, and how.
+type Options struct {
 	// Tables are the tables of the mount. If they are those of a server that has died, the directory is taken over.
 	Tables *handover.Tables
-	// Backing is an open descriptor of the directory to serve. It is nil if the directory is taken over. OpenDirectory
+	// Backing is an open descriptor of the directory to serve. It is nil if the directory is taken over. Open
 	// closes it.
 	Backing *os.File
 	// Stored are the descriptors of a mount whose keeper has died, nil otherwise.
@@ -45,39 +45,39 @@ type Stored struct {
 }
 
 // Directory is the backing directory and what the kernel knows of it: inodes, open files, and the connection by which
-// the kernel is notified. Requests go through an FS; the store of the locks works on LockFiles.
+// the kernel is notified.
 type Directory struct {
-	tables       *handover.Tables
-	keeper       int
+	Tables       *handover.Tables
+	Keeper       int
 	storable     bool // inodes have their file handles recorded: descriptors may be lost with the keeper
-	device       int  // of /dev/fuse; -1 before the mount
-	root         *inode
-	inodes       *inodes
-	files        handles[*handle]
-	dirs         handles[*dirHandle]
+	Device       int  // of /dev/fuse; -1 before the mount
+	Root         *Inode
+	Inodes       *inodes
+	Files        handles[*Handle]
+	Dirs         handles[*DirHandle]
 	lockPatterns lockname.Patterns
 	reapedFile   func(path string, node uint64, directory bool)
 	log          logrus.FieldLogger
-	byHandle     int // the descriptor by which files are opened by handle, -1 if that is impossible
-	descriptors  descriptors
+	ByHandle     int // the descriptor by which files are opened by handle, -1 if that is impossible
+	Descriptors  descriptors
 	pruning      atomic.Bool // the kernel is being asked to forget inodes
 	cannotPrune  atomic.Bool // the kernel was asked and refused
-	local        bool        // no other machine can write to the directory
+	Local        bool        // no other machine can write to the directory
 
-	noPassthrough atomic.Bool // the kernel refused a passthrough descriptor, or must not be asked
+	NoPassthrough atomic.Bool // the kernel refused a passthrough descriptor, or must not be asked
 
-	// What was taken over and is not settled yet.
-	found     []foundInode
-	unsettled []*inode // the flags may be wrong
-	controls  []*handover.InodeRow
-	polled    []*handover.HandleRow
+	found     []foundInode // the inodes that were taken over, until Sweep
+	unsettled []*Inode     // those whose flags may be wrong, until SettlePlaces
+	// Controls and Polled are the rows that were taken over of files of .latchfs, and of those that are polled.
+	Controls []*handover.InodeRow
+	Polled   []*handover.HandleRow
 }
 
-// OpenDirectory opens a directory, or takes over the directory of a server that has died.
-func OpenDirectory(o DirectoryOptions) (*Directory, error) {
+// Open opens a directory, or takes over the directory of a server that has died.
+func Open(o Options) (*Directory, error) {
 	d := &Directory{
-		tables: o.Tables, keeper: o.Keeper, storable: o.Storable, device: -1, inodes: newInodes(o.Tables),
-		lockPatterns: o.LockPatterns, reapedFile: o.Reaped, log: o.Log, byHandle: -1,
+		Tables: o.Tables, Keeper: o.Keeper, storable: o.Storable, Device: -1, Inodes: newInodes(o.Tables),
+		lockPatterns: o.LockPatterns, reapedFile: o.Reaped, log: o.Log, ByHandle: -1,
 	}
 	var err error
 	if d.Resumed() {
@@ -88,7 +88,7 @@ func OpenDirectory(o DirectoryOptions) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.local = isLocal(d.root.fd)
+	d.Local = isLocal(d.Root.FD)
 	d.probeHandles()
 	return d, nil
 }
@@ -100,17 +100,17 @@ func (d *Directory) takeBacking(backing *os.File) error {
 		return fmt.Errorf("%s: %w", backing.Name(), err)
 	}
 	backing.Close()
-	st, err := statFD(fd)
+	st, err := StatFD(fd)
 	if err != nil {
 		return err
 	}
-	d.root = &inode{key: keyOf(&st), fd: fd, kind: unix.S_IFDIR}
-	d.inodes.addRoot(d.root)
+	d.Root = &Inode{Key: KeyOf(&st), FD: fd, Kind: unix.S_IFDIR}
+	d.Inodes.addRoot(d.Root)
 	return nil
 }
 
 func reopenPath(fd int) (int, error) {
-	return unix.Open(procPath(fd), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return unix.Open(ProcPath(fd), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 }
 
 // isLocal reports whether only this machine can write to the filesystem of fd, as far as its type tells (statfs(2)).
@@ -128,55 +128,40 @@ func isLocal(fd int) bool {
 	return true
 }
 
-// Resumed reports whether the directory is that of a mount which outlives its servers: it was taken over, or Outlive
-// has succeeded.
-func (d *Directory) Resumed() bool { return d.tables.Active() }
+// Resumed reports whether the mount outlives its servers: the directory was taken over, or Outlive has succeeded.
+func (d *Directory) Resumed() bool { return d.Tables.Active() }
 
 // Stored returns the descriptors of Stored. The caller does not close them.
-func (d *Directory) Stored() (device, root int) { return d.device, d.root.fd }
+func (d *Directory) Stored() (device, root int) { return d.Device, d.Root.FD }
 
 // DescriptorKeeper returns the pid of the process that keeps this server's descriptors open, 0 if there is none.
-func (d *Directory) DescriptorKeeper() int { return d.tables.KeeperPID() }
+func (d *Directory) DescriptorKeeper() int { return d.Tables.KeeperPID() }
 
-// isLockName reports whether a name, the last component of a path, is that of a lock.
-func (d *Directory) isLockName(name string) bool { return d.lockPatterns.Match(name) }
+// IsLockName reports whether a name, the last component of a path, is that of a lock.
+func (d *Directory) IsLockName(name string) bool { return d.lockPatterns.Match(name) }
 
-// setDevice tells the directory its connection to the kernel.
-func (d *Directory) setDevice(device int) {
-	d.device = device
-	d.tables.Set(&d.tables.Head.Device, device)
+// SetDevice records the connection to the kernel.
+func (d *Directory) SetDevice(device int) {
+	d.Device = device
+	d.Tables.Set(&d.Tables.Head.Device, device)
 }
 
-// takeFound returns the inodes that were taken over.
-func (d *Directory) takeFound() []foundInode {
-	found := d.found
-	d.found = nil
-	return found
-}
-
-// takeControls returns the rows that were taken over of files of .latchfs, and of those that are polled.
-func (d *Directory) takeControls() (controls []*handover.InodeRow, polled []*handover.HandleRow) {
-	controls, polled = d.controls, d.polled
-	d.controls, d.polled = nil, nil
-	return controls, polled
-}
-
-// outlive makes the mount outlive this server.
-func (d *Directory) outlive() error {
-	if err := d.tables.StartKeeper(d.keeper); err != nil {
+// Outlive makes the mount outlive this server.
+func (d *Directory) Outlive() error {
+	if err := d.Tables.StartKeeper(d.Keeper); err != nil {
 		return err
 	}
-	d.tables.Activate()
+	d.Tables.Activate()
 	return nil
 }
 
 // Close closes every descriptor. Nothing may be served any more.
 func (d *Directory) Close() {
-	d.tables.StopKeeper()
-	d.inodes.close()
-	closeFD(d.byHandle)
-	closeFD(d.device)
-	if err := d.tables.Close(); err != nil {
+	d.Tables.StopKeeper()
+	d.Inodes.close()
+	closeFD(d.ByHandle)
+	closeFD(d.Device)
+	if err := d.Tables.Close(); err != nil {
 		d.log.WithError(err).Warn("closing the tables")
 	}
 }
@@ -184,7 +169,7 @@ func (d *Directory) Close() {
 // OpenLocks returns the generations of the locks whose descriptor a dead server left open.
 func (d *Directory) OpenLocks() map[uint64]bool {
 	open := make(map[uint64]bool)
-	d.tables.Handles.Each(func(row *handover.HandleRow) {
+	d.Tables.Handles.Each(func(row *handover.HandleRow) {
 		if row.ID.Load() != 0 && row.Generation != 0 {
 			open[row.Generation] = true
 		}
@@ -195,7 +180,7 @@ func (d *Directory) OpenLocks() map[uint64]bool {
 // LocksInTheMaking returns the generations of the locks that a dead server made for requests it may not have answered.
 func (d *Directory) LocksInTheMaking() map[uint64]bool {
 	making := make(map[uint64]bool)
-	for i := range d.tables.Intents() {
+	for i := range d.Tables.Intents() {
 		if generation := i.Generation(); generation != 0 {
 			making[generation] = true
 		}
@@ -205,36 +190,36 @@ func (d *Directory) LocksInTheMaking() map[uint64]bool {
 
 // UnfinishedRenames returns the renames that a dead server carried out and did not record.
 func (d *Directory) UnfinishedRenames() (renames []lockstore.Rename) {
-	for i := range d.tables.Intents() {
+	for i := range d.Tables.Intents() {
 		r, ok := i.Rename()
 		if !ok || i.Recorded() {
 			continue
 		}
-		oldDir, newDir := d.inodes.get(r.OldDir), d.inodes.get(r.NewDir)
-		if oldDir == nil || newDir == nil || !d.renamed(r, oldDir, newDir) {
+		oldDir, newDir := d.Inodes.Get(r.OldDir), d.Inodes.Get(r.NewDir)
+		if oldDir == nil || newDir == nil || !d.Renamed(r, oldDir, newDir) {
 			continue
 		}
-		d.moved(newDir, r.NewName)
+		d.Moved(newDir, r.NewName)
 		exchange := r.Flags&unix.RENAME_EXCHANGE != 0
 		if exchange {
-			d.moved(oldDir, r.OldName)
+			d.Moved(oldDir, r.OldName)
 		}
 		renames = append(renames, lockstore.Rename{
-			Old: d.inodes.path(oldDir, r.OldName), New: d.inodes.path(newDir, r.NewName), Exchange: exchange,
-			Lock: d.isLockName(r.OldName) && d.isLockName(r.NewName),
+			Old: d.Inodes.Path(oldDir, r.OldName), New: d.Inodes.Path(newDir, r.NewName), Exchange: exchange,
+			Lock: d.IsLockName(r.OldName) && d.IsLockName(r.NewName),
 		})
 	}
 	return renames
 }
 
-// renamed reports whether the rename r was carried out.
-func (d *Directory) renamed(r handover.Rename, oldDir, newDir *inode) bool {
-	key := fileKey{r.Dev, r.Ino}
-	st, err := statEntry(newDir.fd, r.NewName)
-	if err != nil || key.ino == 0 || keyOf(&st) != key {
+// Renamed reports whether the rename r was carried out.
+func (d *Directory) Renamed(r handover.Rename, oldDir, newDir *Inode) bool {
+	key := FileKey{r.Dev, r.Ino}
+	st, err := StatEntry(newDir.FD, r.NewName)
+	if err != nil || key.Ino == 0 || KeyOf(&st) != key {
 		return false
 	}
 	// If two links to one file are renamed onto each other, both stay.
-	st, err = statEntry(oldDir.fd, r.OldName)
-	return err != nil || keyOf(&st) != key
+	st, err = StatEntry(oldDir.FD, r.OldName)
+	return err != nil || KeyOf(&st) != key
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"sync"
@@ -14,21 +14,21 @@ import (
 // The extended attributes of the access ACL of a file, and of the default ACL of a directory, which replaces the umask
 // (acl(5)).
 const (
-	aclAccess  = access.ACL
-	aclDefault = "system.posix_acl_default"
+	ACLAccess  = access.ACL
+	ACLDefault = "system.posix_acl_default"
 )
 
 // distinctAfter is the age from which the time of a change differs from that of any later change. Kernels before 6.13
 // stamp files with the time of the last clock tick.
 const distinctAfter = time.Second
 
-// distinct reports whether any later change of a file has another status change time than changed, in ns of Unix time.
-func distinct(changed int64) bool { return time.Now().UnixNano()-changed >= int64(distinctAfter) }
+// Distinct reports whether any later change of a file has another status change time than changed, in ns of Unix time.
+func Distinct(changed int64) bool { return time.Now().UnixNano()-changed >= int64(distinctAfter) }
 
-// cacheLifetime is how long the kernel may cache entries and attributes. All changes but those made beneath the mount
+// CacheLifetime is how long the kernel may cache entries and attributes. All changes but those made beneath the mount
 // pass through the kernel's cache. Attributes of a lock are not cached: a program that calls stat(2) before it creates
 // a lock must not see one between its holder's death and its reap.
-const cacheLifetime = time.Second
+const CacheLifetime = time.Second
 
 // aclAbsence remembers that a file has no access ACL. The kernel forgets this at every READDIRPLUS, so that ls -l asks
 // for each file again; reading the ACL of the backing file through /proc is a quarter of the cost of such a request.
@@ -36,39 +36,39 @@ const cacheLifetime = time.Second
 type aclAbsence struct {
 	mu      sync.Mutex
 	changed int64     // status change time at the last lookup, in ns of Unix time
-	at      monotonic // the time of that lookup
+	at      Monotonic // the time of that lookup
 	known   int64     // the status change time with which the file had no ACL; 0 if that is not known
 	sets    int32     // how often an attribute may have been set
 }
 
-// lookedUp records the attributes that the kernel is about to be told.
-func (a *aclAbsence) lookedUp(st *unix.Stat_t) {
+// LookedUp records the attributes that the kernel is about to be told.
+func (a *aclAbsence) LookedUp(st *unix.Stat_t) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.changed, a.at = st.Ctim.Nano(), monotonicNow()
+	a.changed, a.at = st.Ctim.Nano(), MonotonicNow()
 }
 
-// set records that an attribute is about to be set, or was set.
-func (a *aclAbsence) set() {
+// Set records that an attribute is about to be set, or was set.
+func (a *aclAbsence) Set() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.known = 0
 	a.sets++
 }
 
-// holds reports whether the file is known to have no ACL, as of a time for which the kernel may cache its attributes.
-func (a *aclAbsence) holds() bool {
+// Holds reports whether the file is known to have no ACL, as of a time for which the kernel may cache its attributes.
+func (a *aclAbsence) Holds() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.known != 0 && a.known == a.changed && monotonicNow()-a.at < monotonic(cacheLifetime)
+	return a.known != 0 && a.known == a.changed && MonotonicNow()-a.at < Monotonic(CacheLifetime)
 }
 
-// look calls absent, which reports whether the backing file has no ACL, and remembers that it has none.
-func (a *aclAbsence) look(absent func() bool) {
+// Look calls absent, which reports whether the backing file has no ACL, and remembers that it has none.
+func (a *aclAbsence) Look(absent func() bool) {
 	a.mu.Lock()
 	changed, sets := a.changed, a.sets
 	a.mu.Unlock()
-	if !absent() || !distinct(changed) {
+	if !absent() || !Distinct(changed) {
 		return
 	}
 	a.mu.Lock()
@@ -78,8 +78,8 @@ func (a *aclAbsence) look(absent func() bool) {
 	}
 }
 
-// scanned records the status change time with which the file was found to have no ACL, 0 if that is not known.
-func (a *aclAbsence) scanned(changed int64) {
+// Scanned records the status change time with which the file was found to have no ACL, 0 if that is not known.
+func (a *aclAbsence) Scanned(changed int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.known = changed

@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"errors"
@@ -15,41 +15,41 @@ import (
 
 // takeOver takes the descriptors of a dead server and rebuilds inodes and handles from the rows it left.
 func (d *Directory) takeOver(stored *Stored) error {
-	if err := d.tables.TakeOver(d.keeper, stored != nil); err != nil {
+	if err := d.Tables.TakeOver(d.Keeper, stored != nil); err != nil {
 		return err
 	}
-	d.device = d.tables.Descriptor(&d.tables.Head.Device)
+	d.Device = d.Tables.Descriptor(&d.Tables.Head.Device)
 	if stored != nil {
 		device, err := unix.FcntlInt(stored.Device.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		d.setDevice(device)
-		if d.byHandle, err = reopen(int(stored.Root.Fd()), unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
+		d.SetDevice(device)
+		if d.ByHandle, err = Reopen(int(stored.Root.Fd()), unix.O_RDONLY|unix.O_DIRECTORY); err != nil {
 			return err
 		}
 	}
 	d.takeInodes(stored)
-	if d.byHandle >= 0 {
-		unix.Close(d.byHandle)
-		d.byHandle = -1
+	if d.ByHandle >= 0 {
+		unix.Close(d.ByHandle)
+		d.ByHandle = -1
 	}
 	d.takeFiles()
-	if d.root == nil || d.device < 0 {
+	if d.Root == nil || d.Device < 0 {
 		return errors.New("the tables lack the root or the device")
 	}
-	d.tables.Activate()
+	d.Tables.Activate()
 	d.closeLostBacking()
 	return nil
 }
 
 // takeInodes rebuilds the table of inodes.
 func (d *Directory) takeInodes(stored *Stored) {
-	t := d.tables
+	t := d.Tables
 	used := t.NewUsedTexts()
 	known := t.Inodes.Size()
-	d.inodes.byID, d.inodes.byKey = make(map[uint64]*inode, known), make(map[fileKey]*inode, known)
-	all := make([]*inode, 0, known)
+	d.Inodes.byID, d.Inodes.byKey = make(map[uint64]*Inode, known), make(map[FileKey]*Inode, known)
+	all := make([]*Inode, 0, known)
 	d.found = make([]foundInode, 0, known)
 	t.Inodes.Each(func(row *handover.InodeRow) {
 		id := row.ID.Load()
@@ -58,23 +58,23 @@ func (d *Directory) takeInodes(stored *Stored) {
 		}
 		if row.Flags.Load()&handover.FlagControl != 0 {
 			used[row.Place.Load()] = true
-			d.controls = append(d.controls, row)
+			d.Controls = append(d.Controls, row)
 			return
 		}
-		n := &inode{id: id, key: fileKey{row.Dev, row.Ino}, kind: row.Kind, fd: t.Descriptor(&row.FD)}
-		n.row.Store(row)
-		if kind, bytes := t.Text(row.Handle); row.Handle != 0 && n.fd < 0 {
+		n := &Inode{ID: id, Key: FileKey{row.Dev, row.Ino}, Kind: row.Kind, FD: t.Descriptor(&row.FD)}
+		n.Row.Store(row)
+		if kind, bytes := t.Text(row.Handle); row.Handle != 0 && n.FD < 0 {
 			handle := unix.NewFileHandle(int32(kind), bytes)
 			n.handle = &handle
 		}
-		if stored != nil && n.fd < 0 && !d.openStored(n, stored) {
+		if stored != nil && n.FD < 0 && !d.openStored(n, stored) {
 			row.ID.Store(0)
 			t.Inodes.Give(row)
 			return // a process that has it open gets ESTALE
 		}
 		used[row.Handle], used[row.Place.Load()] = true, true
-		if n.fd >= 0 {
-			d.inodes.descriptors++
+		if n.FD >= 0 {
+			d.Inodes.descriptors++
 		}
 		all = append(all, n)
 		d.found = append(d.found, foundInode{id, row.Lookups.Load()})
@@ -83,43 +83,43 @@ func (d *Directory) takeInodes(stored *Stored) {
 	filling.Go(func() {
 		for _, n := range all {
 			// A later file with the inode number of an earlier one has the higher node id.
-			if other := d.inodes.byKey[n.key]; other == nil || other.id < n.id {
-				d.inodes.byKey[n.key] = n
+			if other := d.Inodes.byKey[n.Key]; other == nil || other.ID < n.ID {
+				d.Inodes.byKey[n.Key] = n
 			}
 		}
 	})
 	for _, n := range all {
-		d.inodes.byID[n.id] = n
+		d.Inodes.byID[n.ID] = n
 	}
 	filling.Wait()
-	d.root = d.inodes.byID[fuse.FUSE_ROOT_ID]
+	d.Root = d.Inodes.byID[fuse.FUSE_ROOT_ID]
 	for _, n := range all {
-		parent, name := t.Text(n.row.Load().Place.Load())
-		if dir := d.inodes.byID[parent]; dir != nil {
+		parent, name := t.Text(n.Row.Load().Place.Load())
+		if dir := d.Inodes.byID[parent]; dir != nil {
 			n.parent, n.name = dir, string(name)
-			if d.isLockName(n.name) != n.lockNamed() || n.takenAway() {
+			if d.IsLockName(n.name) != n.LockNamed() || n.TakenAway() {
 				d.unsettled = append(d.unsettled, n)
 			}
 			continue
 		}
 		n.setLockNamed(false)
-		if n.isDir() && n != d.root {
+		if n.IsDir() && n != d.Root {
 			// The server died while it looked the directory up, or there was no row for its name. The kernel looks it
 			// up again.
-			d.inodes.remove(n)
+			d.Inodes.remove(n)
 		}
 	}
 	t.KeepTexts(used)
 }
 
 // openStored opens an inode whose descriptor was lost.
-func (d *Directory) openStored(n *inode, stored *Stored) bool {
+func (d *Directory) openStored(n *Inode, stored *Stored) bool {
 	var err error
 	switch {
-	case n.id == fuse.FUSE_ROOT_ID:
-		n.fd, err = reopenPath(int(stored.Root.Fd()))
+	case n.ID == fuse.FUSE_ROOT_ID:
+		n.FD, err = reopenPath(int(stored.Root.Fd()))
 	case n.handle != nil:
-		n.fd, err = d.openHandle(*n.handle)
+		n.FD, err = d.openHandle(*n.handle)
 		n.handle = nil
 	default:
 		return false
@@ -127,18 +127,18 @@ func (d *Directory) openStored(n *inode, stored *Stored) bool {
 	if err != nil {
 		return false
 	}
-	d.tables.Set(&n.row.Load().FD, n.fd)
+	d.Tables.Set(&n.Row.Load().FD, n.FD)
 	return true
 }
 
-// settlePlaces makes the flags of inodes agree with the directory beneath: a kill may have come between the two.
-func (d *Directory) settlePlaces() {
+// SettlePlaces makes the flags of inodes agree with the directory beneath: a kill may have come between the two.
+func (d *Directory) SettlePlaces() {
 	for _, n := range d.unsettled {
-		if n.parent == nil || !d.isLockName(n.name) {
+		if n.parent == nil || !d.IsLockName(n.name) {
 			n.setLockNamed(false)
-		} else if st, err := statEntry(n.parent.fd, n.name); err == nil && n.is(keyOf(&st), n.parent.fd, n.name) {
+		} else if st, err := StatEntry(n.parent.FD, n.name); err == nil && n.Is(KeyOf(&st), n.parent.FD, n.name) {
 			n.setLockNamed(true)
-			n.setTakenAway(false)
+			n.SetTakenAway(false)
 		}
 	}
 	d.unsettled = nil
@@ -146,41 +146,42 @@ func (d *Directory) settlePlaces() {
 
 // takeFiles rebuilds the tables of open files and directories.
 func (d *Directory) takeFiles() {
-	d.tables.Handles.Each(func(row *handover.HandleRow) {
+	d.Tables.Handles.Each(func(row *handover.HandleRow) {
 		id := row.ID.Load()
 		if id == 0 {
 			return
 		}
-		fd, bits := d.tables.Descriptor(&row.FD), row.Bits.Load()
+		fd, bits := d.Tables.Descriptor(&row.FD), row.Bits.Load()
 		if bits&handover.BitPolled != 0 {
-			d.polled = append(d.polled, row)
+			d.Polled = append(d.Polled, row)
 			return
 		}
-		n := d.inodes.byID[row.Node]
+		n := d.Inodes.byID[row.Node]
 		if n == nil {
 			// The kernel has forgotten the inode, so the handle only waits for its RELEASE.
-			n = &inode{fd: -1}
-			n.row.Store(&handover.InodeRow{})
+			n = &Inode{FD: -1}
+			n.Row.Store(&handover.InodeRow{})
 		}
-		d.descriptors.took(row.User)
+		d.Descriptors.took(row.User)
 		if bits&handover.BitDirectory != 0 {
-			if fd < 0 && n.fd >= 0 {
-				if opened, err := reopen(n.fd, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
+			if fd < 0 && n.FD >= 0 {
+				if opened, err := Reopen(n.FD, unix.O_RDONLY|unix.O_DIRECTORY); err == nil {
 					fd = opened
-					d.tables.Set(&row.FD, fd)
+					d.Tables.Set(&row.FD, fd)
 				}
 			}
-			d.dirs.add(id, &dirHandle{node: n, row: row, fd: fd})
+			d.Dirs.Add(id, &DirHandle{Node: n, Row: row, FD: fd})
 			return
 		}
-		h := &handle{
-			node: n, flags: int(row.Flags), unique: row.Unique, user: row.User, row: row, fd: fd,
-			passthrough: bits&handover.BitPassthrough != 0, direct: bits&handover.BitDirect != 0, family: bits&handover.BitFamily != 0,
+		h := &Handle{
+			Node: n, Flags: int(row.Flags), Unique: row.Unique, User: row.User, Row: row, FD: fd,
+			Passthrough: bits&handover.BitPassthrough != 0, Direct: bits&handover.BitDirect != 0,
+			Family: bits&handover.BitFamily != 0,
 		}
 		if bits&handover.BitReleased == 0 {
-			n.opens.took(h, row.Backing)
+			n.Opens.took(h, row.Backing)
 		}
-		d.files.add(id, h)
+		d.Files.Add(id, h)
 	})
 }
 
@@ -189,7 +190,7 @@ func (d *Directory) takeFiles() {
 func (d *Directory) closeLostBacking() {
 	known := make(map[int32]bool)
 	var released []int32
-	d.tables.Handles.Each(func(row *handover.HandleRow) {
+	d.Tables.Handles.Each(func(row *handover.HandleRow) {
 		if row.ID.Load() == 0 || row.Bits.Load()&handover.BitPassthrough == 0 {
 			return
 		}
@@ -201,7 +202,7 @@ func (d *Directory) closeLostBacking() {
 	})
 	for _, id := range released {
 		if !known[id] {
-			_ = channel.CloseBacking(d.device, id)
+			_ = channel.CloseBacking(d.Device, id)
 		}
 	}
 	// The ids count up. One more tells which ids were given out after the last one that was recorded.
@@ -210,14 +211,14 @@ func (d *Directory) closeLostBacking() {
 		return
 	}
 	defer unix.Close(probe)
-	next, err := channel.OpenBacking(d.device, probe)
+	next, err := channel.OpenBacking(d.Device, probe)
 	if err != nil {
 		return
 	}
-	for id := d.tables.Head.LastBacking.Load() + 1; id <= next; id++ {
+	for id := d.Tables.Head.LastBacking.Load() + 1; id <= next; id++ {
 		if !known[id] {
-			_ = channel.CloseBacking(d.device, id)
+			_ = channel.CloseBacking(d.Device, id)
 		}
 	}
-	d.tables.Head.LastBacking.Store(next)
+	d.Tables.Head.LastBacking.Store(next)
 }

@@ -1,6 +1,7 @@
 //go:build linux
 
-package fs
+// Package inotify announces removed locks to processes that watch a directory with inotify(7).
+package inotify
 
 import (
 	"sync"
@@ -53,8 +54,8 @@ const (
 	notifierIdle = 10 * time.Second
 )
 
-// NewNotifier returns a notifier that starts its process with start. If start is nil, it announces nothing.
-func NewNotifier(tables *handover.Tables, log logrus.FieldLogger, start func() (Unlinker, error)) *Notifier {
+// New returns a notifier that starts its process with start. If start is nil, it announces nothing.
+func New(tables *handover.Tables, log logrus.FieldLogger, start func() (Unlinker, error)) *Notifier {
 	return &Notifier{
 		tables: tables, start: start, log: log,
 		queue: make(chan string, maxTombstones), tombstones: make(map[string]*Tombstone),
@@ -76,8 +77,8 @@ func (n *Notifier) Announce(path string, node uint64, directory bool) {
 	}
 }
 
-// lay forgets the tombstone t of a path, unless another one has replaced it.
-func (n *Notifier) lay(path string, t *Tombstone) {
+// Lay forgets the tombstone t of a path, unless another one has replaced it.
+func (n *Notifier) Lay(path string, t *Tombstone) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.tombstones[path] == t {
@@ -85,15 +86,15 @@ func (n *Notifier) lay(path string, t *Tombstone) {
 	}
 }
 
-// tombstone returns the tombstone of a path, nil if there is none.
-func (n *Notifier) tombstone(path string) *Tombstone {
+// Tombstone returns the tombstone of a path, nil if there is none.
+func (n *Notifier) Tombstone(path string) *Tombstone {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.tombstones[path]
 }
 
-// run starts an unlinker whenever there are removals to announce, until stop.
-func (n *Notifier) run(stop <-chan struct{}) {
+// Run starts an unlinker whenever there are removals to announce, until stop.
+func (n *Notifier) Run(stop <-chan struct{}) {
 	for {
 		select {
 		case <-stop:
@@ -121,9 +122,9 @@ func (n *Notifier) announceAll(process Unlinker, path string, stop <-chan struct
 	idle := time.NewTimer(notifierIdle)
 	defer idle.Stop()
 	for {
-		if t := n.tombstone(path); t != nil {
+		if t := n.Tombstone(path); t != nil {
 			err := process.Unlink(path, t.Directory)
-			n.lay(path, t)
+			n.Lay(path, t)
 			if err != nil {
 				return err
 			}
@@ -142,8 +143,8 @@ func (n *Notifier) announceAll(process Unlinker, path string, stop <-chan struct
 	}
 }
 
-// calls reports whether a request is from the unlinker: it is made by the thread tid, and may be resent. A resent one
+// Calls reports whether a request is from the unlinker: it is made by the thread tid, and may be resent. A resent one
 // can be from the unlinker of a dead server, which then meets the state that it would have met before.
-func (n *Notifier) calls(tid uint32, resent bool) bool {
+func (n *Notifier) Calls(tid uint32, resent bool) bool {
 	return tid != 0 && (tid == n.thread.Load() || resent && uint64(tid) == n.tables.Head.Notifier.Load())
 }

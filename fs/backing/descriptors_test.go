@@ -1,6 +1,6 @@
 //go:build linux
 
-package fs
+package backing
 
 import (
 	"testing"
@@ -17,7 +17,7 @@ func openAll(d *descriptors, uid uint32, lockNamed bool, inodes int) (n int) {
 
 // TestNobodyOpensAllThereIs: each user leaves the next one a share, and files at lock names have a reserve.
 func TestNobodyOpensAllThereIs(t *testing.T) {
-	d := descriptors{limit: 1000}
+	d := descriptors{Limit: 1000}
 	left := 1000 - 100 - d.share(reservedShare)
 	for uid := range uint32(3) {
 		n := openAll(&d, uid, false, 100)
@@ -34,7 +34,7 @@ func TestNobodyOpensAllThereIs(t *testing.T) {
 		t.Errorf("%v, %d refusals after %d", err, d.refused, refused)
 	}
 	for d.byUser[0] > 0 {
-		d.give(0)
+		d.Give(0)
 	}
 	if err := d.take(1, false, 100); err != nil {
 		t.Errorf("what one user gave back is not another's: %v", err)
@@ -50,13 +50,13 @@ func TestUnknownLimitRefusesNobody(t *testing.T) {
 
 // TestEveryOpenFileIsCounted: by who opened it, until it is closed, and again by the next server.
 func TestEveryOpenFileIsCounted(t *testing.T) {
-	d := descriptors{limit: 100}
+	d := descriptors{Limit: 100}
 	d.took(5)
 	if err := d.take(5, false, 0); err != nil || d.open != 2 || d.byUser[5] != 2 {
 		t.Fatalf("%v: %d open, %v", err, d.open, d.byUser)
 	}
-	d.give(5)
-	d.give(5)
+	d.Give(5)
+	d.Give(5)
 	if d.open != 0 || len(d.byUser) != 0 {
 		t.Errorf("%d open, %v", d.open, d.byUser)
 	}
