@@ -28,8 +28,8 @@ func drain(q *fairQueue) (order []string) {
 	return order
 }
 
-// TestUsersHaveTurns: a user with many requests delays each request of another user by one, and each user's requests stay
-// in order.
+// TestUsersHaveTurns: a user with many requests delays each request of another user by one, and each user's requests
+// stay in order.
 func TestUsersHaveTurns(t *testing.T) {
 	var q fairQueue
 	for round := range 3 { // the buffers are reused

@@ -126,7 +126,7 @@ type Options struct {
 type Dir struct {
 	host    Options
 	nodes   nodes
-	open    openFiles
+	open    sync.Map // openFile by file handle
 	pollers pollers
 	// beginning is held while the stream or turn of a file handle is created on demand.
 	beginning sync.Mutex

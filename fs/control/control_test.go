@@ -35,8 +35,8 @@ func FuzzParseCommand(f *testing.F) {
 	})
 }
 
-// TestControlTextIsMadeInPieces: a text is answered piece by piece, is complete if it is read to its end, and is made again
-// for a reader that goes back.
+// TestControlTextIsMadeInPieces: a text is answered piece by piece, is complete if it is read to its end, and is made
+// again for a reader that goes back.
 func TestControlTextIsMadeInPieces(t *testing.T) {
 	var want []byte
 	for i := range 10_000 {

@@ -66,7 +66,7 @@ func (d *Dir) carryOut(command command, in *fuse.WriteIn, caller bootid.Process)
 	operator := (in.Uid == 0 || in.Uid == owner) && (opener(in.Fh) == 0 || opener(in.Fh) == owner)
 	switch {
 	case command.word == "release" || command.word == "force-release":
-		for _, user := range []access.User{d.host.Access.Caller(&in.InHeader), d.opened(&in.InHeader, in.Fh)} {
+		for _, user := range []access.User{d.host.Access.Caller(&in.InHeader), d.openedFor(&in.InHeader, in.Fh)} {
 			if !d.host.Access.Names(user, command.argument) {
 				return lockstore.ErrNotOperator
 			}

@@ -67,7 +67,7 @@ func (d *Dir) openStream(fh uint64, to access.User, restarted bool) (*eventStrea
 	if restarted {
 		s.rest = encodeEvent(EventInfo{Time: s.began, Event: "restarted"})
 	}
-	d.open.add(fh, s)
+	d.open.Store(fh, s)
 	return s, nil
 }
 
@@ -75,10 +75,10 @@ func (d *Dir) openStream(fh uint64, to access.User, restarted bool) (*eventStrea
 func (d *Dir) stream(in *fuse.InHeader, fh uint64) (*eventStream, error) {
 	d.beginning.Lock()
 	defer d.beginning.Unlock()
-	if s, ok := d.open.get(fh).(*eventStream); ok {
+	if s, ok := opened[*eventStream](d, fh); ok {
 		return s, nil
 	}
-	return d.openStream(fh, d.opened(in, fh), true)
+	return d.openStream(fh, d.openedFor(in, fh), true)
 }
 
 // open counts a stream and returns the number of its first line.
@@ -115,8 +115,9 @@ func (l *eventLog) follow(from *lockstore.Subscription) {
 	reported, n := uint64(0), 0
 	for e := range from.Events {
 		l.add(from, eventLine{e.Lock.Name, e.Time, encodeEvent(EventInfo{
-			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind), Generation: e.Lock.Generation,
-			Reason: string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By), Waited: e.Waited.Seconds(),
+			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind),
+			Generation: e.Lock.Generation,
+			Reason:     string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By), Waited: e.Waited.Seconds(),
 		})})
 		if n++; len(from.Events) > 0 && n%wakeEvery != 0 {
 			continue

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"iter"
 	"path"
-	"sync"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -15,37 +14,15 @@ import (
 	"latchfs/lockstore"
 )
 
-// openFile is a *text, an *eventStream or a *turn.
+// openFile is what Dir.open has for a file handle: a *text, an *eventStream or a *turn. A later server does not know the
+// handles of a dead one, and opens their files when they are used.
 type openFile interface{ close() }
 
-// openFiles are open control files by their file handles. A later server does not know them: it opens them again when
-// they are used.
-type openFiles struct {
-	mu   sync.RWMutex
-	byFH map[uint64]openFile
-}
-
-func (t *openFiles) add(fh uint64, file openFile) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.byFH == nil {
-		t.byFH = make(map[uint64]openFile)
-	}
-	t.byFH[fh] = file
-}
-
-func (t *openFiles) get(fh uint64) openFile {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.byFH[fh]
-}
-
-func (t *openFiles) remove(fh uint64) openFile {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	file := t.byFH[fh]
-	delete(t.byFH, fh)
-	return file
+// opened returns the open file of a handle. It reports false if there is none of this type.
+func opened[T openFile](d *Dir, fh uint64) (T, bool) {
+	file, _ := d.open.Load(fh)
+	of, ok := file.(T)
+	return of, ok
 }
 
 // Open opens a file.
@@ -61,8 +38,7 @@ func (d *Dir) Open(in *fuse.OpenIn, out *fuse.OpenOut) error {
 		// The reader is checked again at read(2).
 		return d.host.Access.MayEnter(&in.InHeader, path.Dir(name))
 	}
-	out.Fh = openedBy(in.Uid, d.host.Memory.NextHandle())
-	for d.open.get(out.Fh) != nil {
+	for taken := true; taken; _, taken = d.open.Load(out.Fh) {
 		out.Fh = openedBy(in.Uid, d.host.Memory.NextHandle())
 	}
 	if in.NodeId == eventsID {
@@ -81,8 +57,9 @@ func openedBy(uid uint32, number uint64) (fh uint64) { return uint64(uid+1)<<32 
 // opener returns the user in a file handle of openedBy, and (uid_t)-1, which is no user, for any other handle.
 func opener(fh uint64) (uid uint32) { return uint32(fh>>32) - 1 }
 
-// opened returns the user who opened a file handle. The groups are known only if that is also the caller of the request.
-func (d *Dir) opened(in *fuse.InHeader, fh uint64) access.User {
+// openedFor returns the user who opened a file handle. The groups are known only if that is also the caller of the
+// request.
+func (d *Dir) openedFor(in *fuse.InHeader, fh uint64) access.User {
 	if uid := opener(fh); uid != in.Uid {
 		return access.User{UID: uid}
 	}
@@ -91,12 +68,12 @@ func (d *Dir) opened(in *fuse.InHeader, fh uint64) access.User {
 
 // openText opens the text of a node for the user in a file handle.
 func (d *Dir) openText(in *fuse.InHeader, fh uint64) (*text, error) {
-	pieces, err := d.pieces(in.NodeId, d.opened(in, fh))
+	pieces, err := d.pieces(in.NodeId, d.openedFor(in, fh))
 	if err != nil {
 		return nil, err
 	}
 	t := &text{pieces: pieces}
-	d.open.add(fh, t)
+	d.open.Store(fh, t)
 	return t, nil
 }
 
@@ -115,7 +92,7 @@ func (d *Dir) pieces(id uint64, to access.User) (iter.Seq[[]byte], error) {
 
 // Read reads the text of a file.
 func (d *Dir) Read(in *fuse.ReadIn, buf []byte) ([]byte, error) {
-	t, ok := d.open.get(in.Fh).(*text)
+	t, ok := opened[*text](d, in.Fh)
 	if !ok {
 		if d.waits(in.NodeId) != "" {
 			return nil, nil // ReadLater has answered the read at offset 0
@@ -143,7 +120,7 @@ func (d *Dir) ReadLater(in *fuse.ReadIn, reply func([]byte, error)) (cancel func
 	}
 	switch name := d.waits(in.NodeId); {
 	case name != "" && in.Offset == 0:
-		if d.open.get(in.Fh) != nil || d.pollers.has(in.Fh) {
+		if _, polled := opened[*turn](d, in.Fh); polled || d.pollers.has(in.Fh) {
 			cancel = d.turn(&in.InHeader, in.Fh, name).read(reply)
 		} else {
 			cancel = d.wait(&in.InHeader, in.Fh, name, reply)
@@ -166,8 +143,8 @@ func (d *Dir) ReadLater(in *fuse.ReadIn, reply func([]byte, error)) (cancel func
 
 // Release closes a file handle.
 func (d *Dir) Release(fh uint64) {
-	if file := d.open.remove(fh); file != nil {
-		file.close()
+	if file, ok := d.open.LoadAndDelete(fh); ok {
+		file.(openFile).close()
 	}
 	d.pollers.remove(fh)
 }

@@ -122,10 +122,10 @@ type turn struct {
 // turn returns the turn of a file handle, and begins it if there is none.
 func (d *Dir) turn(in *fuse.InHeader, fh uint64, name string) *turn {
 	d.beginning.Lock()
-	t, ok := d.open.get(fh).(*turn)
+	t, ok := opened[*turn](d, fh)
 	if !ok {
 		t = &turn{}
-		d.open.add(fh, t)
+		d.open.Store(fh, t)
 	}
 	d.beginning.Unlock()
 	if !ok {
