@@ -12,8 +12,8 @@ import (
 	"latchfs/fs/channel"
 )
 
-// connect prepares the connection f.device for requests. The kernel sends INIT only once, so the tables keep it for later
-// servers, which must answer it in the same way.
+// connect prepares the connection to the kernel for requests. The kernel sends INIT only once, so the tables keep it
+// for later servers, which must answer it in the same way.
 func (f *FS) connect(options fuse.MountOptions) error {
 	head := f.Tables.Head
 	if !f.Resumed() {

@@ -326,8 +326,8 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 func (f *FS) createTmpfile(dir *backing.Inode, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	var fd int
 	err := f.asCaller(&in.InHeader, dir, in.Mode, func() (err error) {
-		fd, err = unix.Open(backing.ProcPath(dir.FD), int(in.Flags)&(backing.OpenFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
-			f.mode(dir, in.Mode, in.Umask))
+		flags := int(in.Flags)&(backing.OpenFlags|unix.O_EXCL) | unix.O_TMPFILE | unix.O_CLOEXEC
+		fd, err = unix.Open(backing.ProcPath(dir.FD), flags, f.mode(dir, in.Mode, in.Umask))
 		return err
 	})
 	if err != nil {

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// createIn is the request of the caller of this test to make a file in the root.
+// createIn returns a request of this process to make a file in the root.
 func createIn(flags int) *fuse.CreateIn {
 	in := &fuse.CreateIn{Flags: uint32(unix.O_CREAT | flags), Mode: unix.S_IFREG | 0o644}
 	in.NodeId, in.Unique = fuse.FUSE_ROOT_ID, 2
 	return in
 }
 
-// TestCreateOpensNoFileThatIsThere: nobody has checked whether the caller may open a file that was made beneath
-// since the kernel looked.
+// TestCreateOpensNoFileThatIsThere: the kernel has not checked whether the caller may open a file that was made
+// beneath after its lookup.
 func TestCreateOpensNoFileThatIsThere(t *testing.T) {
 	f, dir := testFS(t)
 	path := filepath.Join(dir, "file")
@@ -39,7 +39,7 @@ func TestCreateOpensNoFileThatIsThere(t *testing.T) {
 	}
 }
 
-// TestRefusedMakesNothing: whichever descriptor is the one that is lacking, an entry that is refused is not there.
+// TestRefusedMakesNothing: a refused request leaves no entry, whichever descriptor could not be opened.
 func TestRefusedMakesNothing(t *testing.T) {
 	f, dir := testFS(t)
 	f.NoPassthrough.Store(true)
@@ -81,7 +81,7 @@ func TestRefusedMakesNothing(t *testing.T) {
 	}
 }
 
-// withDescriptors calls do while this process may open only so many descriptors more.
+// withDescriptors calls do while this process may open only spare more descriptors.
 func withDescriptors(t *testing.T, spare int, do func() unix.Errno) unix.Errno {
 	t.Helper()
 	var limit unix.Rlimit

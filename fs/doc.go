@@ -8,17 +8,17 @@
 // An [FS] answers the requests. It is made of a backing.Directory, which is opened first, and of the store of the locks,
 // which is opened on the directory's files. A [Mount] is one mounted FS. The packages beneath:
 //
-//   - channel: the loop that reads requests, passes them to the FS, recovers from panics and writes the answers.
-//   - control: .latchfs, one table of its files.
-//   - access: what a user may see and change in the directory.
+//   - access: what a caller may see and change in the directory.
 //   - backing: the directory, its inodes and its open files.
+//   - channel: the loop that reads requests from /dev/fuse, and the notifications to the kernel.
+//   - control: the files of .latchfs.
 //   - handover: the tables, descriptors and intents that outlive a server.
 //   - inotify: how watchers are told of removed locks.
 //   - lockname: which names are lock names.
 //   - mountpoint: how mounts are made and taken away.
 //
-// The code that differs at a lock name is mostly in locks.go, lock_acquire.go and lock_protect.go. xattr_lock.go,
-// tombstones.go and the files of .latchfs ask the store too.
+// The code that differs at a lock name is mostly in locks.go, lock_acquire.go and lock_protect.go. The attributes of
+// locks (xattr_lock.go), tombstones.go and package control ask the store too.
 //
 // # Decisions
 //
@@ -50,7 +50,8 @@
 //   - A process that watches with inotify(7) learns of a reap because another process unlinks the name in the mount: no
 //     FUSE notification raises that event, and a server that calls into its own mount cannot be killed while it waits
 //     for itself.
-//   - A panic of a handler ends the server and not the mount: the next server answers the request (requests.go).
+//   - A panic of a handler ends the server and not the mount: the next server answers the request
+//     (requests.go).
 //
 // # Caveats
 //

@@ -17,7 +17,7 @@ import (
 	"latchfs/lockstore"
 )
 
-// testFS is an FS of a directory that is served by nobody.
+// testFS returns an FS that is not served, and its directory.
 func testFS(t *testing.T) (*FS, string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -119,8 +119,8 @@ func TestPathFollowsMovedDirectories(t *testing.T) {
 	}
 }
 
-// TestNoLinkLeadsOut: the store's access to files beneath follows no symbolic link, be it the
-// last component or a directory on the way.
+// TestNoLinkLeadsOut: when the store accesses files beneath, it follows no symbolic link, neither as the last
+// component nor as a directory on the way.
 func TestNoLinkLeadsOut(t *testing.T) {
 	f, dir := testFS(t)
 	outside := t.TempDir()
@@ -150,7 +150,7 @@ func TestNoLinkLeadsOut(t *testing.T) {
 	}
 }
 
-// TestStatusOfEveryError: what the store says becomes the errno programs expect.
+// TestStatusOfEveryError: each error of the store becomes the errno that programs expect.
 func TestStatusOfEveryError(t *testing.T) {
 	for err, want := range map[error]unix.Errno{
 		lockstore.ErrHeld: unix.EBUSY, lockstore.ErrExists: unix.EEXIST, lockstore.ErrNoSpace: unix.ENOSPC,
@@ -163,8 +163,8 @@ func TestStatusOfEveryError(t *testing.T) {
 	}
 }
 
-// TestMoreFilesThanDescriptors: beyond a limit files are found by their handle, whatever their
-// name is now, and never taken for a later one of their number.
+// TestMoreFilesThanDescriptors: beyond a limit files are opened by handle, whatever their name is now. A handle never
+// opens a later file with the same inode number.
 func TestMoreFilesThanDescriptors(t *testing.T) {
 	f, dir := testFS(t)
 	if f.ByHandle < 0 {
@@ -202,7 +202,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	if again, _, err := f.entry(f.Root, "nine", 0); err != nil || again != all[9] {
 		t.Errorf("the same file is another inode: %v", err)
 	}
-	// Its number is used again.
+	// The next file gets the inode number of the removed one.
 	stale := all[8]
 	if err := os.Remove(path("8")); err != nil {
 		t.Fatal(err)
@@ -234,8 +234,8 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	}
 }
 
-// TestMadeWithAUsedNumber: a new file that gets the number of a removed one, whose inode the kernel has not
-// forgotten, is another inode, however it comes into the table. One that is there keeps its inode.
+// TestMadeWithAUsedNumber: a new file may get the inode number of a removed one whose inode the kernel has not
+// forgotten. It is another inode, however it comes into the table. An existing file keeps its inode.
 func TestMadeWithAUsedNumber(t *testing.T) {
 	f, dir := testFS(t)
 	if f.ByHandle < 0 {

@@ -94,7 +94,8 @@ func (m *Mount) begin(o mountpoint.Options, options fuse.MountOptions) error {
 	}
 	if err := f.becomePermanent(); err != nil {
 		f.bound = err.Error()
-		f.log.WithError(err).Info("the mount will not outlive its server: should that die, requests in flight fail and the mount is replaced")
+		f.log.WithError(err).Info("the mount will not outlive its server: " +
+			"should that die, requests in flight fail and the mount is replaced")
 	}
 	m.serve()
 	return attach()

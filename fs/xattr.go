@@ -52,7 +52,9 @@ func (f *FS) accessACL(n *backing.Inode, in *fuse.InHeader, dest []byte) (size u
 		return 0, fuse.ENODATA
 	}
 	n.NoACL.Look(func() bool {
-		size, code = f.attributes(n, in, func(path string) (int, error) { return unix.Getxattr(path, backing.ACLAccess, dest) })
+		size, code = f.attributes(n, in, func(path string) (int, error) {
+			return unix.Getxattr(path, backing.ACLAccess, dest)
+		})
 		return code == fuse.ENODATA && f.Local
 	})
 	return size, code

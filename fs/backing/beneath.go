@@ -45,8 +45,8 @@ func (l LockFiles) Stat(name string) (lockstore.File, error) {
 	return file, err
 }
 
-// Identity implements lockstore.Files. The identity is the file handle, which no other file gets, or the inode number and
-// the time of birth if the filesystem has no handles.
+// Identity implements lockstore.Files. The identity is the file handle, which no other file gets. If the filesystem
+// has no handles, it is the inode number and the time of birth.
 func (l LockFiles) Identity(name string) (identity string, err error) {
 	err = l.Beneath(name, func(dirfd int, base string) error {
 		handle, _, err := unix.NameToHandleAt(dirfd, base, 0)

@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openAll opens as many files as a user may, which have lock names or not, at most 10,000.
+// openAll opens as many files as a user may, at lock names or not, but at most 10,000. It returns their number.
 func openAll(d *descriptors, uid uint32, lockNamed bool, inodes int) (n int) {
 	for ; n < 10_000 && d.take(uid, lockNamed, inodes) == nil; n++ {
 	}
 	return n
 }
 
-// TestNobodyOpensAllThereIs: each user leaves the next one a share, and files at lock names have a reserve.
+// TestNobodyOpensAllThereIs: each user leaves a share for the next one, and files at lock names have a reserve.
 func TestNobodyOpensAllThereIs(t *testing.T) {
 	d := descriptors{Limit: 1000}
 	left := 1000 - 100 - d.share(reservedShare)
@@ -41,14 +41,15 @@ func TestNobodyOpensAllThereIs(t *testing.T) {
 	}
 }
 
-// TestUnknownLimitRefusesNobody: where the limit cannot be had, the kernel says what there is.
+// TestUnknownLimitRefusesNobody: if the limit is unknown, only the kernel refuses files.
 func TestUnknownLimitRefusesNobody(t *testing.T) {
 	if n := openAll(new(descriptors), 1, false, 100); n != 10_000 {
 		t.Errorf("%d", n)
 	}
 }
 
-// TestEveryOpenFileIsCounted: by who opened it, until it is closed, and again by the next server.
+// TestEveryOpenFileIsCounted: an open file counts for the user that opened it until it is closed, in the next server
+// too.
 func TestEveryOpenFileIsCounted(t *testing.T) {
 	d := descriptors{Limit: 100}
 	d.took(5)

@@ -47,24 +47,26 @@ type Stored struct {
 // Directory is the backing directory and what the kernel knows of it: inodes, open files, and the connection by which
 // the kernel is notified.
 type Directory struct {
-	Tables       *handover.Tables
-	Keeper       int
-	storable     bool // inodes have their file handles recorded: descriptors may be lost with the keeper
-	Device       int  // of /dev/fuse; -1 before the mount
-	Root         *Inode
-	Inodes       *inodes
-	Files        handles[*Handle]
-	Dirs         handles[*DirHandle]
+	Tables   *handover.Tables
+	Keeper   int  // pid of the process that starts another server, 0 if there is none
+	storable bool // inodes have their file handles recorded: descriptors may be lost with the keeper
+	Device   int  // descriptor of the connection to the kernel; -1 before the mount
+
+	Root        *Inode
+	Inodes      *inodes
+	Files       handles[*Handle]
+	Dirs        handles[*DirHandle]
+	Descriptors descriptors
+
+	Local        bool // no other machine can write to the directory
+	ByHandle     int  // the descriptor by which files are opened by handle, -1 if that is impossible
 	lockPatterns lockname.Patterns
-	reapedFile   func(path string, node uint64, directory bool)
+	reapedFile   func(path string, node uint64, directory bool) // Options.Reaped
 	log          logrus.FieldLogger
-	ByHandle     int // the descriptor by which files are opened by handle, -1 if that is impossible
-	Descriptors  descriptors
-	pruning      atomic.Bool // the kernel is being asked to forget inodes
-	cannotPrune  atomic.Bool // the kernel was asked and refused
-	Local        bool        // no other machine can write to the directory
 
 	NoPassthrough atomic.Bool // the kernel refused a passthrough descriptor, or must not be asked
+	pruning       atomic.Bool // the kernel is being asked to forget inodes
+	cannotPrune   atomic.Bool // the kernel was asked and refused
 
 	found     []foundInode // the inodes that were taken over, until Sweep
 	unsettled []*Inode     // those whose flags may be wrong, until SettlePlaces

@@ -2,5 +2,5 @@
 
 package handover
 
-// versionsAhead makes a latchfs of another format, for the tests.
+// versionsAhead makes this a latchfs of another format version, for tests.
 const versionsAhead = 1

@@ -72,8 +72,8 @@ func sizeOf[T any](n int) int {
 }
 
 func tablesSize() int {
-	return sizeOf[Head](1) + sizeOf[InodeRow](maxInodeRows) + sizeOf[HandleRow](maxHandleRows) + sizeOf[textRow](maxTextRows) +
-		sizeOf[watchRow](maxWatchRows) + sizeOf[intentRow](intentRows) + sizeOf[lookupRow](lookupRows)
+	return sizeOf[Head](1) + sizeOf[InodeRow](maxInodeRows) + sizeOf[HandleRow](maxHandleRows) +
+		sizeOf[textRow](maxTextRows) + sizeOf[watchRow](maxWatchRows) + sizeOf[intentRow](intentRows) + sizeOf[lookupRow](lookupRows)
 }
 
 // Open maps the tables in file and owns it from then on. A nil file stands for tables that no other process shares. It
@@ -108,7 +108,8 @@ func Open(file *os.File) (_ *Tables, err error) {
 	t.Inodes = Rows[InodeRow]{all: carve[InodeRow](&rest, maxInodeRows), used: &t.Head.inodesUsed}
 	t.Handles = Rows[HandleRow]{all: carve[HandleRow](&rest, maxHandleRows), used: &t.Head.handlesUsed}
 	t.texts = Rows[textRow]{all: carve[textRow](&rest, maxTextRows), used: &t.Head.textsUsed}
-	t.Watches = Watches{tables: t, rows: Rows[watchRow]{all: carve[watchRow](&rest, maxWatchRows), used: &t.Head.watchesUsed}}
+	t.Watches.tables = t
+	t.Watches.rows = Rows[watchRow]{all: carve[watchRow](&rest, maxWatchRows), used: &t.Head.watchesUsed}
 	t.intents = carve[intentRow](&rest, intentRows)
 	t.lookups = carve[lookupRow](&rest, lookupRows)
 	if active := t.Head.active.Load(); active != 0 {

@@ -65,7 +65,8 @@ func parsePattern(text string) (pattern, error) {
 		case "close":
 			a.Close = true
 		default:
-			return pattern{}, fmt.Errorf("unknown attribute %q; allowed are opaque, keep and close, and a pattern cannot contain a comma", word)
+			return pattern{}, fmt.Errorf("unknown attribute %q; allowed are opaque, keep and close, "+
+				"and a pattern cannot contain a comma", word)
 		}
 	}
 	return newPattern(words[0], a)
@@ -84,7 +85,8 @@ func newPattern(text string, a lockstore.Attributes) (pattern, error) {
 		return pattern{}, errors.New("it is matched against names, which have no slash")
 	}
 	if _, err := path.Match(text, "x"); err != nil || text == "" {
-		return pattern{}, fmt.Errorf(`%w; allowed are names with *, ? and [a-z], and \ before a character that stands for itself`, path.ErrBadPattern)
+		return pattern{}, fmt.Errorf(`%w; allowed are names with *, ? and [a-z], `+
+			`and \ before a character that stands for itself`, path.ErrBadPattern)
 	}
 	ending, any := strings.CutPrefix(text, "*")
 	return pattern{text: text, attributes: a, ending: ending, byEnding: any && !strings.ContainsAny(ending, `*?[\`)}, nil

@@ -8,7 +8,7 @@ import (
 	"latchfs/lockstore"
 )
 
-// TestPatternsMatch: a name is one of a lock if a pattern matches it and no exception does.
+// TestPatternsMatch: a name is a lock name if a pattern matches it and no exception does.
 func TestPatternsMatch(t *testing.T) {
 	for _, c := range []struct {
 		given    []string
@@ -63,7 +63,7 @@ func TestAttributesAddUp(t *testing.T) {
 	}
 }
 
-// TestBadPatterns: each is refused with a line that says what is allowed.
+// TestBadPatterns: a bad pattern is refused with an error that lists what is allowed.
 func TestBadPatterns(t *testing.T) {
 	const bad = `syntax error in pattern; allowed are names with *, ? and [a-z], and \ before a character that stands for itself`
 	const comma = ", and a pattern cannot contain a comma"
@@ -84,7 +84,7 @@ func TestBadPatterns(t *testing.T) {
 	}
 }
 
-// TestPatternsAllocateNothing: each request asks several times.
+// TestPatternsAllocateNothing: every request matches names several times.
 func TestPatternsAllocateNothing(t *testing.T) {
 	p, err := Parse([]string{"*.lock,keep", "Singleton*,opaque", "!*.no.lock", "!yarn.loc?"})
 	if err != nil {

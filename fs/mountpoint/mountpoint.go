@@ -263,7 +263,9 @@ func fusermount(o Options) (device int, err error) {
 	defer unix.Close(pair[0])
 	remote := os.NewFile(uintptr(pair[1]), "fusermount3")
 	escape := strings.NewReplacer(`\`, `\\`, `,`, `\,`)
-	options := []string{"fsname=" + escape.Replace(o.Dir), "subtype=" + Subtype, "max_read=" + strconv.Itoa(channel.MaxWrite), "default_permissions"}
+	options := []string{
+		"fsname=" + escape.Replace(o.Dir), "subtype=" + Subtype, "max_read=" + strconv.Itoa(channel.MaxWrite), "default_permissions",
+	}
 	if o.AllowOther {
 		options = append(options, "allow_other")
 	}
