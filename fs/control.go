@@ -20,7 +20,7 @@ import (
 
 func isControl(id uint64) bool { return control.Is(id) }
 
-// The numbers of the control directory are not those of inodes.
+// Node ids of inodes begin after those of the control directory; otherwise this does not compile.
 const _ uint = handover.FirstNodeID - control.FirstFree
 
 // newControl returns the control directory of f, with the nodes and polls of a dead server.

@@ -14,7 +14,7 @@ import (
 )
 
 // FS implements channel.Handler in files by subject: lookup.go, attr.go, xattr.go, create.go, remove.go, file.go and
-// dir.go. Here is what is no request of its own, and requests that latchfs does not support.
+// dir.go. This file has the questions of the loop and the requests that latchfs does not support.
 var _ channel.Handler = (*FS)(nil)
 
 func (f *FS) String() string    { return "latchfs" }
@@ -54,8 +54,8 @@ func (f *FS) Poll(in *channel.PollIn) (ready uint32, code fuse.Status) {
 	return ready, status(err)
 }
 
-// MayDefer implements channel.Handler. The RELEASE of a lock by another thread than the one that made it may be the only
-// sign of a death, so it is not put off.
+// MayDefer implements channel.Handler. If the thread is not the one that made a lock, the RELEASE may be the only sign
+// of a death, so it is not put off.
 func (f *FS) MayDefer(fh uint64, tid uint32) bool {
 	h := f.Files.Get(fh)
 	return h != nil && (h.Descriptor == nil || h.Descriptor.Creator().PID == int(tid))
@@ -70,9 +70,9 @@ func (f *FS) Refuses(unique uint64) bool {
 	return f.Tables.Head.Poison.Load() == unique&^backing.UniqueResent
 }
 
-// Panicked implements channel.Handler. What the handler left half done is in memory only, so the server ends, and the
-// next one, to which the kernel sends the request again, answers it EIO. The mount survives. If there is no next server,
-// this one goes on.
+// Panicked implements channel.Handler. A panic may leave the memory of the server inconsistent, but nothing else. So the
+// server ends; the kernel sends the request again to the next one, which answers it EIO. The mount survives. If no other
+// server can take over, this one goes on.
 func (f *FS) Panicked(unique uint64, problem any, stack []byte) {
 	f.log.WithField("stack", string(stack)).WithField("panic", fmt.Sprint(problem)).
 		Error("a request met a defect of latchfs and is answered EIO; please report this")
@@ -82,8 +82,8 @@ func (f *FS) Panicked(unique uint64, problem any, stack []byte) {
 	}
 }
 
-// refuse answers a request to change something by a node id that is not of the backing directory: EPERM for control
-// files and the root.
+// refuse answers a request to change a node that is not in the backing directory: EPERM for control files and the root,
+// ESTALE for an unknown node id.
 func refuse(id uint64) fuse.Status {
 	if isControl(id) || id == fuse.FUSE_ROOT_ID {
 		return fuse.EPERM

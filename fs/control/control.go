@@ -95,9 +95,9 @@ type Options struct {
 	Caller func(in *fuse.InHeader) bootid.Process
 	// OpenedBy returns the processes that have the file at a path open, without latchfs's own.
 	OpenedBy func(path string) []bootid.Process
-	// Undo takes back what a dead server counted for a request that the kernel sends again.
+	// Undo takes back the lookups that a dead server counted for a request, if the kernel sent the request again.
 	Undo func(in *fuse.InHeader)
-	// ReleaseOnce carries out a release unless a dead server did so for the same request.
+	// ReleaseOnce calls release, unless a dead server has released for the same request.
 	ReleaseOnce func(in *fuse.InHeader, release func() error) error
 	// NotifyPoll tells the kernel that the file it knows by the number kh may be ready.
 	NotifyPoll func(kh uint64)
