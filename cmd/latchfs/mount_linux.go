@@ -17,6 +17,7 @@ import (
 	"latchfs/bootid"
 	latch "latchfs/fs"
 	"latchfs/fs/backing"
+	"latchfs/fs/control"
 	"latchfs/fs/handover"
 	"latchfs/fs/inotify"
 	"latchfs/fs/lockname"
@@ -200,7 +201,7 @@ func openMount(config serverConfig, tables, keeper *os.File, log *logrus.Logger)
 		Dir: dir, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting, NoPassthrough: flags.NoPassthrough,
 		Callers: m.host, Notifier: notifier, Log: log, Metrics: m.metrics.text,
 		SetLogLevel: func(level string) error { return setLogLevel(log, level) },
-		Status: latch.Status{
+		Status: control.Status{
 			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
 			Started: time.Now(), LockPatterns: patterns.Strings(),
 			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),

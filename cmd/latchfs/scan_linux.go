@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"latchfs/bootid"
-	latch "latchfs/fs"
 	"latchfs/fs/backing"
+	"latchfs/fs/control"
 	"latchfs/fs/handover"
 	"latchfs/fs/lockname"
 	"latchfs/lockstore"
@@ -49,7 +49,7 @@ type scanFlags struct {
 
 // scanned is a lock file, and whether it was removed.
 type scanned struct {
-	latch.LockInfo
+	control.LockInfo
 	Removed bool   `json:"removed"`
 	Error   string `json:"error,omitempty"`
 }
@@ -113,11 +113,11 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	return errors.Join(append(failed, err)...)
 }
 
-func scanInfo(name string, found lockstore.Scanned) latch.LockInfo {
-	info := latch.LockInfo{
+func scanInfo(name string, found lockstore.Scanned) control.LockInfo {
+	info := control.LockInfo{
 		Name: name, Kind: string(verdict.KindFound), Made: found.File.Written,
 		Verdict: found.Verdict.String(), Reason: string(found.Reason), Rule: string(found.Rule), Evidence: found.Evidence,
-		Holder: latch.ProcessInfoOf(found.Holder), Payload: found.Class.String(),
+		Holder: control.ProcessInfoOf(found.Holder), Payload: found.Class.String(),
 	}
 	if found.Verdict == verdict.Settled {
 		info.Verdict = "settled"
@@ -140,7 +140,7 @@ func printScanned(out io.Writer, results []scanned) error {
 		if r.Error != "" {
 			evidence = r.Error
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", latch.Printable(r.Name), what, age(time.Since(r.Made)), latch.Printable(evidence))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", control.Printable(r.Name), what, age(time.Since(r.Made)), control.Printable(evidence))
 	}
 	return table.Flush()
 }

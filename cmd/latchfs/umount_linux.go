@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 	"latchfs/fs/mountpoint"
 )
 
@@ -49,7 +49,7 @@ func runUmount(dir string, lazy bool) error {
 	if len(at) == 0 {
 		return coded{exitMounted, fmt.Errorf("%s is not a latchfs mount", dir)}
 	}
-	var daemon latch.Status
+	var daemon control.Status
 	if err := readControl(dir, "status", &daemon); err != nil && !deadMount(dir) {
 		return err
 	}
@@ -92,7 +92,7 @@ func runUmount(dir string, lazy bool) error {
 }
 
 // users names the processes that keep dir busy.
-func users(host *bootid.Host, dir string, daemon latch.Status) string {
+func users(host *bootid.Host, dir string, daemon control.Status) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
 		if p.PID == daemon.PID || p.PID == daemon.ServerPID || p.PID == daemon.DescriptorKeeperPID {
