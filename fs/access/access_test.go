@@ -31,7 +31,8 @@ func TestACL(t *testing.T) {
 	const none = ^uint32(0)
 	st := &unix.Stat_t{Uid: 1, Gid: 10}
 	acl := attribute([]entry{
-		{aclUserObj, 7, none}, {aclUser, 7, 2}, {aclGroupObj, 4, none}, {aclGroup, 1, 11}, {aclMask, 5, none}, {aclOther, 1, none},
+		{aclUserObj, 7, none}, {aclUser, 7, 2}, {aclGroupObj, 4, none}, {aclGroup, 1, 11},
+		{aclMask, 5, none}, {aclOther, 1, none},
 	})
 	for _, c := range []struct {
 		name string
@@ -56,8 +57,8 @@ func TestACL(t *testing.T) {
 	}
 }
 
-// TestNamesAndLists: a user who may search a directory may ask for a name, and one who may also read it may be told names.
-// A directory above that is closed to the user closes all of them.
+// TestNamesAndLists: a user who may search a directory may ask for a name, and one who may also read it may be told
+// names. A directory above that is closed to the user closes all of them.
 func TestNamesAndLists(t *testing.T) {
 	dir := t.TempDir()
 	for _, d := range []struct {
@@ -81,8 +82,12 @@ func TestNamesAndLists(t *testing.T) {
 	for _, want := range []struct {
 		name         string
 		names, lists bool
-	}{{"x.lock", true, true}, {"open/x.lock", true, true}, {"search/x.lock", true, false}, {"closed/x.lock", false, false}, {"closed/open/x.lock", false, false}} {
-		if names, lists := c.Names(stranger, want.name), c.Lists(stranger, want.name); names != want.names || lists != want.lists {
+	}{
+		{"x.lock", true, true}, {"open/x.lock", true, true}, {"search/x.lock", true, false},
+		{"closed/x.lock", false, false}, {"closed/open/x.lock", false, false},
+	} {
+		names, lists := c.Names(stranger, want.name), c.Lists(stranger, want.name)
+		if names != want.names || lists != want.lists {
 			t.Errorf("%s: names %t, lists %t", want.name, names, lists)
 		}
 	}

@@ -16,7 +16,8 @@ import (
 
 // FuzzParseCommand: a command has a known word, and its path is clean.
 func FuzzParseCommand(f *testing.F) {
-	for _, seed := range []string{"release x.lock", "force-release a/b.lock\n", "release ", "release ../../etc/passwd", "release a b\nrelease c",
+	for _, seed := range []string{"release x.lock", "force-release a/b.lock\n", "release ", "release ../../etc/passwd",
+		"release a b\nrelease c",
 		"", " ", "\x00", "compact", "compact now", "log-level debug\n", "log-level"} {
 		f.Add([]byte(seed))
 	}

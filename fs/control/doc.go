@@ -7,6 +7,6 @@
 // (poll(2) on those two) and nodes.go (the entries of lock and wait).
 //
 // The package also defines the JSON of the control files (info.go) and how names chosen by programs are printed
-// (printable.go), which the command needs too. It knows nothing of the filesystem's inodes: it is given functions for what it
-// needs ([Options]). Its nodes and polls outlive the server in the tables of package handover.
+// (printable.go), which the command needs too. It knows nothing of the filesystem's inodes: it is given functions for
+// what it needs ([Options]). Its nodes and polls outlive the server in the tables of package handover.
 package control
