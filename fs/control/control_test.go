@@ -136,7 +136,8 @@ func TestNodesSurviveAServer(t *testing.T) {
 		}
 	})
 	d = New(Options{Tables: tables, Nodes: rows})
-	if got := d.nodes.get(lock.id); got == nil || got.place != lock.place || got.mode != lock.mode || d.waits(lock.id) != "a/b.lock" {
+	got := d.nodes.get(lock.id)
+	if got == nil || got.place != lock.place || got.mode != lock.mode || d.waits(lock.id) != "a/b.lock" {
 		t.Errorf("%+v, not %+v", got, lock)
 	}
 	d.Forget(lock.id, 1)

@@ -117,7 +117,8 @@ func (l *eventLog) follow(from *lockstore.Subscription) {
 		l.add(from, eventLine{e.Lock.Name, e.Time, encodeEvent(EventInfo{
 			Time: e.Time, Event: string(e.Transition), Name: e.Lock.Name, Kind: string(e.Lock.Kind),
 			Generation: e.Lock.Generation,
-			Reason:     string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By), Waited: e.Waited.Seconds(),
+			Reason:     string(e.Reason), Holder: ProcessInfoOf(e.Lock.Holder), By: ProcessInfoOf(e.By),
+			Waited: e.Waited.Seconds(),
 		})})
 		if n++; len(from.Events) > 0 && n%wakeEvery != 0 {
 			continue
