@@ -8,17 +8,12 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 )
 
-// cacheLifetime is how long the kernel may answer for entries and attributes itself. All
-// changes but those made beneath the mount pass through it. Attributes of a lock are not
-// cached: a program that looks with stat(2) before it creates must not see a lock
-// between its holder's death and its reap.
-const cacheLifetime = time.Second
-
-// createLifetime is for the attributes of a lock that was just made: the kernel would
-// ask for them again before open(2) returns (may_open).
+// createLifetime is how long the kernel may cache the attributes of a lock that was just made. Without it the kernel
+// would ask for them again before open(2) returns (may_open).
 const createLifetime = 20 * time.Millisecond
 
 func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
@@ -29,39 +24,30 @@ func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 		Ctime: uint64(st.Ctim.Sec), Ctimensec: uint32(st.Ctim.Nsec),
 		Mode: st.Mode, Nlink: uint32(st.Nlink),
 		Owner: fuse.Owner{Uid: st.Uid, Gid: st.Gid},
-		// The kernel's 32-bit device number, which holds any that mknod(2) makes.
+		// This is the kernel's 32-bit device number. It holds every number that mknod(2) makes.
 		Rdev:    uint32(unix.Major(st.Rdev)<<8 | unix.Minor(st.Rdev)&0xff | unix.Minor(st.Rdev)&^0xff<<12),
 		Blksize: uint32(st.Blksize),
 	}
 }
 
-// forgetAttributes makes the kernel ask for those of n again. That waits for nothing, as no pages
-// are concerned.
-func (f *FS) forgetAttributes(n *inode) {
-	if f.served.Load() != nil { // nothing is cached before
-		// It answers ENOENT if the kernel has forgotten n meanwhile.
-		const noOffset = ^uint64(0)
-		_ = f.notify(notifyInvalInode, n.id, noOffset, 0)
-	}
-}
-
-func fillEntry(out *fuse.EntryOut, n *inode, st *unix.Stat_t) {
-	out.NodeId = n.id
-	out.SetEntryTimeout(cacheLifetime)
-	out.SetAttrTimeout(cacheLifetime)
+func fillEntry(out *fuse.EntryOut, n *backing.Inode, st *unix.Stat_t) {
+	out.NodeId = n.ID
+	out.SetEntryTimeout(backing.CacheLifetime)
+	out.SetAttrTimeout(backing.CacheLifetime)
 	fillAttr(&out.Attr, st)
 }
 
 // GetAttr implements fuse.RawFileSystem.
 func (f *FS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	if isControl(in.NodeId) {
-		return f.control.getAttr(in.NodeId, out)
+		f.control.Attr(in.NodeId, &out.Attr)
+		return fuse.OK
 	}
 	return status(f.getAttr(in.NodeId, &in.InHeader, out))
 }
 
 func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
-	n := f.inodes.get(id)
+	n := f.Inodes.Get(id)
 	if n == nil {
 		return unix.ESTALE
 	}
@@ -72,12 +58,12 @@ func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
 	if err := f.reaped(n, in); err != nil {
 		return err
 	}
-	st, err := f.stat(n)
+	st, err := f.Stat(n)
 	if err != nil {
 		return err
 	}
 	if !held {
-		out.SetTimeout(cacheLifetime)
+		out.SetTimeout(backing.CacheLifetime)
 	}
 	fillAttr(&out.Attr, &st)
 	if fresh {
@@ -88,9 +74,9 @@ func (f *FS) getAttr(id uint64, in *fuse.InHeader, out *fuse.AttrOut) error {
 
 // Statx implements fuse.RawFileSystem.
 func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse.Status {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
-		return fuse.ENOSYS // the control files: the kernel asks with GETATTR then
+		return fuse.ENOSYS // a control file: the kernel then asks with GETATTR
 	}
 	held, fresh, err := f.lookAgain(n, &in.InHeader)
 	if err != nil {
@@ -101,11 +87,11 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 	}
 	var st unix.Statx_t
 	flags := unix.AT_EMPTY_PATH | int(in.SxFlags)&(unix.AT_STATX_FORCE_SYNC|unix.AT_STATX_DONT_SYNC)
-	if err := f.withFD(n, func(fd int) error { return unix.Statx(fd, "", flags, int(in.SxMask), &st) }); err != nil {
+	if err := f.WithFD(n, func(fd int) error { return unix.Statx(fd, "", flags, int(in.SxMask), &st) }); err != nil {
 		return status(err)
 	}
 	if !held {
-		out.SetTimeout(cacheLifetime)
+		out.SetTimeout(backing.CacheLifetime)
 	}
 	out.FromStatx(&st)
 	if fresh {
@@ -118,9 +104,9 @@ func (f *FS) Statx(_ <-chan struct{}, in *fuse.StatxIn, out *fuse.StatxOut) fuse
 
 // SetAttr implements fuse.RawFileSystem.
 func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
-		return f.control.refuse(in.NodeId)
+		return refuse(in.NodeId)
 	}
 	if err := f.reaped(n, &in.InHeader); err != nil {
 		return status(err)
@@ -131,17 +117,18 @@ func (f *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) f
 	return status(f.getAttr(in.NodeId, &in.InHeader, out))
 }
 
-func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
+func (f *FS) setAttr(n *backing.Inode, in *fuse.SetAttrIn) error {
 	if mode, ok := in.GetMode(); ok {
-		if err := f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), mode, 0) }); err != nil {
+		err := f.WithFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, backing.ProcPath(fd), mode, 0) })
+		if err != nil {
 			return err
 		}
 	}
 	uid, hasUID := in.GetUID()
 	gid, hasGID := in.GetGID()
 	if hasUID || hasGID {
-		// What is not set is all ones, which chown(2) takes for "as it is".
-		err := f.withFD(n, func(fd int) error {
+		// An id that is not set is all ones, which chown(2) takes for "unchanged".
+		err := f.WithFD(n, func(fd int) error {
 			return unix.Fchownat(fd, "", int(int32(uid)), int(int32(gid)), unix.AT_EMPTY_PATH|unix.AT_SYMLINK_NOFOLLOW)
 		})
 		if err != nil {
@@ -153,7 +140,7 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 			return err
 		}
 		if in.Valid&fuse.FATTR_KILL_SUIDGID != 0 {
-			if err := f.killPrivileges(n); err != nil {
+			if err := f.KillPrivileges(n); err != nil {
 				return err
 			}
 		}
@@ -162,9 +149,9 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 			return err
 		}
 	}
-	// To others than its family a live lock looks fresh anyhow: theirs are not set.
+	// A live lock looks fresh to all but its holder's family, so the times that others set are ignored.
 	if in.Valid&(fuse.FATTR_ATIME|fuse.FATTR_MTIME) != 0 && !f.ofStranger(n, &in.InHeader) {
-		if err := f.withFD(n, func(fd int) error { return setTimes(fd, in) }); err != nil {
+		if err := f.WithFD(n, func(fd int) error { return setTimes(fd, in) }); err != nil {
 			return err
 		}
 		f.timeSet(n, in)
@@ -172,18 +159,18 @@ func (f *FS) setAttr(n *inode, in *fuse.SetAttrIn) error {
 	return nil
 }
 
-func (f *FS) truncate(n *inode, in *fuse.SetAttrIn, size int64) error {
+func (f *FS) truncate(n *backing.Inode, in *fuse.SetAttrIn, size int64) error {
 	if fh, ok := in.GetFh(); ok {
-		if h := f.files.get(fh); h != nil && h.writes() {
-			fd, err := f.file(h)
+		if h := f.Files.Get(fh); h != nil && h.Writes() {
+			fd, err := f.File(h)
 			if err != nil {
 				return err
 			}
-			return retry(func() error { return unix.Ftruncate(fd, size) })
+			return backing.Retry(func() error { return unix.Ftruncate(fd, size) })
 		}
 	}
-	return f.withFD(n, func(fd int) error {
-		return retry(func() error { return unix.Truncate(procPath(fd), size) })
+	return f.WithFD(n, func(fd int) error {
+		return backing.Retry(func() error { return unix.Truncate(backing.ProcPath(fd), size) })
 	})
 }
 

@@ -9,69 +9,83 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
-// mode is what a new file in dir is to be made with, the caller's umask applied unless
-// dir has a default ACL.
-func (f *FS) mode(dir *inode, mode, umask uint32) uint32 {
+// mode returns the mode with which to make a file in dir: the caller's umask applies unless dir has a default ACL.
+func (f *FS) mode(dir *backing.Inode, mode, umask uint32) uint32 {
 	if mode&umask&0o777 == 0 {
 		return mode
 	}
 	if f.acls {
-		if size, err := unix.Getxattr(procPath(dir.pathFD()), aclDefault, nil); err == nil && size > 0 {
+		if size, err := unix.Getxattr(backing.ProcPath(dir.PathFD()), backing.ACLDefault, nil); err == nil && size > 0 {
 			return mode
 		}
 	}
 	return mode &^ (umask & 0o777)
 }
 
-// setGroup is the set-gid bit of a file that may be run by its group.
+// setGroup is the set-gid bit of a file that its group may execute.
 const setGroup = unix.S_ISGID | unix.S_IXGRP
 
-// maker is the caller as whom a file of that mode is made in dir. A set-gid bit is kept if
-// he is in the group the file gets from a set-gid directory, which the kernel beneath
-// can only tell if it is his first.
-func (f *FS) maker(in *fuse.InHeader, dir *inode, mode uint32) fuse.Caller {
+// asCaller calls do, which makes a file of a mode in dir, with the credentials of the caller. A set-gid bit is kept if
+// the caller is in the group that the file gets from a set-gid directory. The kernel beneath only knows the caller's
+// first group, so that group becomes the first.
+func (f *FS) asCaller(in *fuse.InHeader, dir *backing.Inode, mode uint32, do func() error) error {
 	caller := in.Caller
-	if !f.credentials.root || caller.Uid == 0 || mode&setGroup != setGroup {
-		return caller
+	if f.credentials.Root && caller.Uid != 0 && mode&setGroup == setGroup {
+		if st, err := backing.StatFD(dir.PathFD()); err == nil && st.Mode&unix.S_ISGID != 0 {
+			if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
+				caller.Gid = st.Gid
+			}
+		}
 	}
-	st, err := statFD(dir.pathFD())
-	if err != nil || st.Mode&unix.S_ISGID == 0 {
-		return caller
-	}
-	if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
-		caller.Gid = st.Gid
-	}
-	return caller
+	return f.credentials.As(caller, do)
 }
 
-// making is a request to make an entry in another way than with open(2).
-type making struct {
+// newEntry is an entry of a directory that a request makes in another way than with open(2).
+type newEntry struct {
 	in   *fuse.InHeader
+	op   handover.Operation
+	dir  *backing.Inode
 	name string
-	op   operation
-	lock verdict.Kind // of the lock it makes at a lock name; "" is none
-	kind uint32       // S_IFMT part of the mode of what is made
-	mode uint32       // that was asked for
-	// do makes it, as the caller.
-	do func(dir *inode) error
+	kind uint32       // S_IFMT part of the mode
+	lock verdict.Kind // of the lock that the entry is at a lock name; "" is none
+	// ours reports whether an error of the system call proves that a dead server made the entry for this request. nil
+	// is intent.isNew.
+	ours func(error) bool
 }
 
-// make carries m out and fills out with what came of it.
-func (f *FS) make(m making, out *fuse.EntryOut) fuse.Status {
-	do := m.do
-	m.do = func(dir *inode) error {
-		return f.credentials.as(f.maker(m.in, dir, m.mode), func() error { return do(dir) })
+// makeEntry makes e with the system call do and fills out.
+func (f *FS) makeEntry(e newEntry, do func() error, out *fuse.EntryOut) fuse.Status {
+	i := f.beginEntry(e.in, e.op, e.name)
+	if e.ours == nil {
+		e.ours = i.isNew(e.dir, e.name, e.kind)
 	}
-	return f.makeIn(m, out, func(i intent, dir *inode) func(error) bool { return i.isNew(dir, m.name, m.kind) })
+	err := f.admitWithin(e.dir, e.in)
+	switch {
+	case err != nil:
+	case e.lock != "" && f.IsLockName(e.name):
+		err = f.makeLock(i, e, do, out)
+	default:
+		if err = i.once(do, e.ours); err == nil {
+			if err = f.lookup(e.dir, e.name, e.in, out); err != nil {
+				err = i.unmake(e.dir, e.name, e.kind, err)
+			}
+		}
+	}
+	if err == nil {
+		f.changedWithin(e.dir)
+	}
+	return status(err)
 }
 
-// unmake removes the entry name of dir, of that type, that was made for a request which is refused after
-// all, with err. It returns err; ENOENT is that the entry has gone.
-func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
+// unmake removes the entry name of dir, of that type, because the request that made it is refused after all, with err.
+// It returns err. ENOENT means that the entry has gone.
+func (i intent) unmake(dir *backing.Inode, name string, kind uint32, err error) error {
 	if errors.Is(err, unix.ENOENT) {
 		return err
 	}
@@ -79,113 +93,109 @@ func (i intent) unmake(dir *inode, name string, kind uint32, err error) error {
 	if kind == unix.S_IFDIR {
 		flags = unix.AT_REMOVEDIR
 	}
-	_ = retry(func() error { return unix.Unlinkat(dir.pathFD(), name, flags) })
+	_ = backing.Retry(func() error { return unix.Unlinkat(dir.PathFD(), name, flags) })
 	i.finish(0, err)
 	return err
 }
 
-// makeIn does so not as the caller. Happened is that of intent.once.
-func (f *FS) makeIn(m making, out *fuse.EntryOut, happened func(intent, *inode) func(error) bool) fuse.Status {
-	dir := f.heldDir(m.in.NodeId)
-	if dir == nil {
-		return f.control.refuse(m.in.NodeId)
-	}
-	defer dir.release()
-	i := f.beginEntry(m.in, m.op, m.name)
-	do := func() error {
-		return i.once(func() error { return m.do(dir) }, happened(i, dir))
-	}
-	err := f.admitWithin(dir, m.in)
-	switch {
-	case err != nil:
-	case m.lock != "" && f.isLockName(m.name):
-		err = f.makeLock(i, dir, m, out, do)
-	default:
-		if err = do(); err == nil {
-			if err = f.lookup(dir, m.name, m.in, out); err != nil {
-				err = i.unmake(dir, m.name, m.kind, err)
-			}
-		}
-	}
-	if err == nil {
-		f.changedWithin(dir)
-	}
-	return status(err)
-}
-
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(making{&in.InHeader, name, opMkdir, verdict.KindMkdir, unix.S_IFDIR, in.Mode, func(dir *inode) error {
-		return unix.Mkdirat(dir.pathFD(), name, f.mode(dir, in.Mode, in.Umask))
-	}}, out)
+	dir := f.HeldDir(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
+	}
+	defer dir.Release()
+	e := newEntry{in: &in.InHeader, op: opMkdir, dir: dir, name: name, kind: unix.S_IFDIR, lock: verdict.KindMkdir}
+	return f.makeEntry(e, func() error {
+		return f.asCaller(e.in, dir, in.Mode, func() error {
+			return unix.Mkdirat(dir.PathFD(), name, f.mode(dir, in.Mode, in.Umask))
+		})
+	}, out)
 }
 
-// Mknod implements fuse.RawFileSystem. What it makes is no lock.
+// Mknod implements fuse.RawFileSystem. The file it makes is no lock.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	kind := in.Mode & unix.S_IFMT
-	if kind == 0 {
-		kind = unix.S_IFREG
+	dir := f.HeldDir(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
 	}
-	return f.make(making{&in.InHeader, name, opMknod, "", kind, in.Mode, func(dir *inode) error {
-		// The inverse of the packing in fillAttr; makedev(3) has 64 bits.
-		dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
-		return unix.Mknodat(dir.pathFD(), name, f.mode(dir, in.Mode, in.Umask), int(dev))
-	}}, out)
+	defer dir.Release()
+	e := newEntry{in: &in.InHeader, op: opMknod, dir: dir, name: name, kind: in.Mode & unix.S_IFMT}
+	if e.kind == 0 {
+		e.kind = unix.S_IFREG
+	}
+	// This is the inverse of the packing in fillAttr; makedev(3) has 64 bits.
+	dev := unix.Mkdev(in.Rdev>>8&0xfff, in.Rdev&0xff|in.Rdev>>12&0xfff00)
+	return f.makeEntry(e, func() error {
+		return f.asCaller(e.in, dir, in.Mode, func() error {
+			return unix.Mknodat(dir.PathFD(), name, f.mode(dir, in.Mode, in.Umask), int(dev))
+		})
+	}, out)
 }
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	return f.make(making{in, name, opSymlink, verdict.KindSymlink, unix.S_IFLNK, 0, func(dir *inode) error {
-		return unix.Symlinkat(target, dir.pathFD(), name)
-	}}, out)
+	dir := f.HeldDir(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
+	}
+	defer dir.Release()
+	e := newEntry{in: in, op: opSymlink, dir: dir, name: name, kind: unix.S_IFLNK, lock: verdict.KindSymlink}
+	return f.makeEntry(e, func() error {
+		return f.asCaller(in, dir, 0, func() error { return unix.Symlinkat(target, dir.PathFD(), name) })
+	}, out)
 }
 
 // Link implements fuse.RawFileSystem.
 func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
-	n := f.inodes.get(in.Oldnodeid)
+	n := f.Inodes.Get(in.Oldnodeid)
 	if n == nil {
-		return f.control.refuse(in.Oldnodeid)
+		return refuse(in.Oldnodeid)
 	}
-	// Not as the caller: the kernel has checked, and protected_hardlinks beneath would
-	// ask again without knowing the caller's groups.
-	m := making{&in.InHeader, name, opLink, verdict.KindLink, n.kind, 0, func(dir *inode) error {
-		return f.withFD(n, func(fd int) error {
-			return retry(func() error {
-				return unix.Linkat(unix.AT_FDCWD, procPath(fd), dir.pathFD(), name, unix.AT_SYMLINK_FOLLOW)
+	dir := f.HeldDir(in.NodeId)
+	if dir == nil {
+		return refuse(in.NodeId)
+	}
+	defer dir.Release()
+	e := newEntry{in: &in.InHeader, op: opLink, dir: dir, name: name, kind: n.Kind, lock: verdict.KindLink}
+	e.ours = func(err error) bool {
+		st, statErr := backing.StatEntry(dir.PathFD(), name)
+		return err == unix.EEXIST && statErr == nil && n.Is(backing.KeyOf(&st), dir.PathFD(), name)
+	}
+	// The link is not made as the caller: the kernel has checked the request, and protected_hardlinks beneath would
+	// check again without the caller's groups.
+	return f.makeEntry(e, func() error {
+		return f.WithFD(n, func(fd int) error {
+			return backing.Retry(func() error {
+				return unix.Linkat(unix.AT_FDCWD, backing.ProcPath(fd), dir.PathFD(), name, unix.AT_SYMLINK_FOLLOW)
 			})
 		})
-	}}
-	return f.makeIn(m, out, func(_ intent, dir *inode) func(error) bool {
-		return func(err error) bool {
-			st, statErr := statEntry(dir.pathFD(), name)
-			return err == unix.EEXIST && statErr == nil && n.is(keyOf(&st), dir.pathFD(), name)
-		}
-	})
+	}, out)
 }
 
 // Create implements fuse.RawFileSystem.
 func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	dir := f.heldDir(in.NodeId)
+	dir := f.HeldDir(in.NodeId)
 	if dir == nil {
-		return f.control.refuse(in.NodeId)
+		return refuse(in.NodeId)
 	}
-	defer dir.release()
+	defer dir.Release()
 	if err := f.admitWithin(dir, &in.InHeader); err != nil {
 		return status(err)
 	}
 	i := f.beginEntry(&in.InHeader, opCreate, name)
-	create, lockNamed := f.createOther, f.isLockName(name)
+	create, lockNamed := f.createOther, f.IsLockName(name)
 	if lockNamed {
 		create = f.createLock
 	}
-	if err := f.mayOpen(&in.InHeader, lockNamed); err != nil {
+	if err := f.MayOpen(&in.InHeader, lockNamed); err != nil {
 		return status(err)
 	}
 	return status(create(i, dir, name, in, out))
 }
 
 // createOther makes and opens a file that has no lock name.
-func (f *FS) createOther(i intent, dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
+func (f *FS) createOther(i intent, dir *backing.Inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	n, h, st, err := f.create(i, dir, name, in, false)
 	if err != nil {
 		return err
@@ -197,18 +207,20 @@ func (f *FS) createOther(i intent, dir *inode, name string, in *fuse.CreateIn, o
 	return nil
 }
 
-// create makes and opens the entry name of dir. Brief is that of newFile. A file that is there by now was made
-// beneath since the kernel looked: without O_EXCL the kernel is told to look again, and checks whether the
-// caller may open what it finds.
-func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief bool) (*inode, *handle, unix.Stat_t, error) {
+// create makes and opens the entry name of dir. For brief see newFile. If the file exists, it was made beneath after
+// the kernel had looked. Without O_EXCL the kernel is told to look again, and then checks whether the caller may open
+// it.
+func (f *FS) create(
+	i intent, dir *backing.Inode, name string, in *fuse.CreateIn, brief bool,
+) (*backing.Inode, *backing.Handle, unix.Stat_t, error) {
 	fd := -1
 	open := func(once int) (err error) {
-		fd, err = unix.Openat(dir.pathFD(), name, int(in.Flags)&openFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
+		fd, err = unix.Openat(dir.PathFD(), name, int(in.Flags)&backing.OpenFlags|once|unix.O_NOFOLLOW|unix.O_NOCTTY|unix.O_CLOEXEC,
 			f.mode(dir, in.Mode, in.Umask))
 		return err
 	}
 	err := i.once(func() error {
-		return f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() error { return open(unix.O_CREAT | unix.O_EXCL) })
+		return f.asCaller(&in.InHeader, dir, in.Mode, func() error { return open(unix.O_CREAT | unix.O_EXCL) })
 	}, i.isNew(dir, name, unix.S_IFREG))
 	if err == unix.EEXIST && in.Flags&unix.O_EXCL == 0 {
 		err = unix.ESTALE
@@ -217,14 +229,14 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 		return nil, nil, unix.Stat_t{}, err
 	}
 	if fd < 0 {
-		// A dead server made it, for whom its mode does not count.
-		if err = open(0); err == unix.EACCES && !f.credentials.root {
-			err = errors.Join(unix.Fchmodat(dir.pathFD(), name, 0o600, 0), open(0),
-				unix.Fchmodat(dir.pathFD(), name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
+		// A dead server made the file. The mode of a file does not apply to its creator's open.
+		if err = open(0); err == unix.EACCES && !f.credentials.Root {
+			err = errors.Join(unix.Fchmodat(dir.PathFD(), name, 0o600, 0), open(0),
+				unix.Fchmodat(dir.PathFD(), name, f.mode(dir, in.Mode, in.Umask)&0o7777, 0))
 		}
 	}
-	var n *inode
-	var h *handle
+	var n *backing.Inode
+	var h *backing.Handle
 	var st unix.Stat_t
 	if err == nil {
 		n, h, st, err = f.newFile(fd, in, brief)
@@ -235,15 +247,15 @@ func (f *FS) create(i intent, dir *inode, name string, in *fuse.CreateIn, brief 
 	return n, h, st, err
 }
 
-// newFile takes a file that was just made and is open into the tables. One that is brief, as most locks are, may stay open as it is
-// until the kernel forgets it, which costs less than to open it with O_PATH.
-func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*inode, *handle, unix.Stat_t, error) {
+// newFile takes an open file that was just made into the tables. A brief file, as most locks are, keeps a copy of its
+// descriptor until the kernel forgets it, which is cheaper than to open it with O_PATH.
+func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*backing.Inode, *backing.Handle, unix.Stat_t, error) {
 	var pathFD int
 	var err error
 	if brief {
 		pathFD, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	} else {
-		pathFD, err = unix.Open(procPath(fd), unix.O_PATH|unix.O_CLOEXEC, 0)
+		pathFD, err = unix.Open(backing.ProcPath(fd), unix.O_PATH|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -254,71 +266,79 @@ func (f *FS) newFile(fd int, in *fuse.CreateIn, brief bool) (*inode, *handle, un
 		unix.Close(fd)
 		return nil, nil, st, err
 	}
-	return n, &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, user: in.Uid, fd: fd}, st, nil
+	h := &backing.Handle{Node: n, Flags: int(in.Flags) & backing.OpenFlags, Unique: in.Unique, User: in.Uid, FD: fd}
+	return n, h, st, nil
 }
 
-// opened gives a file of that mode that is open its handle, with a passthrough
-// descriptor if that can be. Writes that take privileges away have to come by here: a
-// passthrough write is made with our capabilities and would not.
-func (f *FS) opened(n *inode, h *handle, mode uint32, out *fuse.OpenOut) {
-	if h.writes() && hasPrivileges(mode) {
+// opened puts the handle of an open file of that mode into the table, with a passthrough descriptor if possible.
+// Writes that clear set-user-id or set-group-id have to go through latchfs: a passthrough write is made with
+// latchfs's capabilities and would not clear them.
+func (f *FS) opened(n *backing.Inode, h *backing.Handle, mode uint32, out *fuse.OpenOut) {
+	if h.Writes() && backing.HasPrivileges(mode) {
 		f.openWatched(n, h, out)
 	} else {
-		h.passthrough = f.passthroughOpen(n, out)
+		h.Passthrough = f.PassthroughOpen(n, out)
 	}
-	if n.fd < 0 && f.spares(h) {
-		f.closeFile(h) // it was made; descriptors are scarce
+	if n.FD < 0 && f.Spares(h) {
+		f.CloseFile(h) // descriptors are scarce
 	}
-	f.addFile(h, out)
+	f.AddFile(h, out)
 }
 
-// openedLock does the same for the file of a lock. With flush the server is told when a process closes it.
-func (f *FS) openedLock(n *inode, h *handle, descriptor *lockstore.Descriptor, flush bool, out *fuse.OpenOut) {
-	h.descriptor = descriptor
+// openedLock puts the handle of the open file of a lock into the table. With flush the server is told when a process
+// closes the file.
+func (f *FS) openedLock(
+	n *backing.Inode, h *backing.Handle, descriptor *lockstore.Descriptor, flush bool, out *fuse.OpenOut,
+) {
+	h.Descriptor = descriptor
 	if !flush {
 		out.OpenFlags |= fuse.FOPEN_NOFLUSH
 	}
 	f.openWatched(n, h, out)
-	f.addFile(h, out)
+	f.AddFile(h, out)
 }
 
-// openWatched opens a file whose writes are to come by here, one request each: without
-// the page cache the kernel also does not ask for security.capability before a write.
-func (f *FS) openWatched(n *inode, h *handle, out *fuse.OpenOut) {
+// openWatched opens a file whose writes go through latchfs, one request each. Without the page cache the kernel also
+// does not ask for security.capability before a write.
+func (f *FS) openWatched(n *backing.Inode, h *backing.Handle, out *fuse.OpenOut) {
 	if f.directMmap {
-		h.direct, h.passthrough = true, f.directOpen(n, out)
+		h.Direct, h.Passthrough = true, f.DirectOpen(n, out)
 	} else {
-		h.passthrough = f.cachedOpen(n, out)
+		h.Passthrough = f.CachedOpen(n, out)
 	}
 }
 
 // Tmpfile implements fuse.RawFileSystem.
 func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	dir := f.heldDir(in.NodeId)
+	dir := f.HeldDir(in.NodeId)
 	if dir == nil {
-		return f.control.refuse(in.NodeId)
+		return refuse(in.NodeId)
 	}
-	defer dir.release()
+	defer dir.Release()
 	f.undo(&in.InHeader)
-	crashAt(opTmpfile, crashBefore)
-	defer crashAt(opTmpfile, crashReply)
-	if err := f.mayOpen(&in.InHeader, false); err != nil {
+	// failpoint: crashAt("tmpfile before")
+	// failpoint: defer crashAt("tmpfile reply")
+	if err := f.MayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}
+	return status(f.createTmpfile(dir, in, out))
+}
+
+func (f *FS) createTmpfile(dir *backing.Inode, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	var fd int
-	err := f.credentials.as(f.maker(&in.InHeader, dir, in.Mode), func() (err error) {
-		fd, err = unix.Open(procPath(dir.pathFD()), int(in.Flags)&(openFlags|unix.O_EXCL)|unix.O_TMPFILE|unix.O_CLOEXEC,
-			f.mode(dir, in.Mode, in.Umask))
+	err := f.asCaller(&in.InHeader, dir, in.Mode, func() (err error) {
+		flags := int(in.Flags)&(backing.OpenFlags|unix.O_EXCL) | unix.O_TMPFILE | unix.O_CLOEXEC
+		fd, err = unix.Open(backing.ProcPath(dir.PathFD()), flags, f.mode(dir, in.Mode, in.Umask))
 		return err
 	})
 	if err != nil {
-		return status(err)
+		return err
 	}
 	n, h, st, err := f.newFile(fd, in, false)
 	if err != nil {
-		return status(err)
+		return err
 	}
 	f.opened(n, h, st.Mode, &out.OpenOut)
 	fillEntry(&out.EntryOut, n, &st)
-	return fuse.OK
+	return nil
 }

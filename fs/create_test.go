@@ -9,17 +9,19 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
-// createIn is the request of the caller of this test to make a file in the root.
+// createIn returns a request of this process to make a file in the root.
 func createIn(flags int) *fuse.CreateIn {
 	in := &fuse.CreateIn{Flags: uint32(unix.O_CREAT | flags), Mode: unix.S_IFREG | 0o644}
 	in.NodeId, in.Unique = fuse.FUSE_ROOT_ID, 2
 	return in
 }
 
-// TestCreateOpensNoFileThatIsThere: nobody has checked whether the caller may open a file that was made beneath
-// since the kernel looked.
+// TestCreateOpensNoFileThatIsThere: the kernel has not checked whether the caller may open a file that was made
+// beneath after its lookup.
 func TestCreateOpensNoFileThatIsThere(t *testing.T) {
 	f, dir := testFS(t)
 	path := filepath.Join(dir, "file")
@@ -39,14 +41,14 @@ func TestCreateOpensNoFileThatIsThere(t *testing.T) {
 	}
 }
 
-// TestRefusedMakesNothing: whichever descriptor is the one that is lacking, an entry that is refused is not there.
+// TestRefusedMakesNothing: a refused request leaves no entry, whichever descriptor could not be opened.
 func TestRefusedMakesNothing(t *testing.T) {
 	f, dir := testFS(t)
-	f.noPassthrough.Store(true)
+	f.NoPassthrough.Store(true)
 	if err := os.WriteFile(filepath.Join(dir, "old"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	old, _, err := f.entry(f.root, "old", &fuse.InHeader{})
+	old, _, err := f.entry(f.Root, "old", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +63,7 @@ func TestRefusedMakesNothing(t *testing.T) {
 		},
 		"symlink": func(out *fuse.CreateOut) fuse.Status { return f.Symlink(nil, &header, "text", "new", &out.EntryOut) },
 		"link": func(out *fuse.CreateOut) fuse.Status {
-			return f.Link(nil, &fuse.LinkIn{InHeader: header, Oldnodeid: old.id}, "new", &out.EntryOut)
+			return f.Link(nil, &fuse.LinkIn{InHeader: header, Oldnodeid: old.ID}, "new", &out.EntryOut)
 		},
 	} {
 		for spare := 0; ; spare++ {
@@ -81,7 +83,7 @@ func TestRefusedMakesNothing(t *testing.T) {
 	}
 }
 
-// withDescriptors calls do while this process may open only so many descriptors more.
+// withDescriptors calls do while this process may open only spare more descriptors.
 func withDescriptors(t *testing.T, spare int, do func() unix.Errno) unix.Errno {
 	t.Helper()
 	var limit unix.Rlimit
@@ -101,4 +103,17 @@ func withDescriptors(t *testing.T, spare int, do func() unix.Errno) unix.Errno {
 		t.Fatal(err)
 	}
 	return errno
+}
+
+// TestIntentOfAResentRequestIsFound: a request whose first server died before it wrote the intent may be sent a third time.
+func TestIntentOfAResentRequestIsFound(t *testing.T) {
+	f, _ := testFS(t)
+	in := createIn(unix.O_EXCL).InHeader
+	in.Unique |= backing.UniqueResent
+	if i := f.beginEntry(&in, opCreate, "new"); i.Again {
+		t.Fatal("there is an intent of a request that is new")
+	}
+	if i := f.beginEntry(&in, opCreate, "new"); !i.Again {
+		t.Error("the intent is not found when the request comes again")
+	}
 }

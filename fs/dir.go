@@ -3,28 +3,20 @@
 package fs
 
 import (
-	"sync"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
+	"latchfs/fs/control"
+	"latchfs/fs/handover"
 )
-
-// dirHandle is a directory the kernel has open.
-type dirHandle struct {
-	node *inode
-	row  *handleRow // what outlives the server
-
-	mu      sync.Mutex // guards the fields below
-	fd      int
-	buffer  []byte
-	pending []byte // what getdents(2) gave and was not passed on
-	next    uint64 // the offset of the first entry in pending
-}
 
 const direntBuffer = 32 << 10
 
-// listTime is after how long a part of a directory is answered: until then nothing is made or removed in it.
+// listTime is the time after which a part of a directory is answered: until then the kernel makes and removes nothing
+// in it.
 const listTime = 500 * time.Microsecond
 
 // OpenDir implements fuse.RawFileSystem.
@@ -32,64 +24,51 @@ func (f *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse
 	if isControl(in.NodeId) {
 		return fuse.OK
 	}
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
 		return status(unix.ESTALE)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opOpenDir, crashBefore)
-	if err := f.mayOpen(&in.InHeader, false); err != nil {
+	// failpoint: crashAt("opendir before")
+	if err := f.MayOpen(&in.InHeader, false); err != nil {
 		return status(err)
 	}
-	fd, err := f.reopen(n, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := f.Reopen(n, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return status(err)
 	}
-	d := &dirHandle{node: n, fd: fd, row: f.tables.handles.take()}
-	d.row.node, d.row.unique, d.row.user = n.id, in.Unique&^uniqueResent, in.Uid
-	d.row.bits.Store(bitDirectory)
-	f.tables.set(&d.row.fd, fd)
-	f.descriptors.took(in.Uid)
-	out.Fh = f.nextHandle()
-	f.dirs.add(out.Fh, d)
-	d.row.id.Store(out.Fh)
-	crashAt(opOpenDir, crashReply)
+	d := &backing.DirHandle{Node: n, FD: fd, Row: f.Tables.Handles.Take()}
+	d.Row.Node, d.Row.Unique, d.Row.User = n.ID, in.Unique&^backing.UniqueResent, in.Uid
+	d.Row.Bits.Store(handover.BitDirectory)
+	f.Tables.Set(&d.Row.FD, fd)
+	f.Descriptors.Took(in.Uid)
+	out.Fh = f.NextHandle()
+	f.Dirs.Add(out.Fh, d)
+	d.Row.ID.Store(out.Fh)
+	// failpoint: crashAt("opendir reply")
 	return fuse.OK
 }
 
 // ReleaseDir implements fuse.RawFileSystem.
-func (f *FS) ReleaseDir(in *fuse.ReleaseIn) { f.removeDir(in.Fh) }
-
-func (f *FS) removeDir(id uint64) {
-	if d := f.dirs.remove(id); d != nil {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		user := d.row.user
-		d.row.id.Store(0)
-		if d.fd >= 0 {
-			unix.Close(d.fd)
-			f.descriptors.gave(user)
-		}
-		f.tables.handles.give(d.row)
-	}
-}
+func (f *FS) ReleaseDir(in *fuse.ReleaseIn) { f.RemoveDir(in.Fh) }
 
 // FsyncDir implements fuse.RawFileSystem.
 func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	d := f.dirs.get(in.Fh)
+	d := f.Dirs.Get(in.Fh)
 	if d == nil {
 		return status(unix.EBADF)
 	}
-	return status(syncFD(d.fd, in.FsyncFlags))
+	return status(syncFD(d.FD, in.FsyncFlags))
 }
 
 // ReadDir implements fuse.RawFileSystem.
 func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	if isControl(in.NodeId) {
-		return f.control.readDir(in, out.AddDirEntry)
+		f.control.ReadDir(in, out.AddDirEntry)
+		return fuse.OK
 	}
-	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) (added, full bool) {
-		if f.isLockName(entry.Name) && f.hiddenLock(dir, entry.Name) {
+	return status(f.readDir(in, func(dir *backing.Inode, entry fuse.DirEntry) (added, full bool) {
+		if f.IsLockName(entry.Name) && f.hiddenLock(dir, entry.Name) {
 			return false, false
 		}
 		added = out.AddDirEntry(entry)
@@ -100,24 +79,25 @@ func (f *FS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList)
 // ReadDirPlus implements fuse.RawFileSystem.
 func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	if isControl(in.NodeId) {
-		// Without a node id: the kernel looks up what somebody asks for.
-		return f.control.readDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
+		// The entries have no node ids: the kernel looks up those that a program asks for.
+		f.control.ReadDir(in, func(entry fuse.DirEntry) bool { return out.AddDirLookupEntry(entry) != nil })
+		return fuse.OK
 	}
 	f.undo(&in.InHeader)
-	crashAt(opReadDirPlus, crashBefore)
-	defer crashAt(opReadDirPlus, crashReply)
-	return status(f.readDir(in, func(dir *inode, entry fuse.DirEntry) (added, full bool) {
+	// failpoint: crashAt("readdirplus before")
+	// failpoint: defer crashAt("readdirplus reply")
+	return status(f.readDir(in, func(dir *backing.Inode, entry fuse.DirEntry) (added, full bool) {
 		var found fuse.EntryOut
 		if entry.Name != "." && entry.Name != ".." {
-			if err := f.lookup(dir, entry.Name, &in.InHeader, &found); err != nil && f.isLockName(entry.Name) {
-				return false, false // it was stale and is gone
+			if err := f.lookup(dir, entry.Name, &in.InHeader, &found); err != nil && f.IsLockName(entry.Name) {
+				return false, false // the lock was stale and is gone
 			}
-			// Any other that has gone meanwhile keeps node id 0: the kernel will look
-			// it up if anybody asks.
+			// Any other entry that has gone in the meantime keeps node id 0: the kernel looks it up if a program asks
+			// for it.
 		}
 		into := out.AddDirLookupEntry(entry)
 		if into == nil {
-			f.inodes.unfind(found.NodeId, in.Unique)
+			f.Inodes.Unfind(found.NodeId, in.Unique)
 			return false, true
 		}
 		*into = found
@@ -125,55 +105,55 @@ func (f *FS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryL
 	}))
 }
 
-// readDir passes entries to add from the offset asked for, until there is no room for more, or for listTime: then at least one was
-// added, since none at all would be the end.
-func (f *FS) readDir(in *fuse.ReadIn, add func(*inode, fuse.DirEntry) (added, full bool)) error {
-	d := f.dirs.get(in.Fh)
+// readDir passes entries to add, from the requested offset on, until there is no room or listTime is over. It adds at
+// least one: none at all would be the end of the directory.
+func (f *FS) readDir(in *fuse.ReadIn, add func(*backing.Inode, fuse.DirEntry) (added, full bool)) error {
+	d := f.Dirs.Get(in.Fh)
 	if d == nil {
 		return unix.EBADF
 	}
-	if f.hold(d.node) {
-		defer d.node.release()
+	if dir := f.HeldDir(d.Node.ID); dir != nil {
+		defer dir.Release()
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if in.Offset != d.next {
-		if _, err := unix.Seek(d.fd, int64(in.Offset), unix.SEEK_SET); err != nil {
+	d.Mu.Lock()
+	defer d.Mu.Unlock()
+	if in.Offset != d.Next {
+		if _, err := unix.Seek(d.FD, int64(in.Offset), unix.SEEK_SET); err != nil {
 			return err
 		}
-		d.pending, d.next = nil, in.Offset
-	} else if in.Offset == 0 && len(d.pending) == 0 {
-		// rewinddir(3), or a first read: what was made meanwhile is to be seen.
-		if _, err := unix.Seek(d.fd, 0, unix.SEEK_SET); err != nil {
+		d.Pending, d.Next = nil, in.Offset
+	} else if in.Offset == 0 && len(d.Pending) == 0 {
+		// This is rewinddir(3) or a first read: files made in the meantime have to show.
+		if _, err := unix.Seek(d.FD, 0, unix.SEEK_SET); err != nil {
 			return err
 		}
 	}
-	began, some := now(), false
-	for !some || now()-began < int64(listTime) {
-		if len(d.pending) == 0 {
-			if d.buffer == nil {
-				d.buffer = make([]byte, direntBuffer)
+	began, some := backing.MonotonicNow(), false
+	for !some || backing.MonotonicNow()-began < backing.Monotonic(listTime) {
+		if len(d.Pending) == 0 {
+			if d.Buffer == nil {
+				d.Buffer = make([]byte, direntBuffer)
 			}
 			var n int
-			err := retry(func() (err error) {
-				n, err = unix.Getdents(d.fd, d.buffer)
+			err := backing.Retry(func() (err error) {
+				n, err = unix.Getdents(d.FD, d.Buffer)
 				return err
 			})
 			if err != nil || n == 0 {
 				return err
 			}
-			d.pending = d.buffer[:n]
+			d.Pending = d.Buffer[:n]
 		}
 		var entry fuse.DirEntry
-		size := entry.Parse(d.pending)
-		if covered := d.node == f.root && entry.Name == controlName; !covered {
-			added, full := add(d.node, entry)
+		size := entry.Parse(d.Pending)
+		if covered := d.Node == f.Root && entry.Name == control.Name; !covered {
+			added, full := add(d.Node, entry)
 			if full {
 				return nil
 			}
 			some = some || added
 		}
-		d.pending, d.next = d.pending[size:], entry.Off
+		d.Pending, d.Next = d.Pending[size:], entry.Off
 	}
 	return nil
 }

@@ -12,8 +12,7 @@ import (
 	"latchfs/lockstore"
 )
 
-// status turns an error into what the kernel is answered. It is the only place
-// that does.
+// status returns the answer to the kernel for an error. No other function turns errors into errnos.
 func status(err error) fuse.Status {
 	var errno syscall.Errno
 	switch {
@@ -34,7 +33,7 @@ func status(err error) fuse.Status {
 	case errors.Is(err, lockstore.ErrTooMany):
 		return fuse.Status(syscall.EDQUOT)
 	case errors.Is(err, syscall.EMFILE):
-		return fuse.Status(syscall.ENFILE) // this process has no descriptor left; the caller may have
+		return fuse.Status(syscall.ENFILE) // latchfs has no descriptor left, not the caller
 	case errors.As(err, &errno):
 		return fuse.Status(errno)
 	case errors.Is(err, fs.ErrNotExist):

@@ -6,6 +6,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/payload"
 )
@@ -13,37 +15,37 @@ import (
 // Open implements fuse.RawFileSystem.
 func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
 	if isControl(in.NodeId) {
-		return f.control.open(in, out)
+		return status(f.control.Open(in, out))
 	}
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
 		return status(unix.ESTALE)
 	}
 	f.undo(&in.InHeader)
-	crashAt(opOpen, crashBefore)
-	defer crashAt(opOpen, crashReply)
-	if err := f.mayOpen(&in.InHeader, n.lockNamed()); err != nil {
+	// failpoint: crashAt("open before")
+	// failpoint: defer crashAt("open reply")
+	if err := f.MayOpen(&in.InHeader, n.LockNamed()); err != nil {
 		return status(err)
 	}
 	return status(f.open(n, in, out))
 }
 
-// newHandle is that of a file which is about to be opened.
-func (f *FS) newHandle(n *inode, in *fuse.OpenIn) *handle {
-	return &handle{node: n, flags: int(in.Flags) & openFlags, unique: in.Unique, user: in.Uid, fd: -1}
+// newHandle returns the handle of a file that is about to be opened.
+func (f *FS) newHandle(n *backing.Inode, in *fuse.OpenIn) *backing.Handle {
+	return &backing.Handle{Node: n, Flags: int(in.Flags) & backing.OpenFlags, Unique: in.Unique, User: in.Uid, FD: -1}
 }
 
-// openFile opens the file of h. Watched are those whose writes are to come by here.
-func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
-	n := h.node
+// openFile opens the file of h. If watched, writes of the file go through latchfs.
+func (f *FS) openFile(h *backing.Handle, in *fuse.OpenIn, out *fuse.OpenOut, watched bool) (err error) {
+	n := h.Node
 	if int(in.Flags)&unix.O_TRUNC != 0 {
-		if h.fd, err = f.reopen(n, h.flags|unix.O_TRUNC); err != nil {
+		if h.FD, err = f.Reopen(n, h.Flags|unix.O_TRUNC); err != nil {
 			return err
 		}
 	}
 	if in.Mode&fuse.OPEN_KILL_SUIDGID != 0 {
-		if err := f.killPrivileges(n); err != nil {
-			f.closeFile(h)
+		if err := f.KillPrivileges(n); err != nil {
+			f.CloseFile(h)
 			return err
 		}
 	}
@@ -51,21 +53,21 @@ func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched boo
 		f.openedLock(n, h, nil, false, out)
 	} else {
 		mode := uint32(0)
-		if h.writes() {
-			st, err := f.stat(n)
+		if h.Writes() {
+			st, err := f.Stat(n)
 			if err != nil {
-				f.closeFile(h)
+				f.CloseFile(h)
 				return err
 			}
 			mode = st.Mode
 		}
 		f.opened(n, h, mode, out)
 	}
-	if h.direct || !f.spares(h) {
-		// What open(2) refuses beneath has to be known now and not at the first read.
-		if _, err := f.file(h); err != nil {
-			f.closed(h)
-			f.removeFile(out.Fh, h)
+	if h.Direct || !f.Spares(h) {
+		// An error of open(2) beneath has to be known now and not at the first read.
+		if _, err := f.File(h); err != nil {
+			f.Closed(h)
+			f.RemoveFile(out.Fh, h)
 			return err
 		}
 	}
@@ -75,70 +77,63 @@ func (f *FS) openFile(h *handle, in *fuse.OpenIn, out *fuse.OpenOut, watched boo
 // Release implements fuse.RawFileSystem.
 func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	if isControl(in.NodeId) {
-		f.control.release(in.Fh)
+		f.control.Release(in.Fh)
 		return
 	}
-	h := f.files.get(in.Fh)
+	h := f.Files.Get(in.Fh)
 	if h == nil {
-		return // a dead server did it
+		return // a dead server has released it
 	}
-	crashAt(opRelease, crashBefore)
-	// The row goes last, so that what is not done is done when the request comes again.
-	if h.descriptor != nil && h.row.bits.Load()&bitClosing == 0 {
-		bits := uint32(bitClosing)
-		if h.row.bits.Load()&bitFlushed == 0 && f.locks.Ending(h.descriptor) {
-			bits |= bitClosedEnd
+	// failpoint: crashAt("release before")
+	// The row is removed last, so that the rest is done when the request comes again.
+	if h.Descriptor != nil && h.Row.Bits.Load()&handover.BitClosing == 0 {
+		bits := uint32(handover.BitClosing)
+		if h.Row.Bits.Load()&handover.BitFlushed == 0 && f.locks.Ending(h.Descriptor) {
+			bits |= handover.BitClosedEnd
 		}
-		h.row.bits.Or(bits)
+		h.Row.Bits.Or(bits)
 	}
-	f.closeFile(h)
-	if h.row.bits.Load()&bitReleased == 0 {
-		h.row.bits.Or(bitReleased)
-		f.closed(h)
+	f.CloseFile(h)
+	if h.Row.Bits.Load()&handover.BitReleased == 0 {
+		h.Row.Bits.Or(handover.BitReleased)
+		f.Closed(h)
 	}
-	if h.passthrough && h.writes() {
-		f.forgetAttributes(h.node) // stores to a mapping changed its times, and the kernel has not noticed
+	if h.Passthrough && h.Writes() {
+		f.ForgetAttributes(h.Node) // stores to a mapping change the times, which the kernel does not notice
 	}
-	crashAt(opRelease, crashAfter)
+	// failpoint: crashAt("release after")
 	f.closedLock(h)
-	f.removeFile(in.Fh, h)
-	crashAt(opRelease, crashReply)
+	f.RemoveFile(in.Fh, h)
+	// failpoint: crashAt("release reply")
 }
 
-// releasedBy says that the RELEASE of a handle is not that of a lock which somebody else than a thread made: then
-// it does not tell of a death.
-func (f *FS) releasedBy(id uint64, tid uint32) bool {
-	h := f.files.get(id)
-	return h != nil && (h.descriptor == nil || h.descriptor.Creator().PID == int(tid))
-}
-
-// descriptor finds the descriptor of a file handle.
-func (f *FS) descriptor(fh uint64) (*handle, int, error) {
-	h := f.files.get(fh)
+// descriptor returns a file handle and its descriptor.
+func (f *FS) descriptor(fh uint64) (*backing.Handle, int, error) {
+	h := f.Files.Get(fh)
 	if h == nil {
 		return nil, -1, unix.EBADF
 	}
-	fd, err := f.file(h)
+	fd, err := f.File(h)
 	return h, fd, err
 }
 
-// writable does so for one whose file the caller is about to change.
-func (f *FS) writable(fh uint64, in *fuse.InHeader) (*handle, int, error) {
+// writable returns a file handle and its descriptor for a change of the file by the caller, or refuses the change.
+func (f *FS) writable(fh uint64, in *fuse.InHeader) (*backing.Handle, int, error) {
 	h, fd, err := f.descriptor(fh)
 	if err != nil {
 		return nil, -1, err
 	}
-	if h.descriptor != nil {
-		return h, fd, nil // its creator's, or whoever was given it
+	if h.Descriptor != nil {
+		return h, fd, nil // it is the creator's, or a process got it from the creator
 	}
-	return h, fd, f.admitChange(h.node, in, lockstore.Writing)
+	return h, fd, f.admitChange(h.Node, in, lockstore.Writing)
 }
 
-// writer does so for a write. One from the page cache, of a mapped file, comes from the
-// kernel: it is of those who opened it.
-func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
+// writer returns a file handle and its descriptor for a write, or refuses the write. A write from the page cache, of
+// a mapped file, comes from the kernel and counts for the process that opened the file.
+func (f *FS) writer(in *fuse.WriteIn) (*backing.Handle, int, error) {
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		if h, fd, err := f.descriptor(in.Fh); err != nil || h.family {
+		if h, fd, err := f.descriptor(in.Fh); err != nil || h.Family {
 			return h, fd, err
 		}
 	}
@@ -148,7 +143,8 @@ func (f *FS) writer(in *fuse.WriteIn) (*handle, int, error) {
 // Read implements fuse.RawFileSystem.
 func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	if isControl(in.NodeId) {
-		return f.control.read(in, buf)
+		text, err := f.control.Read(in, buf)
+		return fuse.ReadResultData(text), status(err)
 	}
 	_, fd, err := f.descriptor(in.Fh)
 	if err != nil {
@@ -160,32 +156,32 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResu
 // Writev implements fuse.RawFileSystem.
 func (f *FS) Writev(_ <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
 	if isControl(in.NodeId) {
-		return f.control.write(in, data)
+		n, err := f.control.Write(in, data)
+		return n, status(err)
 	}
 	h, fd, err := f.writer(in)
 	if err != nil {
 		return 0, status(err)
 	}
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
-		if err := f.killPrivileges(h.node); err != nil {
+		if err := f.KillPrivileges(h.Node); err != nil {
 			return 0, status(err)
 		}
 	}
 	write := f.write
-	if in.WriteFlags&fuse.WRITE_CACHE != 0 && h.flags&unix.O_APPEND != 0 {
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 && h.Flags&unix.O_APPEND != 0 {
 		write = f.writeMapped
 	}
 	n, err := write(h, fd, in, data)
-	if err == nil && h.descriptor != nil && len(data) == 1 {
-		f.locks.Wrote(h.descriptor, data[0], f.caller(&in.InHeader))
+	if err == nil && h.Descriptor != nil && len(data) == 1 {
+		f.locks.Wrote(h.Descriptor, data[0], f.caller(&in.InHeader))
 	}
 	return uint32(max(n, 0)), status(err)
 }
 
-// writeMapped writes what comes from a mapped file to its place: a descriptor with O_APPEND would
-// have it at the end.
-func (f *FS) writeMapped(h *handle, _ int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
-	fd, err := f.reopen(h.node, h.flags&^unix.O_APPEND)
+// writeMapped writes data of a mapped file at its offset. A descriptor with O_APPEND would write it at the end.
+func (f *FS) writeMapped(h *backing.Handle, _ int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
+	fd, err := f.Reopen(h.Node, h.Flags&^unix.O_APPEND)
 	if err != nil {
 		return 0, err
 	}
@@ -194,53 +190,55 @@ func (f *FS) writeMapped(h *handle, _ int, in *fuse.WriteIn, data [][]byte) (n i
 }
 
 func pwrite(fd int, data [][]byte, offset uint64) (n int, err error) {
-	err = retry(func() error {
+	err = backing.Retry(func() error {
 		n, err = unix.Pwritev(fd, data, int64(offset))
 		return err
 	})
 	return n, err
 }
 
-// write writes once: at the end of a file that would show.
-func (f *FS) write(h *handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
+// write writes data once: appending it twice would show.
+func (f *FS) write(h *backing.Handle, fd int, in *fuse.WriteIn, data [][]byte) (n int, err error) {
 	i := f.begin(&in.InHeader, opWrite)
 	if n, err, ok := i.finished(); ok {
 		return n, err
 	}
-	if h.flags&unix.O_APPEND != 0 {
+	if h.Flags&unix.O_APPEND != 0 {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			return 0, err
 		}
-		if !i.again {
-			i.row.size = uint64(st.Size)
-		} else if grown := st.Size - int64(i.row.size); grown > 0 {
-			// The kernel lets one write at a time at a file.
+		if !i.Again {
+			i.SetSize(st.Size)
+		} else if grown := st.Size - i.Size(); grown > 0 {
+			// The kernel sends one write of a file at a time, so the file has grown by this one.
 			n = int(min(grown, int64(in.Size)))
 			i.finish(n, nil)
 			return n, nil
 		}
 	}
-	i.written(&in.InHeader)
-	i.crash(crashBefore)
+	if !i.Again {
+		i.Commit(in.Unique &^ backing.UniqueResent)
+	}
+	// failpoint: crashAt(operationNames[i.Operation()] + " before")
 	n, err = pwrite(fd, data, in.Offset)
-	i.crash(crashAfter)
+	// failpoint: crashAt(operationNames[i.Operation()] + " after")
 	i.finish(max(n, 0), err)
 	return n, err
 }
 
-// Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a
-// descriptor is closed. The caller waits, so one that closes a file is told from one that ends with it open:
-// by the time of RELEASE, which nobody waits for, it may have been killed.
+// Flush implements fuse.RawFileSystem. Some filesystems report failed writes only when a descriptor is closed. The
+// caller waits for FLUSH, so it tells a process that closes a file from one that ends with the file open. No process
+// waits for RELEASE: by then the caller may have been killed.
 func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
-	h := f.files.get(in.Fh)
-	if h == nil || !h.writes() {
+	h := f.Files.Get(in.Fh)
+	if h == nil || !h.Writes() {
 		return fuse.OK
 	}
-	if h.descriptor != nil && !f.locks.Ending(h.descriptor) {
-		h.row.bits.Or(bitFlushed)
+	if h.Descriptor != nil && !f.locks.Ending(h.Descriptor) {
+		h.Row.Bits.Or(handover.BitFlushed)
 	}
-	fd, err := f.file(h)
+	fd, err := f.File(h)
 	if err != nil {
 		return status(err)
 	}
@@ -273,9 +271,9 @@ func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
-	err = retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
+	err = backing.Retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
 	if err == nil {
-		err = f.changedBy(h.node, &in.InHeader)
+		err = f.ChangedBy(h.Node, &in.InHeader)
 	}
 	return status(err)
 }
@@ -306,23 +304,23 @@ func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32,
 	n, err := unix.CopyFileRange(from, &offIn, to, &offOut, int(min(in.Len, 1<<31-4096)), int(in.Flags))
 	if err == nil {
 		f.copied(h, &in.InHeader)
-		err = f.changedBy(h.node, &in.InHeader)
+		err = f.ChangedBy(h.Node, &in.InHeader)
 	}
 	return uint32(max(n, 0)), status(err)
 }
 
-// copied tells the store what is in the file of a lock that was written without its bytes coming by.
-func (f *FS) copied(h *handle, in *fuse.InHeader) {
-	if h.descriptor == nil {
+// copied tells the store the content of a lock's file that was written by a copy in the kernel.
+func (f *FS) copied(h *backing.Handle, in *fuse.InHeader) {
+	if h.Descriptor == nil {
 		return
 	}
-	fd, err := f.reopen(h.node, unix.O_RDONLY)
+	fd, err := f.Reopen(h.Node, unix.O_RDONLY)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd)
 	text := make([]byte, payload.Limit+1)
 	if n, err := unix.Pread(fd, text, 0); err == nil {
-		f.locks.Wrote(h.descriptor, text[:n], f.caller(in))
+		f.locks.Wrote(h.Descriptor, text[:n], f.caller(in))
 	}
 }

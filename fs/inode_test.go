@@ -7,24 +7,33 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
-// testFS is an FS of a directory that is served by nobody.
+// testFS returns an FS that is not served, and its directory.
 func testFS(t *testing.T) (*FS, string) {
 	t.Helper()
 	dir := t.TempDir()
-	backing, err := os.Open(dir)
+	beneath, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := New(Options{Backing: backing})
+	tables, err := handover.Open(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := backing.Open(backing.Options{Tables: tables, Backing: beneath})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := New(d, nil, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,12 +54,12 @@ func TestHardLinksAreOneInode(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a", &fuse.InHeader{})
+	a, _, err := f.entry(f.Root, "a", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, err := f.entry(f.root, "b", &fuse.InHeader{})
-	if err != nil || a != b || a.row.Load().lookups.Load() != 2 {
+	b, _, err := f.entry(f.Root, "b", &fuse.InHeader{})
+	if err != nil || a != b || a.Row.Load().Lookups.Load() != 2 {
 		t.Errorf("%+v %+v %v", a, b, err)
 	}
 }
@@ -60,27 +69,27 @@ func TestForgetClosesAtTheLastLookup(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "a"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	n, _, err := f.entry(f.root, "a", &fuse.InHeader{})
+	n, _, err := f.entry(f.Root, "a", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := f.entry(f.root, "a", &fuse.InHeader{}); err != nil {
+	if _, _, err := f.entry(f.Root, "a", &fuse.InHeader{}); err != nil {
 		t.Fatal(err)
 	}
-	f.Forget(n.id, 1)
-	if f.inodes.get(n.id) != n || !isOpen(n.fd) {
+	f.Forget(n.ID, 1)
+	if f.Inodes.Get(n.ID) != n || !isOpen(n.FD) {
 		t.Error("forgotten while the kernel knows it")
 	}
-	f.Forget(n.id, 1)
-	if f.inodes.get(n.id) != nil || isOpen(n.fd) || f.inodes.size() != 1 {
+	f.Forget(n.ID, 1)
+	if f.Inodes.Get(n.ID) != nil || isOpen(n.FD) || f.Inodes.Size() != 1 {
 		t.Error("not forgotten")
 	}
-	again, _, err := f.entry(f.root, "a", &fuse.InHeader{})
-	if err != nil || again.id == n.id {
+	again, _, err := f.entry(f.Root, "a", &fuse.InHeader{})
+	if err != nil || again.ID == n.ID {
 		t.Errorf("a node id was used again: %v", err)
 	}
 	f.Forget(1, 1)
-	if f.inodes.get(1) != f.root {
+	if f.Inodes.Get(1) != f.Root {
 		t.Error("the root was forgotten")
 	}
 }
@@ -90,7 +99,7 @@ func TestPathFollowsMovedDirectories(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	a, _, err := f.entry(f.root, "a", &fuse.InHeader{})
+	a, _, err := f.entry(f.Root, "a", &fuse.InHeader{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,20 +107,20 @@ func TestPathFollowsMovedDirectories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if path := f.inodes.path(b, "x.lock"); path != "a/b/x.lock" {
+	if path := f.Inodes.Path(b, "x.lock"); path != "a/b/x.lock" {
 		t.Error(path)
 	}
 	if err := os.Rename(filepath.Join(dir, "a"), filepath.Join(dir, "c")); err != nil {
 		t.Fatal(err)
 	}
-	f.moved(f.root, "c")
-	if path := f.inodes.path(b, "x.lock"); path != "c/b/x.lock" {
+	f.Moved(f.Root, "c")
+	if path := f.Inodes.Path(b, "x.lock"); path != "c/b/x.lock" {
 		t.Error(path)
 	}
 }
 
-// TestNoLinkLeadsOut: the store's access to files beneath follows no symbolic link, be it the
-// last component or a directory on the way.
+// TestNoLinkLeadsOut: when the store accesses files beneath, it follows no symbolic link, neither as the last
+// component nor as a directory on the way.
 func TestNoLinkLeadsOut(t *testing.T) {
 	f, dir := testFS(t)
 	outside := t.TempDir()
@@ -141,7 +150,7 @@ func TestNoLinkLeadsOut(t *testing.T) {
 	}
 }
 
-// TestStatusOfEveryError: what the store says becomes the errno programs expect.
+// TestStatusOfEveryError: each error of the store becomes the errno that programs expect.
 func TestStatusOfEveryError(t *testing.T) {
 	for err, want := range map[error]unix.Errno{
 		lockstore.ErrHeld: unix.EBUSY, lockstore.ErrExists: unix.EEXIST, lockstore.ErrNoSpace: unix.ENOSPC,
@@ -154,26 +163,26 @@ func TestStatusOfEveryError(t *testing.T) {
 	}
 }
 
-// TestMoreFilesThanDescriptors: beyond a limit files are found by their handle, whatever their
-// name is now, and never taken for a later one of their number.
+// TestMoreFilesThanDescriptors: beyond a limit files are opened by handle, whatever their name is now. A handle never
+// opens a later file with the same inode number.
 func TestMoreFilesThanDescriptors(t *testing.T) {
 	f, dir := testFS(t)
-	if f.byHandle < 0 {
+	if f.ByHandle < 0 {
 		t.Skip("files cannot be opened by handle here")
 	}
-	f.descriptors.limit = 16
+	f.Descriptors.Limit = 16
 	path := func(name string) string { return filepath.Join(dir, name) }
-	var all []*inode
+	var all []*backing.Inode
 	for i := range 10 {
 		name := strconv.Itoa(i)
 		if err := os.WriteFile(path(name), []byte(name), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		n, _, err := f.entry(f.root, name, &fuse.InHeader{})
+		n, _, err := f.entry(f.Root, name, &fuse.InHeader{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if pinned := n.fd >= 0; pinned != (i < 2) {
+		if pinned := n.FD >= 0; pinned != (i < 2) {
 			t.Errorf("%s keeps a descriptor: %v", name, pinned)
 		}
 		all = append(all, n)
@@ -181,7 +190,7 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 	if err := os.Rename(path("9"), path("nine")); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := f.reopen(all[9], unix.O_RDONLY)
+	fd, err := f.Reopen(all[9], unix.O_RDONLY)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,13 +199,13 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		t.Errorf("%q %v", text, err)
 	}
 	unix.Close(fd)
-	if again, _, err := f.entry(f.root, "nine", &fuse.InHeader{}); err != nil || again != all[9] {
+	if again, _, err := f.entry(f.Root, "nine", &fuse.InHeader{}); err != nil || again != all[9] {
 		t.Errorf("the same file is another inode: %v", err)
 	}
-	// Its number is used again, once it is not among those that were looked up last.
+	// The next file gets the inode number of the removed one.
 	stale := all[8]
-	for range leastRecent {
-		if err := f.lookedUp(all[2]); err != nil {
+	for range backing.LeastRecent { // so that it is not among those that were looked up last
+		if err := f.LookedUp(all[2], false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -208,38 +217,38 @@ func TestMoreFilesThanDescriptors(t *testing.T) {
 		if err := os.WriteFile(path(name), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		st, err := statEntry(f.root.fd, name)
+		st, err := backing.StatEntry(f.Root.FD, name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if keyOf(&st) != stale.key {
+		if backing.KeyOf(&st) != stale.Key {
 			continue
 		}
-		n, _, err := f.entry(f.root, name, &fuse.InHeader{})
+		n, _, err := f.entry(f.Root, name, &fuse.InHeader{})
 		if err != nil || n == stale {
 			t.Errorf("%s is taken for the file that was removed: %v", name, err)
 		}
-		f.Forget(stale.id, 1)
-		if again, _, err := f.entry(f.root, name, &fuse.InHeader{}); err != nil || again != n {
+		f.Forget(stale.ID, 1)
+		if again, _, err := f.entry(f.Root, name, &fuse.InHeader{}); err != nil || again != n {
 			t.Errorf("%s: %v", name, err)
 		}
 		break
 	}
-	if _, err := f.stat(stale); !errors.Is(err, unix.ESTALE) {
+	if _, err := f.Stat(stale); !errors.Is(err, unix.ESTALE) {
 		t.Errorf("a file that is gone: %v", err)
 	}
 }
 
-// TestMadeWithAUsedNumber: a new file that gets the number of a removed one, whose inode the kernel has not
-// forgotten, is another inode, however it comes into the table. One that is there keeps its inode.
+// TestMadeWithAUsedNumber: a new file may get the inode number of a removed one whose inode the kernel has not
+// forgotten. It is another inode, however it comes into the table. An existing file keeps its inode.
 func TestMadeWithAUsedNumber(t *testing.T) {
 	f, dir := testFS(t)
-	if f.byHandle < 0 {
+	if f.ByHandle < 0 {
 		t.Skip("files cannot be opened by handle here")
 	}
-	f.descriptors.limit = 7
+	f.Descriptors.Limit = 7
 	path := filepath.Join(dir, "x.lock")
-	create := func() (*inode, *handle) {
+	create := func() (*backing.Inode, *backing.Handle) {
 		fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o644)
 		if err != nil {
 			t.Fatal(err)
@@ -252,64 +261,29 @@ func TestMadeWithAUsedNumber(t *testing.T) {
 	}
 	for range 1000 {
 		old, h := create()
-		f.place(old, f.root, "x.lock")
-		f.closeFile(h)
+		f.place(old, f.Root, "x.lock")
+		f.CloseFile(h)
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 		made, h := create()
-		if made.key != old.key {
-			f.closeFile(h)
+		if made.Key != old.Key {
+			f.CloseFile(h)
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
 			continue
 		}
-		if st, err := f.stat(made); made == old || err != nil || st.Ino != made.key.ino {
+		if st, err := f.Stat(made); made == old || err != nil || st.Ino != made.Key.Ino {
 			t.Errorf("the new file is taken for the removed one: %v", err)
 		}
-		if f.isAt(old, "x.lock") || !f.isAt(made, "x.lock") {
+		if f.IsAt(old, "x.lock") || !f.IsAt(made, "x.lock") {
 			t.Error("the removed file is taken to be at the name of the new one")
 		}
-		if again, _, err := f.entry(f.root, "x.lock", &fuse.InHeader{}); again != made || err != nil {
+		if again, _, err := f.entry(f.Root, "x.lock", &fuse.InHeader{}); again != made || err != nil {
 			t.Errorf("the same file is another inode: %v", err)
 		}
 		return
 	}
 	t.Skip("the filesystem here uses no number again")
-}
-
-// TestTexts: what is written down is read again, whatever its length, and its rows are used again.
-func TestTexts(t *testing.T) {
-	f, _ := testFS(t)
-	all := strings.Repeat("0123456789", 30)
-	for round := range 2 {
-		var numbers []uint32
-		for length := range maxText + 1 {
-			numbers = append(numbers, f.tables.addText(uint64(length), []byte(all[:length])))
-		}
-		for length, number := range numbers {
-			if of, text := f.tables.text(number); number == 0 || of != uint64(length) || string(text) != all[:length] {
-				t.Fatalf("%d bytes became %q of %d", length, text, of)
-			}
-		}
-		if number := f.tables.addText(0, []byte(all[:maxText+1])); number != 0 {
-			t.Errorf("a text of %d bytes has number %d", maxText+1, number)
-		}
-		if round == 0 {
-			for _, number := range numbers[:100] {
-				f.tables.dropText(number)
-			}
-			used := make([]bool, f.tables.head.textsUsed.Load()+1)
-			used[numbers[200]] = true
-			f.tables.dropTexts(used)
-			if _, text := f.tables.text(numbers[200]); string(text) != all[:200] {
-				t.Errorf("a text in use became %q", text)
-			}
-			f.tables.dropText(numbers[200])
-		}
-	}
-	if used, most := f.tables.head.textsUsed.Load(), uint32(2+257*6); used > most {
-		t.Errorf("%d rows for what takes at most %d at a time", used, most)
-	}
 }

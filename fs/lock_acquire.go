@@ -6,13 +6,14 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
-// createLock makes a file at a lock name: an exclusive lock if it is with O_EXCL. The
-// record comes first, then the file, then the reply.
-func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
+// createLock makes a file at a lock name. With O_EXCL it is an exclusive lock. The record comes first, then the file,
+// then the reply.
+func (f *FS) createLock(i intent, dir *backing.Inode, name string, in *fuse.CreateIn, out *fuse.CreateOut) error {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	exclusive := in.Flags&unix.O_EXCL != 0
@@ -20,7 +21,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	case err != nil:
 		return err
 	case visible && i.made(nameLock):
-	// Somebody made it since the kernel looked.
+	// Another process has made it since the kernel looked.
 	case visible && exclusive:
 		return unix.EEXIST
 	case visible:
@@ -35,7 +36,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 		if descriptor, err = nameLock.Acquire(verdict.KindCreate, caller); err != nil {
 			return err
 		}
-		i.row.generation.Store(descriptor.Generation())
+		i.SetGeneration(descriptor.Generation())
 	}
 	n, h, st, err := f.create(i, dir, name, in, exclusive)
 	if err != nil {
@@ -45,7 +46,7 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	f.place(n, dir, name)
 	fillEntry(&out.EntryOut, n, &st)
 	if exclusive {
-		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.inodes.path(dir, name)), &out.OpenOut)
+		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.Inodes.Path(dir, name)), &out.OpenOut)
 		out.SetAttrTimeout(createLifetime)
 	} else {
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
@@ -54,39 +55,39 @@ func (f *FS) createLock(i intent, dir *inode, name string, in *fuse.CreateIn, ou
 	return nil
 }
 
-// makeLock calls do, which makes the entry at a lock name in another way, and fills out
-// with what came of it: an exclusive lock, unless it is data.
-func (f *FS) makeLock(i intent, dir *inode, m making, out *fuse.EntryOut, do func() error) error {
-	nameLock := f.enter(dir, m.name)
+// makeLock makes the entry e at a lock name with the system call do, and fills out. The entry is an exclusive lock,
+// unless it turns out to be data.
+func (f *FS) makeLock(i intent, e newEntry, do func() error, out *fuse.EntryOut) error {
+	nameLock := f.enter(e.dir, e.name)
 	defer nameLock.Leave()
-	switch visible, err := f.lookEntry(nameLock, dir, m.name); {
+	switch visible, err := f.lookEntry(nameLock, e.dir, e.name); {
 	case err != nil:
 		return err
 	case visible && i.made(nameLock):
 	case visible:
 		return unix.EEXIST
 	default:
-		if _, err := nameLock.Acquire(m.lock, f.caller(m.in)()); err != nil {
+		if _, err := nameLock.Acquire(e.lock, f.caller(e.in)()); err != nil {
 			return err
 		}
-		i.row.generation.Store(nameLock.Generation())
+		i.SetGeneration(nameLock.Generation())
 	}
-	if err := do(); err != nil {
+	if err := i.once(do, e.ours); err != nil {
 		nameLock.Release()
 		return err
 	}
 	nameLock.Made()
-	err := f.lookupIn(nameLock, dir, m.name, m.in, out)
+	err := f.lookupIn(nameLock, e.dir, e.name, e.in, out)
 	if err != nil {
-		err = i.unmake(dir, m.name, m.kind, err)
+		err = i.unmake(e.dir, e.name, e.kind, err)
 		nameLock.Release()
 	}
 	return err
 }
 
-// made says that the lock, whose name lock that is, was acquired by a dead server for this request,
-// or that it settled since: then there is only the file.
+// made reports whether a dead server acquired the lock of nameLock for this request. If that lock has settled since,
+// only the file is left.
 func (i intent) made(nameLock lockstore.NameLock) bool {
-	generation := i.row.generation.Load()
-	return i.again && generation != 0 && (nameLock.Generation() == generation || !nameLock.Held())
+	generation := i.Generation()
+	return i.Again && generation != 0 && (nameLock.Generation() == generation || !nameLock.Held())
 }

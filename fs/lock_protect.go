@@ -11,12 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/fs/backing"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
 // removeLock removes the entry at a lock name: first the file, then the record.
-func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() error) error {
+func (f *FS) removeLock(dir *backing.Inode, name string, in *fuse.InHeader, do func() error) error {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	if err := f.admitEntry(nameLock, dir, name, f.caller(in), lockstore.Removing); err != nil {
@@ -26,36 +28,38 @@ func (f *FS) removeLock(dir *inode, name string, in *fuse.InHeader, do func() er
 	err := do()
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		nameLock.Release()
-		f.usualLocks.set(f.inodes.path(dir, name), held)
+		f.usualLocks.set(f.Inodes.Path(dir, name), held)
 	}
 	return err
 }
 
-// admitEntry says whether who may remove or rename the entry at a lock name. What was not
-// judged so far is first.
-func (f *FS) admitEntry(nameLock lockstore.NameLock, dir *inode, name string, who func() bootid.Process, attempt lockstore.Attempt) error {
+// admitEntry returns nil if the caller may remove or rename the entry at a lock name. An entry that has no judgment
+// yet is judged first.
+func (f *FS) admitEntry(
+	nameLock lockstore.NameLock, dir *backing.Inode, name string, caller func() bootid.Process, attempt lockstore.Attempt,
+) error {
 	if !nameLock.Held() {
 		if _, err := f.lookEntry(nameLock, dir, name); err != nil {
 			return err
 		}
 	}
-	return nameLock.Admit(who, attempt)
+	return nameLock.Admit(caller, attempt)
 }
 
 // renaming is a rename(2) between two entries.
 type renaming struct {
 	intent           intent
-	oldDir, newDir   *inode
+	oldDir, newDir   *backing.Inode
 	oldName, newName string
 	exchange         bool
-	who              func() bootid.Process
+	caller           func() bootid.Process
 	do               func() error
 }
 
 // renameLock renames a file from or onto a lock name, or both.
 func (f *FS) renameLock(r renaming) error {
 	var from, to lockstore.NameLock
-	switch oldLock, newLock := f.isLockName(r.oldName), f.isLockName(r.newName); {
+	switch oldLock, newLock := f.IsLockName(r.oldName), f.IsLockName(r.newName); {
 	case r.oldDir == r.newDir && r.oldName == r.newName:
 		return r.do()
 	case oldLock && newLock:
@@ -72,12 +76,12 @@ func (f *FS) renameLock(r renaming) error {
 	return f.renameIn(from, to, r)
 }
 
-// renameIn does so within the name locks of those names that are lock names; the zero NameLock
-// is that of one that is not.
+// renameIn carries out a rename within the name locks of its names. A name that is no lock name has the zero
+// NameLock.
 func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 	atLock, ontoLock := from != lockstore.NameLock{}, to != lockstore.NameLock{}
 	if atLock {
-		if err := f.admitEntry(from, r.oldDir, r.oldName, r.who, lockstore.Renaming); err != nil {
+		if err := f.admitEntry(from, r.oldDir, r.oldName, r.caller, lockstore.Renaming); err != nil {
 			return err
 		}
 	}
@@ -87,14 +91,14 @@ func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 		if err != nil {
 			return err
 		}
-		// A lock that is renamed stays the one it is.
+		// A lock that is renamed stays the same lock.
 		if acquired = free && !r.exchange && !(atLock && from.Held()); acquired {
-			if _, err := to.Acquire(verdict.KindRename, r.who()); errors.Is(err, lockstore.ErrReserved) {
+			if _, err := to.Acquire(verdict.KindRename, r.caller()); errors.Is(err, lockstore.ErrReserved) {
 				return fmt.Errorf("%w: %w", lockstore.ErrHeld, err) // EEXIST is not for rename(2)
 			} else if err != nil {
 				return err
 			}
-			r.intent.row.generation.Store(to.Generation())
+			r.intent.SetGeneration(to.Generation())
 		}
 	}
 	if err := r.do(); err != nil {
@@ -107,40 +111,39 @@ func (f *FS) renameIn(from, to lockstore.NameLock, r renaming) error {
 	case acquired:
 		to.Made()
 	case ontoLock && (r.exchange || !atLock || !from.Held()):
-		to.Replaced(r.who)
+		to.Replaced(r.caller)
 	}
 	if atLock {
 		switch {
 		case r.exchange:
-			from.Replaced(r.who)
+			from.Replaced(r.caller)
 		case ontoLock:
 			from.Move(to)
 		default:
 			from.Release()
-			f.usualLocks.set(f.inodes.path(r.oldDir, r.oldName), false)
+			f.usualLocks.set(f.Inodes.Path(r.oldDir, r.oldName), false)
 		}
 	}
-	f.moved(r.newDir, r.newName)
+	f.Moved(r.newDir, r.newName)
 	if r.exchange {
-		f.moved(r.oldDir, r.oldName)
+		f.Moved(r.oldDir, r.oldName)
 	}
 	return nil
 }
 
-// admitReplacement says whether what lies at a lock name may be replaced, and whether the
-// name is free.
+// admitReplacement returns nil if the file at a lock name may be replaced, and reports whether the name is free.
 func (f *FS) admitReplacement(to lockstore.NameLock, r renaming) (free bool, err error) {
 	visible, err := f.lookEntry(to, r.newDir, r.newName)
 	if err != nil || !visible {
 		return !visible, err
 	}
-	return false, to.Admit(r.who, lockstore.Replacing)
+	return false, to.Admit(r.caller, lockstore.Replacing)
 }
 
-// admitChange refuses who made a request to change the bytes of n if it is a live
-// lock of another family, or lies in a directory that is one.
-func (f *FS) admitChange(n *inode, in *fuse.InHeader, attempt lockstore.Attempt) error {
-	if dir := f.inodes.parentOf(n); dir != nil && !n.isDir() {
+// admitChange refuses a request to change the bytes of n if n is a live lock of another family, or lies in a
+// directory that is one.
+func (f *FS) admitChange(n *backing.Inode, in *fuse.InHeader, attempt lockstore.Attempt) error {
+	if dir := f.Inodes.ParentOf(n); dir != nil && !n.IsDir() {
 		if err := f.admitWithin(dir, in); err != nil {
 			return err
 		}
@@ -153,9 +156,8 @@ func (f *FS) admitChange(n *inode, in *fuse.InHeader, attempt lockstore.Attempt)
 	return nameLock.Admit(f.caller(in), attempt)
 }
 
-// admitWithin refuses who made a request to change what lies in dir if that is a live lock of
-// another family.
-func (f *FS) admitWithin(dir *inode, in *fuse.InHeader) error {
+// admitWithin refuses a request to change an entry of dir if dir is a live lock of another family.
+func (f *FS) admitWithin(dir *backing.Inode, in *fuse.InHeader) error {
 	nameLock, ok := f.lockOf(dir)
 	if !ok {
 		return nil
@@ -164,19 +166,19 @@ func (f *FS) admitWithin(dir *inode, in *fuse.InHeader) error {
 	return nameLock.Admit(f.caller(in), lockstore.Entering)
 }
 
-// changedWithin tells the store that something in dir was changed.
-func (f *FS) changedWithin(dir *inode) {
-	if !dir.lockNamed() {
+// changedWithin tells the store of a change in dir.
+func (f *FS) changedWithin(dir *backing.Inode) {
+	if !dir.LockNamed() {
 		return
 	}
-	if path, ok := f.inodes.placePath(dir); ok && f.locks.Holds(path) {
-		f.locks.Written(path, &dir.seen)
+	if path, ok := f.Inodes.PlacePath(dir); ok && f.locks.Holds(path) {
+		f.locks.Written(path, &dir.Seen)
 	}
 }
 
-// timeSet tells the store that the caller has given n, which may be a lock, a time other than the present,
-// as programs that copy files do.
-func (f *FS) timeSet(n *inode, in *fuse.SetAttrIn) {
+// timeSet tells the store that the caller has set the time of n, which may be a lock, to a time other than the
+// present. Programs that copy files do that.
+func (f *FS) timeSet(n *backing.Inode, in *fuse.SetAttrIn) {
 	if in.Valid&fuse.FATTR_MTIME == 0 || in.Valid&fuse.FATTR_MTIME_NOW != 0 {
 		return
 	}
@@ -186,9 +188,8 @@ func (f *FS) timeSet(n *inode, in *fuse.SetAttrIn) {
 	}
 }
 
-// ofStranger says that n is a live exclusive lock of another family than that of who made the
-// request.
-func (f *FS) ofStranger(n *inode, in *fuse.InHeader) bool {
+// ofStranger reports whether n is a live exclusive lock of another family than the caller's.
+func (f *FS) ofStranger(n *backing.Inode, in *fuse.InHeader) bool {
 	nameLock, ok := f.lockOf(n)
 	if !ok {
 		return false
@@ -197,9 +198,9 @@ func (f *FS) ofStranger(n *inode, in *fuse.InHeader) bool {
 	return nameLock.Stranger(f.caller(in))
 }
 
-// open opens n. At a lock name that is one step with the look at it, so that no pid file is
-// removed under who is about to open it.
-func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
+// open opens n. At a lock name the judgment and the open are one step, so that no pid file is removed while a process
+// opens it.
+func (f *FS) open(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	nameLock, ok := f.enterPlace(n)
 	if !ok {
 		return f.openOther(n, in, out)
@@ -209,8 +210,8 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	switch {
 	case err != nil:
 		return err
-	case !visible: // it was stale
-		if err := f.retries.stale(&in.InHeader, n.id); err != nil {
+	case !visible: // the lock was stale
+		if err := f.retries.stale(&in.InHeader, n.ID); err != nil {
 			return err
 		}
 	}
@@ -221,40 +222,40 @@ func (f *FS) open(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	}
 	h := f.newHandle(n, in)
 	guarded := nameLock.Guarded()
-	if h.writes() {
+	if h.Writes() {
 		caller := f.caller(&in.InHeader)()
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
-		h.family = guarded && !nameLock.Stranger(func() bootid.Process { return caller })
+		h.Family = guarded && !nameLock.Stranger(func() bootid.Process { return caller })
 	}
 	return f.openFile(h, in, out, guarded)
 }
 
-// writtenBy remembers the process that opens n, a file at a lock name, for writing.
-func (f *FS) writtenBy(n *inode, h *handle, w *lockstore.Writer) {
-	n.seen.WrittenBy(w)
-	h.writer = w
-	if path, ok := f.inodes.placePath(n); ok {
+// writtenBy records the process that opens n, a file at a lock name, for writing.
+func (f *FS) writtenBy(n *backing.Inode, h *backing.Handle, w *lockstore.Writer) {
+	n.Seen.WrittenBy(w)
+	h.Writer = w
+	if path, ok := f.Inodes.PlacePath(n); ok {
 		f.locks.Writing(path, w)
 	}
 }
 
-// writingWithin tells the store that the caller opens a file in dir for writing, if that may be a lock.
-func (f *FS) writingWithin(dir *inode, in *fuse.InHeader) {
-	if !dir.lockNamed() {
+// writingWithin tells the store that the caller opens a file in dir for writing, if dir may be a lock.
+func (f *FS) writingWithin(dir *backing.Inode, in *fuse.InHeader) {
+	if !dir.LockNamed() {
 		return
 	}
-	if path, ok := f.inodes.placePath(dir); ok && f.locks.Holds(path) {
+	if path, ok := f.Inodes.PlacePath(dir); ok && f.locks.Holds(path) {
 		f.locks.Writing(path, f.locks.Writer(f.caller(in)(), false))
 	}
 }
 
-// openOther opens what is not at a lock name, or not any more.
-func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
+// openOther opens a file that is not at a lock name, or no longer.
+func (f *FS) openOther(n *backing.Inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 	if err := f.reaped(n, &in.InHeader); err != nil {
 		return err
 	}
-	dir := f.inodes.parentOf(n)
-	if dir == nil || n.isDir() || !dir.lockNamed() {
+	dir := f.Inodes.ParentOf(n)
+	if dir == nil || n.IsDir() || !dir.LockNamed() {
 		return f.openFile(f.newHandle(n, in), in, out, false)
 	}
 	if int(in.Flags)&unix.O_TRUNC != 0 {
@@ -263,26 +264,26 @@ func (f *FS) openOther(n *inode, in *fuse.OpenIn, out *fuse.OpenOut) error {
 		}
 	}
 	h := f.newHandle(n, in)
-	if h.writes() {
+	if h.Writes() {
 		f.writingWithin(dir, &in.InHeader)
 	}
-	path, ok := f.inodes.placePath(dir)
+	path, ok := f.Inodes.PlacePath(dir)
 	return f.openFile(h, in, out, ok && f.locks.Holds(path))
 }
 
-// closedLock tells the store that a handle is closed by which a lock was made or may
-// have been written, or which kept a pid file from being removed.
-func (f *FS) closedLock(h *handle) {
-	n := h.node
+// closedLock tells the store that a handle is closed, if a lock was made or may have been written with it, or if it
+// kept a pid file from being removed.
+func (f *FS) closedLock(h *backing.Handle) {
+	n := h.Node
 	switch {
-	case h.descriptor != nil:
-		f.locks.Closed(h.descriptor, h.row.bits.Load()&bitClosedEnd != 0)
-	case n.lockNamed():
-		if path, ok := f.inodes.placePath(n); ok && (h.writes() || f.locks.Holds(path)) && f.isAt(n, path) {
-			f.locks.Written(path, &n.seen)
+	case h.Descriptor != nil:
+		f.locks.Closed(h.Descriptor, h.Row.Bits.Load()&handover.BitClosedEnd != 0)
+	case n.LockNamed():
+		if path, ok := f.Inodes.PlacePath(n); ok && (h.Writes() || f.locks.Holds(path)) && f.IsAt(n, path) {
+			f.locks.Written(path, &n.Seen)
 		}
-	case h.writes():
-		if dir := f.inodes.parentOf(n); dir != nil {
+	case h.Writes():
+		if dir := f.Inodes.ParentOf(n); dir != nil {
 			f.changedWithin(dir)
 		}
 	}

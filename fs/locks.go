@@ -10,34 +10,32 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+	"latchfs/fs/backing"
 	"latchfs/lockstore"
 )
 
-// This file, lock_acquire.go and lock_protect.go are where requests branch into the lock
-// store: everything that is different at a lock name is there. Here is how the name lock of
-// a name is found, and what looks at locks see.
+// Most that differs at a lock name is in this file, lock_acquire.go and lock_protect.go. This file finds the name
+// lock of a name, and answers looks at locks.
 
-func (f *FS) isLockName(name string) bool { return f.patterns.Match(name) }
-
-// enter takes the name lock of the entry name of dir. Directories are renamed outside of all
-// name locks, so that once inside the path stays true.
-func (f *FS) enter(dir *inode, name string) lockstore.NameLock {
+// enter takes the name lock of the entry name of dir. Directories are renamed outside of all name locks, so the path
+// stays true until the name lock is left.
+func (f *FS) enter(dir *backing.Inode, name string) lockstore.NameLock {
 	for {
-		path := f.inodes.path(dir, name)
+		path := f.Inodes.Path(dir, name)
 		nameLock := f.locks.Enter(path)
-		if f.inodes.path(dir, name) == path {
+		if f.Inodes.Path(dir, name) == path {
 			return nameLock
 		}
 		nameLock.Leave()
 	}
 }
 
-// enterBoth does so for two names.
-func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.NameLock, lockstore.NameLock) {
+// enterBoth takes the name locks of two entries.
+func (f *FS) enterBoth(dirA *backing.Inode, a string, dirB *backing.Inode, b string) (_, _ lockstore.NameLock) {
 	for {
-		pathA, pathB := f.inodes.path(dirA, a), f.inodes.path(dirB, b)
+		pathA, pathB := f.Inodes.Path(dirA, a), f.Inodes.Path(dirB, b)
 		nameLockA, nameLockB := f.locks.EnterBoth(pathA, pathB)
-		if f.inodes.path(dirA, a) == pathA && f.inodes.path(dirB, b) == pathB {
+		if f.Inodes.Path(dirA, a) == pathA && f.Inodes.Path(dirB, b) == pathB {
 			return nameLockA, nameLockB
 		}
 		nameLockB.Leave()
@@ -45,105 +43,74 @@ func (f *FS) enterBoth(dirA *inode, a string, dirB *inode, b string) (lockstore.
 	}
 }
 
-// enterPlace takes the name lock of the lock name that the file n was last seen at; false if
-// it is not there any more.
-func (f *FS) enterPlace(n *inode) (lockstore.NameLock, bool) {
-	if !n.lockNamed() {
+// enterPlace takes the name lock of the lock name where n was last seen. It reports false if n is not there any more.
+func (f *FS) enterPlace(n *backing.Inode) (lockstore.NameLock, bool) {
+	if !n.LockNamed() {
 		return lockstore.NameLock{}, false
 	}
 	for {
-		path, ok := f.inodes.placePath(n)
+		path, ok := f.Inodes.PlacePath(n)
 		if !ok {
 			return lockstore.NameLock{}, false
 		}
 		nameLock := f.locks.Enter(path)
-		if f.isAt(n, path) {
+		if f.IsAt(n, path) {
 			return nameLock, true
 		}
 		nameLock.Leave()
-		if again, _ := f.inodes.placePath(n); again == path {
-			return lockstore.NameLock{}, false // another file is at that name
+		if again, _ := f.Inodes.PlacePath(n); again == path {
+			return lockstore.NameLock{}, false // another file has that name
 		}
 	}
 }
 
-// isAt says that n is the file at path.
-func (f *FS) isAt(n *inode, path string) (is bool) {
-	_ = lockFiles{f}.beneath(path, func(dirfd int, base string) error {
-		st, err := statEntry(dirfd, base)
-		is = err == nil && n.is(keyOf(&st), dirfd, base)
-		return err
-	})
-	return is
-}
-
-// lockOf does the same if there is a record of a lock of that name.
-func (f *FS) lockOf(n *inode) (lockstore.NameLock, bool) {
-	if !n.lockNamed() {
+// lockOf takes the name lock of n if there is a record of a lock at its name. It reports false if there is none.
+func (f *FS) lockOf(n *backing.Inode) (lockstore.NameLock, bool) {
+	if !n.LockNamed() {
 		return lockstore.NameLock{}, false
 	}
-	if path, ok := f.inodes.placePath(n); !ok || !f.locks.Holds(path) {
+	if path, ok := f.Inodes.PlacePath(n); !ok || !f.locks.Holds(path) {
 		return lockstore.NameLock{}, false
 	}
 	return f.enterPlace(n)
 }
 
-// place remembers that n is the entry name of dir, if that matters: of a directory, at a lock
-// name, and in a directory at one. A file with several names keeps that of a lock.
-func (f *FS) place(n, dir *inode, name string) {
-	lockNamed := f.isLockName(name)
-	if !n.isDir() {
-		if !lockNamed && !dir.lockNamed() {
+// place records that n is the entry name of dir, if the place matters: for a directory, at a lock name, and in a
+// directory at a lock name. A file with several names keeps the name of a lock.
+func (f *FS) place(n, dir *backing.Inode, name string) {
+	lockNamed := f.IsLockName(name)
+	if !n.IsDir() {
+		if !lockNamed && !dir.LockNamed() {
 			return
 		}
-		if at, ok := f.inodes.placePath(n); ok && at != f.inodes.path(dir, name) && f.locks.Holds(at) && f.isAt(n, at) {
+		if at, ok := f.Inodes.PlacePath(n); ok && at != f.Inodes.Path(dir, name) && f.locks.Holds(at) && f.IsAt(n, at) {
 			return
 		}
 	}
-	f.inodes.place(n, dir, name, lockNamed)
+	f.Inodes.Place(n, dir, name, lockNamed)
 }
 
-// caller returns a function that identifies who made a request, while he waits for it.
+// caller returns a function that identifies the caller of a request while it waits for the answer.
 func (f *FS) caller(in *fuse.InHeader) func() bootid.Process {
 	return func() bootid.Process {
-		// A caller out of sight is the zero Process.
+		// A caller in an unknown pid namespace is the zero Process.
 		p, _ := f.callers.Identify(int(in.Pid))
 		p.UID = in.Uid
 		return p
 	}
 }
 
-func fileOf(st *unix.Stat_t) lockstore.File {
-	written, changed := unixTime(st.Mtim), unixTime(st.Ctim)
-	if written.After(changed) {
-		changed = written
-	}
-	file := lockstore.File{
-		ID:   lockstore.FileID{Device: st.Dev, Inode: st.Ino},
-		Size: st.Size, UID: st.Uid,
-		Written: written, Changed: changed,
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		file.Type = lockstore.Regular
-	case unix.S_IFDIR:
-		file.Type = lockstore.Directory
-	case unix.S_IFLNK:
-		file.Type = lockstore.Symlink
-	}
-	return file
-}
-
-// lookupLock finds the entry at a lock name, unless it is stale: then it is reclaimed and
-// there is none.
-func (f *FS) lookupLock(dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
+// lookupLock finds the entry at a lock name. A stale lock is reaped and not found.
+func (f *FS) lookupLock(dir *backing.Inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	return f.lookupIn(nameLock, dir, name, in, out)
 }
 
-// lookupIn does so within the name lock.
-func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *inode, name string, in *fuse.InHeader, out *fuse.EntryOut) error {
+// lookupIn finds the entry at a lock name within its name lock.
+func (f *FS) lookupIn(
+	nameLock lockstore.NameLock, dir *backing.Inode, name string, in *fuse.InHeader, out *fuse.EntryOut,
+) error {
 	n, st, err := f.entry(dir, name, in)
 	if errors.Is(err, unix.ENOENT) {
 		nameLock.Look(nil, nil)
@@ -151,18 +118,18 @@ func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *inode, name string, in *
 	if err != nil {
 		return err
 	}
-	file := fileOf(&st)
-	if !nameLock.Look(&file, &n.seen) {
-		f.inodes.unfind(n.id, in.Unique)
+	file := backing.FileOf(&st)
+	if !nameLock.Look(&file, &n.Seen) {
+		f.Inodes.Unfind(n.ID, in.Unique)
 		return unix.ENOENT
 	}
-	f.retries.lookedUp(in, n.id)
+	f.retries.lookedUp(in, n.ID)
 	fillEntry(out, n, &st)
 	if nameLock.Held() {
 		out.SetAttrTimeout(0)
-		who := f.caller(in)
-		if (f.heartbeat || f.locks.Followed()) && nameLock.Stranger(who) {
-			nameLock.Contend(who)
+		caller := f.caller(in)
+		if (f.heartbeat || f.locks.Followed()) && nameLock.Stranger(caller) {
+			nameLock.Contend(caller)
 			if f.heartbeat {
 				freshen(&out.Attr)
 			}
@@ -171,8 +138,8 @@ func (f *FS) lookupIn(nameLock lockstore.NameLock, dir *inode, name string, in *
 	return nil
 }
 
-// seesFresh says that who made a request is to see the lock, whose name lock that is, as if it
-// had just been taken: programs that judge by age would break it otherwise.
+// seesFresh reports whether the caller is to see the lock of nameLock as if it had just been taken: a program that
+// judges locks by their age would break it otherwise.
 func (f *FS) seesFresh(nameLock lockstore.NameLock, in *fuse.InHeader) bool {
 	return f.heartbeat && nameLock.Stranger(f.caller(in))
 }
@@ -182,10 +149,9 @@ func freshen(attr *fuse.Attr) {
 	attr.SetTimes(nil, &now, &now)
 }
 
-// lookAgain is asked before the attributes of n are answered: if n is a stale lock it is
-// reclaimed. It says whether n is a lock that is not, and whether its times are to be
-// the present.
-func (f *FS) lookAgain(n *inode, in *fuse.InHeader) (held, fresh bool, err error) {
+// lookAgain judges n before its attributes are answered, and reaps it if it is a stale lock. It reports whether n is
+// a lock that stays, and whether its times are to be the present.
+func (f *FS) lookAgain(n *backing.Inode, in *fuse.InHeader) (held, fresh bool, err error) {
 	nameLock, ok := f.lockOf(n)
 	if !ok {
 		return false, false, nil
@@ -196,30 +162,30 @@ func (f *FS) lookAgain(n *inode, in *fuse.InHeader) (held, fresh bool, err error
 	return held, held && f.seesFresh(nameLock, in), err
 }
 
-// look judges the lock whose name lock that is and whose file n is.
-func (f *FS) look(nameLock lockstore.NameLock, n *inode) (visible bool, err error) {
-	st, err := f.stat(n)
+// look judges the lock of nameLock, whose file is n.
+func (f *FS) look(nameLock lockstore.NameLock, n *backing.Inode) (visible bool, err error) {
+	st, err := f.Stat(n)
 	if err != nil {
 		return false, err
 	}
-	file := fileOf(&st)
-	return nameLock.Look(&file, &n.seen), nil
+	file := backing.FileOf(&st)
+	return nameLock.Look(&file, &n.Seen), nil
 }
 
-// lookEntry judges what lies at the entry name of dir, whose name lock that is.
-func (f *FS) lookEntry(nameLock lockstore.NameLock, dir *inode, name string) (visible bool, err error) {
-	st, err := statEntry(dir.pathFD(), name)
+// lookEntry judges the file at the entry name of dir, whose name lock is nameLock.
+func (f *FS) lookEntry(nameLock lockstore.NameLock, dir *backing.Inode, name string) (visible bool, err error) {
+	st, err := backing.StatEntry(dir.PathFD(), name)
 	if errors.Is(err, unix.ENOENT) {
 		return nameLock.Look(nil, nil), nil
 	} else if err != nil {
 		return false, err
 	}
-	file := fileOf(&st)
-	return f.initialScan.look(nameLock, &file, f.inodes.peek(keyOf(&st), dir.pathFD(), name)), nil
+	file := backing.FileOf(&st)
+	return f.judgments.look(nameLock, &file, f.Inodes.Peek(backing.KeyOf(&st), dir.PathFD(), name)), nil
 }
 
-// hiddenLock says that the entry at a lock name was stale and is gone.
-func (f *FS) hiddenLock(dir *inode, name string) bool {
+// hiddenLock reports whether the entry at a lock name was stale and is gone.
+func (f *FS) hiddenLock(dir *backing.Inode, name string) bool {
 	nameLock := f.enter(dir, name)
 	defer nameLock.Leave()
 	visible, err := f.lookEntry(nameLock, dir, name)

@@ -6,6 +6,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs/backing"
+	"latchfs/fs/control"
 	"latchfs/lockstore"
 )
 
@@ -20,13 +22,13 @@ func (f *FS) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Statu
 }
 
 func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
-	dir := f.heldDir(in.NodeId)
-	defer dir.release()
-	if dir == nil || dir == f.root && name == controlName {
-		return f.control.refuse(in.NodeId)
+	dir := f.HeldDir(in.NodeId)
+	defer dir.Release()
+	if dir == nil || dir == f.Root && name == control.Name {
+		return refuse(in.NodeId)
 	}
-	if f.notifier.calls(in) {
-		return status(f.notifier.remove(dir, name))
+	if f.isUnlinker(in) {
+		return status(f.removeTombstone(dir, name))
 	}
 	if err := f.admitWithin(dir, in); err != nil {
 		return status(err)
@@ -34,13 +36,14 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 	op := opUnlink
 	if flags != 0 {
 		op = opRmdir
-		f.keepHeld(dir, name)
+		f.KeepHeld(dir, name)
 	}
 	i := f.beginEntry(in, op, name)
 	do := func() error {
-		return i.once(func() error { return retry(func() error { return unix.Unlinkat(dir.pathFD(), name, flags) }) }, is(unix.ENOENT))
+		unlink := func() error { return unix.Unlinkat(dir.PathFD(), name, flags) }
+		return i.once(func() error { return backing.Retry(unlink) }, is(unix.ENOENT))
 	}
-	if f.isLockName(name) {
+	if f.IsLockName(name) {
 		return status(f.removeLock(dir, name, in, do))
 	}
 	return status(do())
@@ -48,48 +51,47 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 
 // Rename implements fuse.RawFileSystem.
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
-	oldDir, newDir := f.heldDir(in.NodeId), f.heldDir(in.Newdir)
-	defer oldDir.release()
-	defer newDir.release()
-	if oldDir == nil || newDir == nil || oldDir == f.root && oldName == controlName || newDir == f.root && newName == controlName {
-		return f.control.refuse(in.NodeId)
+	oldDir, newDir := f.HeldDir(in.NodeId), f.HeldDir(in.Newdir)
+	defer oldDir.Release()
+	defer newDir.Release()
+	if oldDir == nil || newDir == nil || oldDir == f.Root && oldName == control.Name ||
+		newDir == f.Root && newName == control.Name {
+		return refuse(in.NodeId)
 	}
-	st, statErr := statEntry(oldDir.pathFD(), oldName)
+	st, statErr := backing.StatEntry(oldDir.PathFD(), oldName)
 	i := f.begin(&in.InHeader, opRename)
-	if !i.again {
-		i.row.dir.set(in.NodeId, oldName)
-		i.row.other.set(in.Newdir, newName)
-		i.row.dev, i.row.ino, i.row.size = st.Dev, st.Ino, uint64(in.Flags)
+	if !i.Again {
+		i.SetRename(in.NodeId, oldName, in.Newdir, newName, in.Flags, st.Dev, st.Ino)
+		i.Commit(in.Unique &^ backing.UniqueResent)
 	}
-	i.written(&in.InHeader)
-	f.keepHeld(newDir, newName)
+	f.KeepHeld(newDir, newName)
 	rename := func() error {
 		do := func() error {
-			return unix.Renameat2(oldDir.pathFD(), oldName, newDir.pathFD(), newName, uint(in.Flags))
+			return unix.Renameat2(oldDir.PathFD(), oldName, newDir.PathFD(), newName, uint(in.Flags))
 		}
 		if in.Flags&unix.RENAME_WHITEOUT != 0 {
-			return f.credentials.as(in.Caller, do) // it makes a file
+			return f.credentials.As(in.Caller, do) // it makes a file
 		}
-		return retry(do)
+		return backing.Retry(do)
 	}
-	for _, dir := range []*inode{oldDir, newDir} {
+	for _, dir := range []*backing.Inode{oldDir, newDir} {
 		if err := f.admitWithin(dir, &in.InHeader); err != nil {
 			return status(err)
 		}
 	}
 	r := renaming{
 		intent: i, oldDir: oldDir, oldName: oldName, newDir: newDir, newName: newName,
-		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, who: f.caller(&in.InHeader),
+		exchange: in.Flags&unix.RENAME_EXCHANGE != 0, caller: f.caller(&in.InHeader),
 	}
 	r.do = func() error { return i.once(rename, never) }
-	defer i.over()
+	defer i.Close()
 	var err error
 	switch {
-	case i.again && f.renamed(i.row, oldDir, newDir):
+	case i.Again && f.wasRenamed(i, oldDir, newDir):
 		f.finishRename(r)
 	case statErr == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR || r.exchange && f.isDirectory(newDir, newName):
 		err = f.renameTree(r)
-	case f.isLockName(oldName) || f.isLockName(newName):
+	case f.IsLockName(oldName) || f.IsLockName(newName):
 		err = f.renameLock(r)
 	default:
 		err = r.do()
@@ -100,107 +102,58 @@ func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName strin
 	return status(err)
 }
 
-// finishRename records what a dead server renamed. The store knows already, but for the entries
-// themselves (Predecessor.Renames).
+// wasRenamed reports whether a dead server carried out the rename of an intent.
+func (f *FS) wasRenamed(i intent, oldDir, newDir *backing.Inode) bool {
+	r, ok := i.Rename()
+	return ok && f.Renamed(r, oldDir, newDir)
+}
+
+// finishRename records a rename that a dead server carried out. The store knows of it already, except for the two
+// entries (Options.Renames).
 func (f *FS) finishRename(r renaming) {
-	if f.isLockName(r.oldName) {
+	if f.IsLockName(r.oldName) {
 		nameLock := f.enter(r.oldDir, r.oldName)
 		if r.exchange {
-			nameLock.Replaced(r.who)
+			nameLock.Replaced(r.caller)
 		} else {
 			nameLock.Release()
 		}
 		nameLock.Leave()
 	}
-	if f.isLockName(r.newName) {
+	if f.IsLockName(r.newName) {
 		nameLock := f.enter(r.newDir, r.newName)
-		if nameLock.Held() && nameLock.Generation() == r.intent.row.generation.Load() {
+		if nameLock.Held() && nameLock.Generation() == r.intent.Generation() {
 			nameLock.Made()
 		} else {
-			nameLock.Replaced(r.who)
+			nameLock.Replaced(r.caller)
 		}
 		nameLock.Leave()
 	}
-	f.moved(r.newDir, r.newName)
+	f.Moved(r.newDir, r.newName)
 	if r.exchange {
-		f.moved(r.oldDir, r.oldName)
+		f.Moved(r.oldDir, r.oldName)
 	}
 	r.intent.finish(0, nil)
 }
 
-// UnfinishedRenames are those that a dead server carried out and did not record.
-func (f *FS) UnfinishedRenames() (renames []lockstore.Rename) {
-	for i := range f.tables.intents {
-		row := &f.tables.intents[i]
-		oldDir, newDir := f.heldDir(row.dir.node), f.heldDir(row.other.node)
-		defer oldDir.release()
-		defer newDir.release()
-		if row.unique.Load() == 0 || row.op != opRename || row.state.Load() == intentOver || oldDir == nil || newDir == nil ||
-			!f.renamed(row, oldDir, newDir) {
-			continue
-		}
-		oldName, newName := row.dir.text(), row.other.text()
-		f.moved(newDir, newName)
-		exchange := row.size&unix.RENAME_EXCHANGE != 0
-		if exchange {
-			f.moved(oldDir, oldName)
-		}
-		renames = append(renames, lockstore.Rename{
-			Old: f.inodes.path(oldDir, oldName), New: f.inodes.path(newDir, newName), Exchange: exchange,
-			Lock: f.isLockName(oldName) && f.isLockName(newName),
-		})
-	}
-	return renames
-}
-
-// renamed says that a rename, of what was the old entry, was carried out.
-func (f *FS) renamed(row *intentRow, oldDir, newDir *inode) bool {
-	key := fileKey{row.dev, row.ino}
-	st, err := statEntry(newDir.pathFD(), row.other.text())
-	if err != nil || key.ino == 0 || keyOf(&st) != key {
-		return false
-	}
-	// Two links to one file that are renamed onto each other stay as they are.
-	st, err = statEntry(oldDir.pathFD(), row.dir.text())
-	return err != nil || keyOf(&st) != key
-}
-
-func (f *FS) isDirectory(dir *inode, name string) bool {
-	st, err := statEntry(dir.pathFD(), name)
+func (f *FS) isDirectory(dir *backing.Inode, name string) bool {
+	st, err := backing.StatEntry(dir.PathFD(), name)
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// renameTree renames a directory, or exchanges one for something, and keeps the table's
-// and the store's idea of what is beneath them.
+// renameTree renames a directory, or exchanges one with another file, and moves the records of the locks beneath
+// them.
 func (f *FS) renameTree(r renaming) error {
 	return f.locks.MoveTree(r.exchange, func(at func(string) lockstore.NameLock) (string, string, error) {
-		// Under the store's lock no other directory moves, so these stay true.
-		oldPath, newPath := f.inodes.path(r.oldDir, r.oldName), f.inodes.path(r.newDir, r.newName)
+		// Under the store's lock no other directory is renamed, so these paths stay true.
+		oldPath, newPath := f.Inodes.Path(r.oldDir, r.oldName), f.Inodes.Path(r.newDir, r.newName)
 		var from, to lockstore.NameLock
-		if f.isLockName(r.oldName) {
+		if f.IsLockName(r.oldName) {
 			from = at(oldPath)
 		}
-		if f.isLockName(r.newName) {
+		if f.IsLockName(r.newName) {
 			to = at(newPath)
 		}
 		return oldPath, newPath, f.renameIn(from, to, r)
 	})
-}
-
-// moved records where the file at an entry is now, if that has to be known: of a
-// directory, and at a lock name.
-func (f *FS) moved(dir *inode, name string) {
-	st, err := statEntry(dir.pathFD(), name)
-	if err != nil {
-		return
-	}
-	n := f.inodes.peek(keyOf(&st), dir.pathFD(), name)
-	if n == nil || n == f.root {
-		return
-	}
-	if lockNamed := f.isLockName(name); n.isDir() || lockNamed || dir.lockNamed() {
-		f.inodes.place(n, dir, name, lockNamed)
-	} else {
-		n.setLockNamed(false)
-	}
 }

@@ -3,40 +3,90 @@
 package fs
 
 import (
-	"iter"
-	"sync/atomic"
+	"fmt"
+	"os"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
+	"latchfs/fs/channel"
 )
 
-// requestKinds are the names of requests by their numbers (enum fuse_opcode in linux/fuse.h).
-var requestKinds = [...]string{
-	0: "other", 1: "lookup", 2: "forget", 3: "getattr", 4: "setattr", 5: "readlink", 6: "symlink", 8: "mknod", 9: "mkdir", 10: "unlink", 11: "rmdir",
-	12: "rename", 13: "link", 14: "open", 15: "read", 16: "write", 17: "statfs", 18: "release", 20: "fsync", 21: "setxattr",
-	22: "getxattr", 23: "listxattr", 24: "removexattr", 25: "flush", 26: "init", 27: "opendir", 28: "readdir", 29: "releasedir",
-	30: "fsyncdir", 31: "getlk", 32: "setlk", 33: "setlkw", 34: "access", 35: "create", 36: "interrupt", 37: "bmap", 38: "destroy",
-	39: "ioctl", 40: "poll", 41: "notify_reply", 42: "batch_forget", 43: "fallocate", 44: "readdirplus", 45: "rename2", 46: "lseek",
-	47: "copy_file_range", 48: "setupmapping", 49: "removemapping", 50: "syncfs", 51: "tmpfile", 52: "statx", 53: "copy_file_range_64",
+// FS implements channel.Handler in files by subject: lookup.go, attr.go, xattr.go, create.go, remove.go, file.go and
+// dir.go. This file has the questions of the loop and the requests that latchfs does not support.
+var _ channel.Handler = (*FS)(nil)
+
+func (f *FS) String() string    { return "latchfs" }
+func (f *FS) SetDebug(bool)     {}
+func (f *FS) Init(*fuse.Server) {}
+func (f *FS) OnUnmount()        {}
+
+// Access answers ENOSYS: the kernel checks permissions itself (default_permissions).
+func (f *FS) Access(<-chan struct{}, *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
+
+// GetLk, SetLk and SetLkw answer ENOSYS: the kernel keeps the locks of fcntl(2) and flock(2) itself.
+func (f *FS) GetLk(<-chan struct{}, *fuse.LkIn, *fuse.LkOut) fuse.Status { return fuse.ENOSYS }
+func (f *FS) SetLk(<-chan struct{}, *fuse.LkIn) fuse.Status              { return fuse.ENOSYS }
+func (f *FS) SetLkw(<-chan struct{}, *fuse.LkIn) fuse.Status             { return fuse.ENOSYS }
+
+// Write is not called: Writev answers all writes.
+func (f *FS) Write(<-chan struct{}, *fuse.WriteIn, []byte) (uint32, fuse.Status) {
+	return 0, fuse.ENOSYS
 }
 
-// requestCounts are how many there were of each kind.
-type requestCounts [len(requestKinds)]atomic.Uint64
+// Ioctl answers ENOSYS, as for a file without ioctls.
+func (f *FS) Ioctl(<-chan struct{}, *fuse.IoctlIn, []byte, *fuse.IoctlOut, []byte) fuse.Status {
+	return fuse.ENOSYS
+}
 
-func (c *requestCounts) count(opcode uint32) {
-	if opcode >= uint32(len(c)) || requestKinds[opcode] == "" {
-		opcode = 0
+// AnswersLater implements channel.Handler.
+func (f *FS) AnswersLater(nodeID uint64) bool { return isControl(nodeID) }
+
+// ReadLater implements channel.Handler.
+func (f *FS) ReadLater(in *fuse.ReadIn, reply func([]byte, fuse.Status)) (cancel func()) {
+	return f.control.ReadLater(in, func(text []byte, err error) { reply(text, status(err)) })
+}
+
+// Poll implements channel.Handler.
+func (f *FS) Poll(in *channel.PollIn) (ready uint32, code fuse.Status) {
+	ready, err := f.control.Poll(in)
+	return ready, status(err)
+}
+
+// MayDefer implements channel.Handler. If the thread is not the one that made a lock, the RELEASE may be the only sign
+// of a death, so it is not put off.
+func (f *FS) MayDefer(fh uint64, tid uint32) bool {
+	h := f.Files.Get(fh)
+	return h != nil && (h.Descriptor == nil || h.Descriptor.Creator().PID == int(tid))
+}
+
+// ExitPanicked is the exit status of a server whose handler panicked. The next server refuses the request that caused
+// the panic, so it can be started at once.
+const ExitPanicked = 43
+
+// Refuses implements channel.Handler: it reports whether the request made an earlier server panic.
+func (f *FS) Refuses(unique uint64) bool {
+	return f.Tables.Head.Poison.Load() == unique&^backing.UniqueResent
+}
+
+// Panicked implements channel.Handler. A panic may leave the memory of the server inconsistent, but nothing else. So the
+// server ends; the kernel sends the request again to the next one, which answers it EIO. The mount survives. If no other
+// server can take over, this one goes on.
+func (f *FS) Panicked(unique uint64, problem any, stack []byte) {
+	f.log.WithField("stack", string(stack)).WithField("panic", fmt.Sprint(problem)).
+		Error("a request met a defect of latchfs and is answered EIO; please report this")
+	if f.Outlives() {
+		f.Tables.Head.Poison.Store(unique &^ backing.UniqueResent)
+		os.Exit(ExitPanicked)
 	}
-	c[opcode].Add(1)
 }
 
-// Requests are how many requests of each kind this server has been sent, of those it was sent any of.
-func (f *FS) Requests() iter.Seq2[string, uint64] {
-	return func(yield func(string, uint64) bool) {
-		for opcode := range f.requests {
-			if n := f.requests[opcode].Load(); n > 0 && !yield(requestKinds[opcode], n) {
-				return
-			}
-		}
+// refuse answers a request to change a node that is not in the backing directory: EPERM for control files and the root,
+// ESTALE for an unknown node id.
+func refuse(id uint64) fuse.Status {
+	if isControl(id) || id == fuse.FUSE_ROOT_ID {
+		return fuse.EPERM
 	}
+	return status(unix.ESTALE)
 }
-
-// Inodes is how many files and directories the kernel knows.
-func (f *FS) Inodes() int { return f.inodes.size() }

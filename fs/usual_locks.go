@@ -5,10 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// usualLocks remembers at which names the last file was a lock when it was removed. The next one there
-// is most likely a lock too, and not data: then it does not matter whether its maker closed it before it was
-// killed, and the kernel need not say when it is closed, which costs a request. Of two names that meet in
-// a place the later one is remembered.
+// usualLocks remembers names whose last file was a lock when it was removed. The next file there is most likely a
+// lock too, and not data. Then it does not matter whether its maker closed it before it was killed, and the kernel
+// need not announce the close, which saves a request. If two names share a place, the later one is remembered.
 type usualLocks struct {
 	seed   maphash.Seed
 	places [4096]atomic.Uint64
@@ -24,7 +23,7 @@ func (u *usualLocks) has(path string) bool {
 	return at.Load() == hash
 }
 
-// set tells whether the file that was removed from path was a lock.
+// set records whether the file that was removed from path was a lock.
 func (u *usualLocks) set(path string, lock bool) {
 	at, hash := u.place(path)
 	if lock {

@@ -9,10 +9,12 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
 )
 
-// attributes calls do with a path by which the attributes of n are reached.
-func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, error)) (uint32, fuse.Status) {
+// attributes calls do with a path through which the extended attributes of n are accessed.
+func (f *FS) attributes(n *backing.Inode, in *fuse.InHeader, do func(path string) (int, error)) (uint32, fuse.Status) {
 	if n == nil {
 		return 0, status(unix.ENODATA) // control files have none
 	}
@@ -20,8 +22,8 @@ func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, 
 		return 0, status(err)
 	}
 	size := 0
-	err := f.withFD(n, func(fd int) (err error) {
-		size, err = do(procPath(fd))
+	err := f.WithFD(n, func(fd int) (err error) {
+		size, err = do(backing.ProcPath(fd))
 		return err
 	})
 	return uint32(max(size, 0)), status(err)
@@ -29,9 +31,9 @@ func (f *FS) attributes(n *inode, in *fuse.InHeader, do func(path string) (int, 
 
 // GetXAttr implements fuse.RawFileSystem.
 func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	switch {
-	case n != nil && name == aclAccess:
+	case n != nil && name == backing.ACLAccess:
 		return f.accessACL(n, in, dest)
 	case strings.HasPrefix(name, lockAttributes):
 		return f.getLockAttribute(n, in, name, dest)
@@ -39,25 +41,27 @@ func (f *FS) GetXAttr(_ <-chan struct{}, in *fuse.InHeader, name string, dest []
 	return f.attributes(n, in, func(path string) (int, error) {
 		size, err := unix.Getxattr(path, name, dest)
 		if err == unix.ENODATA && name == selinuxLabel && !f.selinux {
-			// As from a filesystem without labels: ls(1) does not ask for the next file's then.
+			// A filesystem without labels returns this error. ls(1) then does not ask for those of the next file.
 			err = unix.EOPNOTSUPP
 		}
 		return size, err
 	})
 }
 
-func (f *FS) accessACL(n *inode, in *fuse.InHeader, dest []byte) (size uint32, code fuse.Status) {
-	if n.noACL.holds() {
+func (f *FS) accessACL(n *backing.Inode, in *fuse.InHeader, dest []byte) (size uint32, code fuse.Status) {
+	if n.NoACL.Holds() {
 		return 0, fuse.ENODATA
 	}
-	n.noACL.look(func() bool {
-		size, code = f.attributes(n, in, func(path string) (int, error) { return unix.Getxattr(path, aclAccess, dest) })
-		return code == fuse.ENODATA && f.local
+	n.NoACL.Look(func() bool {
+		size, code = f.attributes(n, in, func(path string) (int, error) {
+			return unix.Getxattr(path, backing.ACLAccess, dest)
+		})
+		return code == fuse.ENODATA && f.Local
 	})
 	return size, code
 }
 
-// selinuxLabel is the attribute that ls -l asks of every file, SELinux or not.
+// selinuxLabel is the attribute that ls -l asks for on every file, with or without SELinux.
 const selinuxLabel = "security.selinux"
 
 // ListXAttr implements fuse.RawFileSystem.
@@ -65,7 +69,7 @@ func (f *FS) ListXAttr(_ <-chan struct{}, in *fuse.InHeader, dest []byte) (uint3
 	if isControl(in.NodeId) {
 		return 0, fuse.OK
 	}
-	return f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
+	return f.attributes(f.Inodes.Get(in.NodeId), in, func(path string) (int, error) { return unix.Listxattr(path, dest) })
 }
 
 // SetXAttr implements fuse.RawFileSystem.
@@ -73,10 +77,10 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 	if isControl(in.NodeId) || strings.HasPrefix(name, lockAttributes) {
 		return f.refuseAttribute(&in.InHeader, name)
 	}
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n != nil {
-		n.noACL.set()
-		defer n.noACL.set()
+		n.NoACL.Set()
+		defer n.NoACL.Set()
 	}
 	i := f.beginEntry(&in.InHeader, opSetXattr, name)
 	_, code := f.attributes(n, &in.InHeader, func(path string) (int, error) {
@@ -86,23 +90,25 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 			return err == unix.EEXIST && getErr == nil && bytes.Equal(value[:size], data)
 		})
 	})
-	if code == fuse.OK && name == aclAccess {
+	if code == fuse.OK && name == backing.ACLAccess {
 		return status(f.clearForeignSetGroup(n, &in.InHeader))
 	}
 	return code
 }
 
-// clearForeignSetGroup clears the set-group-id bit of n if the caller, who has set its ACL, is neither root nor in its group. The kernel
-// does that only for a caller without CAP_FSETID, and the server has it.
-func (f *FS) clearForeignSetGroup(n *inode, in *fuse.InHeader) error {
-	st, err := f.stat(n)
+// clearForeignSetGroup clears the set-group-id bit of n if the caller, who has set the ACL of n, is neither root nor in the
+// group of n. The kernel clears it only for a caller without CAP_FSETID, which the server has.
+func (f *FS) clearForeignSetGroup(n *backing.Inode, in *fuse.InHeader) error {
+	st, err := f.Stat(n)
 	if err != nil || in.Uid == 0 || st.Mode&unix.S_ISGID == 0 || in.Gid == st.Gid {
 		return err
 	}
 	if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
 		return nil
 	}
-	return f.withFD(n, func(fd int) error { return unix.Fchmodat(unix.AT_FDCWD, procPath(fd), st.Mode&0o7777&^unix.S_ISGID, 0) })
+	return f.WithFD(n, func(fd int) error {
+		return unix.Fchmodat(unix.AT_FDCWD, backing.ProcPath(fd), st.Mode&0o7777&^unix.S_ISGID, 0)
+	})
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
@@ -111,7 +117,7 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse
 		return f.refuseAttribute(in, name)
 	}
 	i := f.beginEntry(in, opRemoveXattr, name)
-	_, code := f.attributes(f.inodes.get(in.NodeId), in, func(path string) (int, error) {
+	_, code := f.attributes(f.Inodes.Get(in.NodeId), in, func(path string) (int, error) {
 		return 0, i.once(func() error { return unix.Removexattr(path, name) }, is(unix.ENODATA))
 	})
 	return code
@@ -119,7 +125,7 @@ func (f *FS) RemoveXAttr(_ <-chan struct{}, in *fuse.InHeader, name string) fuse
 
 // Readlink implements fuse.RawFileSystem.
 func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status) {
-	n := f.inodes.get(in.NodeId)
+	n := f.Inodes.Get(in.NodeId)
 	if n == nil {
 		return nil, status(unix.ESTALE)
 	}
@@ -127,8 +133,8 @@ func (f *FS) Readlink(_ <-chan struct{}, in *fuse.InHeader) ([]byte, fuse.Status
 		return nil, status(err)
 	}
 	var target []byte
-	err := f.withFD(n, func(fd int) (err error) {
-		target, err = readlink(fd, "")
+	err := f.WithFD(n, func(fd int) (err error) {
+		target, err = backing.Readlink(fd, "")
 		return err
 	})
 	return target, status(err)

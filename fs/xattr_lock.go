@@ -9,48 +9,51 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
+
+	"latchfs/fs/backing"
+	"latchfs/fs/control"
 )
 
-// lockAttributes begins the names of the extended attributes that say of a lock what latchfs knows. They are not
-// the file's, and cannot be set. Nor are they listed: cp -a, tar and rsync would copy them to where they are not true.
+// lockAttributes is the prefix of the extended attributes that describe a lock. The backing file does not have them, and
+// they cannot be set. They are not listed: cp -a, tar and rsync would copy them to files that are no locks.
 const lockAttributes = "user.latchfs."
 
-// lockAttributeNames are theirs after that, and how their values are made.
+// lockAttributeNames are the names after the prefix, and how the values are made.
 var lockAttributeNames = []struct {
 	name  string
-	value func(LockInfo) string
+	value func(control.LockInfo) string
 }{
-	{"verdict", func(l LockInfo) string { return l.Verdict }},
-	{"kind", func(l LockInfo) string { return l.Kind }},
-	{"generation", func(l LockInfo) string { return strconv.FormatUint(l.Generation, 10) }},
-	{"made", func(l LockInfo) string { return l.Made.Format(time.RFC3339Nano) }},
-	{"rule", func(l LockInfo) string { return l.Rule }},
-	{"evidence", func(l LockInfo) string { return l.Evidence }},
-	{"holder.pid", func(l LockInfo) string { return strconv.Itoa(l.Holder.PID) }},
-	{"holder.start_time", func(l LockInfo) string { return strconv.FormatUint(l.Holder.StartTime, 10) }},
-	{"holder.uid", func(l LockInfo) string { return strconv.FormatUint(uint64(l.Holder.UID), 10) }},
-	{"holder.command", func(l LockInfo) string { return l.Holder.Command }},
-	{"boot_id", func(l LockInfo) string { return l.BootID }},
+	{"verdict", func(l control.LockInfo) string { return l.Verdict }},
+	{"kind", func(l control.LockInfo) string { return l.Kind }},
+	{"generation", func(l control.LockInfo) string { return strconv.FormatUint(l.Generation, 10) }},
+	{"made", func(l control.LockInfo) string { return l.Made.Format(time.RFC3339Nano) }},
+	{"rule", func(l control.LockInfo) string { return l.Rule }},
+	{"evidence", func(l control.LockInfo) string { return l.Evidence }},
+	{"holder.pid", func(l control.LockInfo) string { return strconv.Itoa(l.Holder.PID) }},
+	{"holder.start_time", func(l control.LockInfo) string { return strconv.FormatUint(l.Holder.StartTime, 10) }},
+	{"holder.uid", func(l control.LockInfo) string { return strconv.FormatUint(uint64(l.Holder.UID), 10) }},
+	{"holder.command", func(l control.LockInfo) string { return l.Holder.Command }},
+	{"boot_id", func(l control.LockInfo) string { return l.BootID }},
 }
 
-// lockAt is the lock whose file n is; false if it is none.
-func (f *FS) lockAt(n *inode) (LockInfo, bool) {
-	if n == nil || !n.lockNamed() {
-		return LockInfo{}, false
+// lockAt returns the lock whose file n is. It reports false if n is no lock.
+func (f *FS) lockAt(n *backing.Inode) (control.LockInfo, bool) {
+	if n == nil || !n.LockNamed() {
+		return control.LockInfo{}, false
 	}
-	path, ok := f.inodes.placePath(n)
+	path, ok := f.Inodes.PlacePath(n)
 	if !ok {
-		return LockInfo{}, false
+		return control.LockInfo{}, false
 	}
 	e, ok := f.locks.Get(path)
-	return entryInfo(e), ok
+	return control.EntryInfo(e), ok
 }
 
-// getLockAttribute answers for one of them.
-func (f *FS) getLockAttribute(n *inode, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+// getLockAttribute answers GETXATTR for an attribute with the prefix lockAttributes.
+func (f *FS) getLockAttribute(n *backing.Inode, in *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
 	l, ok := f.lockAt(n)
-	// The caller may have come to the file by another link.
-	if !ok || in.Uid != 0 && !f.sees(f.accessor(in), l.Name, namesIt) {
+	// The caller may have reached the file by another link.
+	if !ok || in.Uid != 0 && !f.access.Names(f.access.Caller(in), l.Name) {
 		return 0, fuse.ENODATA
 	}
 	for _, a := range lockAttributeNames {
@@ -61,17 +64,17 @@ func (f *FS) getLockAttribute(n *inode, in *fuse.InHeader, name string, dest []b
 	return 0, fuse.ENODATA
 }
 
-// refuseAttribute answers who would have a lock be something else than it is.
+// refuseAttribute answers a request to set an attribute that describes a lock.
 func (f *FS) refuseAttribute(in *fuse.InHeader, name string) fuse.Status {
 	log := f.log.WithFields(logrus.Fields{"caller": f.caller(in)().String(), "uid": in.Uid, "attribute": name})
-	if l, ok := f.lockAt(f.inodes.get(in.NodeId)); ok {
+	if l, ok := f.lockAt(f.Inodes.Get(in.NodeId)); ok {
 		log = log.WithField("path", l.Name)
 	}
-	log.Warn("refused: what is known of a lock cannot be set")
+	log.Warn("refused: attributes that describe a lock cannot be set")
 	return fuse.EPERM
 }
 
-// fit copies text to dest, which is empty if only its size is asked for.
+// fit copies text to dest, which is empty if only the size is asked for.
 func fit(dest []byte, text string) (uint32, fuse.Status) {
 	if len(dest) > 0 && copy(dest, text) < len(text) {
 		return 0, fuse.Status(unix.ERANGE)

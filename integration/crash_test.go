@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/failpoint"
 )
 
 // crashing is a mount whose server kills itself at a place in its code, once.
@@ -27,7 +29,11 @@ func mountCrashing(t *testing.T) *crashing {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "latchfs")
-	if err := build(program, "-tags", "crashtest"); err != nil {
+	flags, err := failpoint.BuildFlags("..", dir)
+	if err == nil {
+		err = build(program, flags...)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "crash")

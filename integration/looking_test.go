@@ -73,7 +73,7 @@ func TestLooking(t *testing.T) {
 	if err := os.WriteFile(m.path("data"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if refused := m.logged("refused: what is known of a lock cannot be set"); len(refused) != 2 || refused[0]["path"] != "y.lock" || refused[0]["attribute"] != "user.latchfs.verdict" {
+	if refused := m.logged("refused: attributes that describe a lock cannot be set"); len(refused) != 2 || refused[0]["path"] != "y.lock" || refused[0]["attribute"] != "user.latchfs.verdict" {
 		t.Errorf("logged %v", refused)
 	}
 	if _, err := unix.Lgetxattr(m.path("data"), "user.latchfs.verdict", names); err != unix.ENODATA {

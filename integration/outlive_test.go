@@ -24,7 +24,7 @@ import (
 func (m *mount) server() int {
 	for _, pid := range children(m.process.Process.Pid) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(comm)) != "latchfs-descriptorKeeper" && !ended(pid) { // a notifier has ended with its server
+		if err == nil && strings.TrimSpace(string(comm)) != "latchfs-keepfds" && !ended(pid) { // a notifier has ended with its server
 			return pid
 		}
 	}
@@ -340,7 +340,7 @@ func TestIdle(t *testing.T) {
 	m.eventuallyServed()
 	descriptorKeeper := 0
 	for _, pid := range append(children(m.server()), children(m.process.Process.Pid)...) {
-		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "latchfs-descriptorKeeper\n" && !ended(pid) {
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "latchfs-keepfds\n" && !ended(pid) {
 			descriptorKeeper = pid
 		}
 	}

@@ -8,24 +8,24 @@ import (
 
 	"github.com/spf13/cobra"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
 
 // checked is a journal in latchfs check --json.
 type checked struct {
-	Journal    string           `json:"journal"`
-	Size       int64            `json:"size"`       // bytes
-	Sound      int64            `json:"sound"`      // bytes of them that are whole records
-	Generation uint64           `json:"generation"` // the last that was given out
-	Locks      []latch.LockInfo `json:"locks"`      // as they were recorded: without a verdict
+	Journal    string             `json:"journal"`
+	Size       int64              `json:"size"`       // bytes
+	Sound      int64              `json:"sound"`      // bytes of them that are whole records
+	Generation uint64             `json:"generation"` // the last that was given out
+	Locks      []control.LockInfo `json:"locks"`      // as they were recorded: without a verdict
 }
 
 func checkedOf(r lockstore.JournalReport) checked {
-	c := checked{r.Path, r.Size, r.Sound, r.Generation, []latch.LockInfo{}}
+	c := checked{r.Path, r.Size, r.Sound, r.Generation, []control.LockInfo{}}
 	for _, l := range r.Locks {
-		info := latch.LockInfoOf(l, verdict.Judgment{Rule: l.Rule})
+		info := control.LockInfoOf(l, verdict.Judgment{Rule: l.Rule})
 		info.Verdict = ""
 		c.Locks = append(c.Locks, info)
 	}
@@ -58,8 +58,8 @@ func checkCommand() *cobra.Command {
 			fmt.Fprintln(table, "LOCK\tGENERATION\tKIND\tMADE\tPID\tCOMMAND\tUSER\tBOOT")
 			users := make(userNames)
 			for _, l := range report.Locks {
-				fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%d\t%s\t%s\t%s\n", latch.Printable(l.Name), l.Generation, l.Kind, l.Made.Local().Format(time.DateTime),
-					l.Holder.PID, latch.Printable(l.Holder.Command), users.of(l.Holder.UID), l.BootID)
+				fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%d\t%s\t%s\t%s\n", control.Printable(l.Name), l.Generation, l.Kind, l.Made.Local().Format(time.DateTime),
+					l.Holder.PID, control.Printable(l.Holder.Command), users.of(l.Holder.UID), l.BootID)
 			}
 			fmt.Fprintf(table, "%d locks; %d of %d bytes are whole records; the last generation is %d\n", len(report.Locks), report.Sound, report.Size, report.Generation)
 			return errors.Join(table.Flush(), err)

@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 // controlDir is where a mount says what latchfs knows.
@@ -43,18 +43,18 @@ func controlError(dir string, err error) error {
 
 // readLocks yields what locks.json lists while it is read, as there may be a million: those that were removed as stale
 // first, the last one last. An error is the last that it yields.
-func readLocks(dir string) iter.Seq2[latch.LockInfo, error] {
-	return func(yield func(latch.LockInfo, error) bool) {
+func readLocks(dir string) iter.Seq2[control.LockInfo, error] {
+	return func(yield func(control.LockInfo, error) bool) {
 		file, err := os.Open(filepath.Join(dir, controlDir, "locks.json"))
 		if err != nil {
-			yield(latch.LockInfo{}, controlError(dir, err))
+			yield(control.LockInfo{}, controlError(dir, err))
 			return
 		}
 		defer file.Close()
 		decoder := json.NewDecoder(bufio.NewReaderSize(file, 64<<10)) // it asks for little at a time
 		_, err = decoder.Token()                                      // of the array
 		for err == nil && decoder.More() {
-			var l latch.LockInfo
+			var l control.LockInfo
 			if err = decoder.Decode(&l); err == nil && !yield(l, nil) {
 				return
 			}
@@ -63,7 +63,7 @@ func readLocks(dir string) iter.Seq2[latch.LockInfo, error] {
 			_, err = decoder.Token() // its end
 		}
 		if err != nil {
-			yield(latch.LockInfo{}, controlError(dir, fmt.Errorf("%s: %w", file.Name(), err)))
+			yield(control.LockInfo{}, controlError(dir, fmt.Errorf("%s: %w", file.Name(), err)))
 		}
 	}
 }

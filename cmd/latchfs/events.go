@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 func eventsCommand() *cobra.Command {
@@ -21,7 +21,7 @@ func eventsCommand() *cobra.Command {
 		Short: "Follow what happens to the locks of a mount, until Ctrl-C",
 		Args:  oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := readControl(args[0], "status", &latch.Status{}); err != nil {
+			if err := readControl(args[0], "status", &control.Status{}); err != nil {
 				return err
 			}
 			file, err := os.Open(filepath.Join(args[0], controlDir, "events"))
@@ -44,7 +44,7 @@ func eventsCommand() *cobra.Command {
 func printEvents(out io.Writer, from io.Reader) error {
 	lines := bufio.NewScanner(from)
 	for lines.Scan() {
-		var e latch.EventInfo
+		var e control.EventInfo
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
 			return fmt.Errorf("%s: %w", lines.Text(), err)
 		}
@@ -55,7 +55,7 @@ func printEvents(out io.Writer, from io.Reader) error {
 	return lines.Err()
 }
 
-func eventWords(e latch.EventInfo) string {
+func eventWords(e control.EventInfo) string {
 	words := fmt.Sprintf("%s %-9s ", e.Time.Local().Format("15:04:05.000"), e.Event)
 	switch {
 	case e.Lost > 0:
@@ -63,15 +63,15 @@ func eventWords(e latch.EventInfo) string {
 	case e.Name == "":
 		return words + "latchfs was restarted"
 	}
-	words += latch.Printable(e.Name)
+	words += control.Printable(e.Name)
 	if e.Generation > 0 {
 		words += fmt.Sprintf(" #%d", e.Generation)
 	}
 	if e.Holder.PID != 0 {
-		words += fmt.Sprintf(" held by %d (%s)", e.Holder.PID, latch.Printable(e.Holder.Command))
+		words += fmt.Sprintf(" held by %d (%s)", e.Holder.PID, control.Printable(e.Holder.Command))
 	}
 	if e.By.PID != 0 {
-		words += fmt.Sprintf(", by %d (%s)", e.By.PID, latch.Printable(e.By.Command))
+		words += fmt.Sprintf(", by %d (%s)", e.By.PID, control.Printable(e.By.Command))
 	}
 	if e.Waited > 0 {
 		words += fmt.Sprintf(", who waited %v", time.Duration(e.Waited*float64(time.Second)).Round(time.Millisecond))

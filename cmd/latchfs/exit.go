@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	latch "latchfs/fs"
+	"latchfs/fs/handover"
 	"latchfs/lockstore"
 )
 
@@ -55,7 +56,7 @@ func exitCode(err error, helper bool) int {
 		return c.code
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
-	case errors.Is(err, lockstore.ErrNewerFormat), errors.Is(err, latch.ErrTables), errors.Is(err, latch.ErrNegotiated), errors.Is(err, latch.ErrNoDescriptorKeeper):
+	case errors.Is(err, lockstore.ErrNewerFormat), errors.Is(err, handover.ErrTables), errors.Is(err, latch.ErrNegotiated), errors.Is(err, handover.ErrNoDescriptorKeeper):
 		return exitFormat
 	case errors.Is(err, lockstore.ErrInUse), errors.Is(err, lockstore.ErrNoSpace):
 		return exitState

@@ -16,7 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	latch "latchfs/fs"
+	"latchfs/fs/inotify"
 )
 
 // notifierCommand is what a server starts to have names unlinked in its mount, so that who watches with inotify(7) hears of
@@ -106,7 +106,7 @@ type notifierProcess struct {
 }
 
 // startNotifier starts one for the mount at dir.
-func startNotifier(dir string) (latch.Notifier, error) {
+func startNotifier(dir string) (inotify.Unlinker, error) {
 	mounts, _, err := mountsAt(dir)
 	if err != nil {
 		return nil, err
@@ -151,10 +151,10 @@ func startNotifier(dir string) (latch.Notifier, error) {
 	return h, nil
 }
 
-// Thread implements latch.Notifier.
+// Thread implements latch.Unlinker.
 func (h *notifierProcess) Thread() int { return h.thread }
 
-// Unlink implements latch.Notifier.
+// Unlink implements latch.Unlinker.
 func (h *notifierProcess) Unlink(name string, directory bool) error {
 	kind := "f"
 	if directory {
@@ -167,7 +167,7 @@ func (h *notifierProcess) Unlink(name string, directory bool) error {
 	return err
 }
 
-// Close implements latch.Notifier.
+// Close implements latch.Unlinker.
 func (h *notifierProcess) Close() {
 	h.in.Close()
 	_ = h.cmd.Wait()

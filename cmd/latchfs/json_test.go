@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 // TestJSONIsDocumented: latchfs-json(5) names every field there is, and no other.
@@ -18,7 +18,7 @@ func TestJSONIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	fields := make(map[string]bool)
-	for _, of := range []any{whyCase{}, checked{}, versionInfo{}, latch.LockInfo{}, latch.EventInfo{}, latch.Status{}, latch.ReclaimedInfo{}} {
+	for _, of := range []any{whyCase{}, checked{}, versionInfo{}, control.LockInfo{}, control.EventInfo{}, control.Status{}, control.ReclaimedInfo{}} {
 		addFields(fields, reflect.TypeOf(of))
 	}
 	for _, name := range []string{"removed", "error"} { // scanned, which is for Linux

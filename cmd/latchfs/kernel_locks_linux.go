@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 // kernelLocks are the flock(2) and fcntl(2) locks on this machine, by the file they are on.
-type kernelLocks map[lockedFile][]latch.KernelLock
+type kernelLocks map[lockedFile][]control.KernelLock
 
 type lockedFile struct {
 	major, minor uint32
@@ -43,7 +43,7 @@ func parseKernelLocks(text string) kernelLocks {
 		if len(fields) < 6 {
 			continue
 		}
-		l := latch.KernelLock{Type: fields[1], Access: fields[3], Waiting: waiting}
+		l := control.KernelLock{Type: fields[1], Access: fields[3], Waiting: waiting}
 		var file lockedFile
 		if _, err := fmt.Sscan(fields[4], &l.PID); err != nil {
 			continue
@@ -72,7 +72,7 @@ func (k kernelLocks) within(dir fs.FileInfo) bool {
 
 // on returns the locks on the file at path, with the commands of those that hold them. A flock(2) lock is one
 // of an open file, which others may have inherited from the process that took it.
-func (k kernelLocks) on(path string, info fs.FileInfo) []latch.KernelLock {
+func (k kernelLocks) on(path string, info fs.FileInfo) []control.KernelLock {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok || len(k) == 0 {
 		return nil
@@ -90,7 +90,7 @@ func (k kernelLocks) on(path string, info fs.FileInfo) []latch.KernelLock {
 }
 
 // inheritors returns the processes that have the file at path open, if the process pid is none of them.
-func inheritors(path string, pid int) (infos []latch.ProcessInfo) {
+func inheritors(path string, pid int) (infos []control.ProcessInfo) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil
@@ -103,7 +103,7 @@ func inheritors(path string, pid int) (infos []latch.ProcessInfo) {
 		}
 		// latchfs's own have the file beneath open, which has the same path.
 		if p.PID != os.Getpid() && !strings.HasPrefix(p.Command, "latchfs") {
-			infos = append(infos, latch.ProcessInfoOf(p))
+			infos = append(infos, control.ProcessInfoOf(p))
 		}
 	}
 	return infos

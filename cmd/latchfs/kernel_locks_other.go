@@ -5,7 +5,7 @@ package main
 import (
 	"io/fs"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 // kernelLocks: only Linux lists them.
@@ -15,4 +15,4 @@ func readKernelLocks() kernelLocks { return kernelLocks{} }
 
 func (kernelLocks) within(fs.FileInfo) bool { return false }
 
-func (kernelLocks) on(string, fs.FileInfo) []latch.KernelLock { return nil }
+func (kernelLocks) on(string, fs.FileInfo) []control.KernelLock { return nil }

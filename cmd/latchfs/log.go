@@ -6,7 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 // setLogLevel changes the level at which something is logged.
@@ -35,7 +35,7 @@ type jsonLines struct{ logrus.JSONFormatter }
 // Format implements logrus.Formatter.
 func (j jsonLines) Format(entry *logrus.Entry) ([]byte, error) {
 	line, err := j.JSONFormatter.Format(entry)
-	return latch.PrintableJSON(line), err
+	return control.PrintableJSON(line), err
 }
 
 // newLog makes the logger of the flags --log-level and --log-format.

@@ -17,7 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
+	"latchfs/fs/lockname"
 	"latchfs/lockstore/payload"
 	"latchfs/lockstore/verdict"
 )
@@ -32,7 +33,7 @@ locks, and who holds flock(2) or fcntl(2) locks on any of them. With --json also
 that were removed as stale last, and why.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var status latch.Status
+			var status control.Status
 			if err := readControl(args[0], "status", &status); err != nil {
 				return err
 			}
@@ -58,13 +59,13 @@ func printJSON(out io.Writer, v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = out.Write(append(latch.PrintableJSON(text), '\n'))
+	_, err = out.Write(append(control.PrintableJSON(text), '\n'))
 	return err
 }
 
 // listLocks asks latchfs for its locks and looks for other files at lock names itself.
-func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
-	patterns, err := latch.ParsePatterns(status.LockPatterns)
+func listLocks(dir string, status control.Status) ([]control.LockInfo, error) {
+	patterns, err := lockname.Parse(status.LockPatterns)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	locks := []latch.LockInfo{} // none is an empty array as JSON
+	locks := []control.LockInfo{} // none is an empty array as JSON
 	at := make(map[string]int)
 	// After the walk, which has had every file judged.
 	for l, err := range readLocks(dir) {
@@ -110,7 +111,7 @@ func listLocks(dir string, status latch.Status) ([]latch.LockInfo, error) {
 }
 
 // lockFiles walks dir for lock names.
-func lockFiles(dir string, patterns latch.Patterns) (names []string, err error) {
+func lockFiles(dir string, patterns lockname.Patterns) (names []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil && path == dir:
@@ -131,7 +132,7 @@ func lockFiles(dir string, patterns latch.Patterns) (names []string, err error) 
 }
 
 // settled describes a file at a lock name that is no lock.
-func settled(path, name string, info fs.FileInfo) latch.LockInfo {
+func settled(path, name string, info fs.FileInfo) control.LockInfo {
 	class := payload.Data
 	switch {
 	case info.Mode().IsRegular() && info.Size() <= payload.Limit:
@@ -143,7 +144,7 @@ func settled(path, name string, info fs.FileInfo) latch.LockInfo {
 			class = payload.Empty
 		}
 	}
-	return latch.LockInfo{
+	return control.LockInfo{
 		Name: name, Made: info.ModTime(), Verdict: "settled", Payload: class.String(),
 		Evidence: "an ordinary file: latchfs leaves it alone",
 	}
@@ -155,7 +156,7 @@ const tableRows = 1000
 // leastName is how much of a name is always shown.
 const leastName = 12
 
-func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time, look style) error {
+func printLocks(out io.Writer, locks []control.LockInfo, now time.Time, look style) error {
 	table := newTable(out)
 	users := make(userNames)
 	most := nameWidth(locks, now, look, users)
@@ -177,19 +178,19 @@ func printLocks(out io.Writer, locks []latch.LockInfo, now time.Time, look style
 				word += ", waits"
 			}
 			for _, p := range k.OpenedBy {
-				fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", p.PID, latch.Printable(p.Command), look.in(colourNone, word+", inherited"))
+				fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", p.PID, control.Printable(p.Command), look.in(colourNone, word+", inherited"))
 			}
 			if len(k.OpenedBy) > 0 {
 				continue
 			}
-			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, latch.Printable(k.Command), look.in(colourNone, word))
+			fmt.Fprintf(table, "  %s\t%d\t%s\t-\t%s\t-\n", "", k.PID, control.Printable(k.Command), look.in(colourNone, word))
 		}
 	}
 	return table.Flush()
 }
 
 // nameWidth is how much of a name there is room for beside the other columns.
-func nameWidth(locks []latch.LockInfo, now time.Time, look style, users userNames) int {
+func nameWidth(locks []control.LockInfo, now time.Time, look style, users userNames) int {
 	if look.width == 0 {
 		return math.MaxInt
 	}
@@ -207,7 +208,7 @@ func nameWidth(locks []latch.LockInfo, now time.Time, look style, users userName
 }
 
 // cellsOf are the columns of a lock.
-func cellsOf(l latch.LockInfo, now time.Time, users userNames) [6]string {
+func cellsOf(l control.LockInfo, now time.Time, users userNames) [6]string {
 	pid, command, name := "-", "-", "-"
 	if l.Holder.PID != 0 {
 		pid, command, name = strconv.Itoa(l.Holder.PID), l.Holder.Command, users.of(l.Holder.UID)
@@ -219,7 +220,7 @@ func cellsOf(l latch.LockInfo, now time.Time, users userNames) [6]string {
 	if detail := l.Reason + l.Payload; detail != "" {
 		what += " (" + detail + ")"
 	}
-	return [...]string{latch.Printable(l.Name), pid, latch.Printable(command), name, what, age(now.Sub(l.Made))}
+	return [...]string{control.Printable(l.Name), pid, control.Printable(command), name, what, age(now.Sub(l.Made))}
 }
 
 func verdictColour(of string) string {

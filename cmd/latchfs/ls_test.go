@@ -6,15 +6,15 @@ import (
 	"time"
 	"unicode/utf8"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 // TestColumnsFitATerminal: names give way, the rest is lined up, and colours are for terminals.
 func TestColumnsFitATerminal(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	locks := []latch.LockInfo{
-		{Name: "agents/main/sessions/" + strings.Repeat("0123456789", 10) + ".jsonl.lock", Verdict: "live", Holder: latch.ProcessInfo{PID: 12345, Command: "openclaw-gatewa"}, Made: now},
-		{Name: "x.lock", Verdict: "stale", Reason: "boot-id-mismatch", Made: now.Add(-time.Hour), LockedBy: []latch.KernelLock{{Type: "FLOCK", Access: "WRITE", PID: 7}}},
+	locks := []control.LockInfo{
+		{Name: "agents/main/sessions/" + strings.Repeat("0123456789", 10) + ".jsonl.lock", Verdict: "live", Holder: control.ProcessInfo{PID: 12345, Command: "openclaw-gatewa"}, Made: now},
+		{Name: "x.lock", Verdict: "stale", Reason: "boot-id-mismatch", Made: now.Add(-time.Hour), LockedBy: []control.KernelLock{{Type: "FLOCK", Access: "WRITE", PID: 7}}},
 	}
 	for _, c := range []struct {
 		look   style

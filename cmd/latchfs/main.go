@@ -32,7 +32,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 func main() {
@@ -63,7 +63,7 @@ func main() {
 }
 
 // complain says on standard error what is wrong.
-func complain(err error) { fmt.Fprintln(os.Stderr, "latchfs:", latch.PrintableMessage(err.Error())) }
+func complain(err error) { fmt.Fprintln(os.Stderr, "latchfs:", control.PrintableMessage(err.Error())) }
 
 // oneDir is the argument check of commands on a mount.
 var oneDir = checkArgs(cobra.ExactArgs(1))

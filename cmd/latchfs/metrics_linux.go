@@ -104,7 +104,7 @@ func (m *metrics) follow(of *mounted, recovery time.Duration) {
 		Name: "latchfs_open_refusals_total", Help: "Files that were not opened for want of descriptors, or beyond a user's share (ENFILE).",
 	}, func() float64 { return float64(of.fs.OpenRefusals()) }))
 	gauge("latchfs_journal_size_bytes", "Size of the journal.", func() float64 { return float64(of.store.JournalSize()) })
-	gauge("latchfs_inodes", "Files and directories the kernel knows.", func() float64 { return float64(of.fs.Inodes()) })
+	gauge("latchfs_inodes", "Files and directories the kernel knows.", func() float64 { return float64(of.fs.Inodes.Size()) })
 	gauge("latchfs_recovery_seconds", "What it took this server to recover the locks of the journal.", recovery.Seconds)
 	m.registry.MustRegister(current{of,
 		prometheus.NewDesc("latchfs_locks", "Locks there are, by verdict.", []string{"verdict"}, nil),

@@ -18,6 +18,12 @@ import (
 	"latchfs/bootid"
 	"latchfs/cmd/latchfs/keeper"
 	latch "latchfs/fs"
+	"latchfs/fs/backing"
+	"latchfs/fs/control"
+	"latchfs/fs/handover"
+	"latchfs/fs/inotify"
+	"latchfs/fs/lockname"
+	"latchfs/fs/mountpoint"
 	"latchfs/lockstore"
 )
 
@@ -97,7 +103,7 @@ func (f mountFlags) check() error {
 	if err := notNegative("max-waiting-per-user", f.MaxWaiting); err != nil {
 		return err
 	}
-	if _, err := latch.ParsePatterns(f.LockPatterns); err != nil {
+	if _, err := lockname.Parse(f.LockPatterns); err != nil {
 		return usageError{err}
 	}
 	return nil
@@ -158,62 +164,48 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 
 // mounted is a directory that is mounted, and what serves it.
 type mounted struct {
-	dir     string
-	flags   mountFlags
-	log     *logrus.Logger
-	metrics *metrics
-	host    *bootid.Host
-	fs      *latch.FS
-	store   *lockstore.Store
-	mount   *latch.Mount
+	dir       string
+	flags     mountFlags
+	log       *logrus.Logger
+	metrics   *metrics
+	host      *bootid.Host
+	directory *backing.Directory
+	store     *lockstore.Store
+	fs        *latch.FS
+	mount     *latch.Mount
 }
 
 // openMount recovers the locks and mounts, or takes over the mount of a server that has died.
 func openMount(supervisor *keeper.Server, flags mountFlags, log *logrus.Logger) (_ *mounted, err error) {
-	config := supervisor.Config
-	m := &mounted{dir: config.Dir, flags: flags, log: log, metrics: newMetrics(version), host: bootid.NewHost()}
+	m := &mounted{dir: supervisor.Config.Dir, flags: flags, log: log, metrics: newMetrics(version), host: bootid.NewHost()}
 	defer func() {
 		if err != nil {
 			m.close()
 		}
 	}()
-	patterns, err := latch.ParsePatterns(flags.LockPatterns)
+	patterns, err := lockname.Parse(flags.LockPatterns)
 	if err != nil {
 		return nil, err
 	}
 	unix.Umask(0)
 	raiseFileLimit()
-	options := m.options(supervisor, patterns)
-	if options.Stored != nil {
-		defer options.Stored.Device.Close()
-		defer options.Stored.Root.Close()
-	}
-	resumed, err := latch.InUse(supervisor.Tables)
+	tables, err := handover.Open(supervisor.Tables)
 	if err != nil {
 		return nil, err
 	}
-	var overDead bool
-	switch {
-	case !resumed:
-		options.Backing, overDead, err = m.prepare(supervisor)
-	case options.Stored != nil:
-		err = m.claim(options.Stored.Root, supervisor)
-	}
+	resumed := tables.Active()
+	overDead, err := m.recover(supervisor, tables, patterns)
 	if err != nil {
-		return nil, err
-	}
-	if err := m.recover(options, resumed, attributesBy(patterns)); err != nil {
 		return nil, err
 	}
 	listener, err := listenFor(flags.MetricsListen)
 	if err != nil && !resumed { // the server before this one may still have the address
 		return nil, err
 	}
-	m.mount, err = m.fs.Serve(m.store, latch.MountOptions{
+	m.mount, err = m.fs.Serve(mountpoint.Options{
 		Dir: m.dir, OverDead: overDead, AllowOther: flags.AllowOther,
-		Restrictions: latch.Restrictions{NoSuid: flags.NoSuid, NoDev: flags.NoDev, NoExec: flags.NoExec, NoAtime: flags.NoAtime},
-		Debug:        log.IsLevelEnabled(logrus.TraceLevel),
-	})
+		Restrictions: mountpoint.Restrictions{NoSuid: flags.NoSuid, NoDev: flags.NoDev, NoExec: flags.NoExec, NoAtime: flags.NoAtime},
+	}, log.IsLevelEnabled(logrus.TraceLevel))
 	if err != nil {
 		return nil, err
 	}
@@ -224,40 +216,56 @@ func openMount(supervisor *keeper.Server, flags mountFlags, log *logrus.Logger) 
 	return m, nil
 }
 
-// options are those of the filesystem, without the directory beneath.
-func (m *mounted) options(supervisor *keeper.Server, patterns latch.Patterns) latch.Options {
-	config, flags := supervisor.Config, m.flags
-	return latch.Options{
-		Tables: supervisor.Tables, Stored: supervisor.Stored, Keeper: config.Keeper, Storable: config.Storable,
-		LockPatterns: patterns, NoHeartbeat: flags.NoHeartbeat, MaxWaitingPerUser: flags.MaxWaiting,
-		NoPassthrough: flags.NoPassthrough, Callers: m.host, Log: m.log, Metrics: m.metrics.text,
-		Notifier:    func() (latch.Notifier, error) { return startNotifier(m.dir) },
-		SetLogLevel: func(level string) error { return setLogLevel(m.log, level) },
-		Status: latch.Status{
-			Version: version, PID: config.Keeper, StateDir: flags.StateDir, BootID: m.host.Boot().ID,
-			Started: time.Now(), LockPatterns: patterns.Strings(),
-			StaleAfter: int(flags.StaleAfter.Seconds()), MaxHold: int(flags.MaxHold.Seconds()),
-			ExitStatus: orUnknown(m.host.ExitSource()),
-		},
+// recover opens the directory, the store and the filesystem, with what a dead server has left in the tables. It reports
+// whether the mount will be over a dead one.
+func (m *mounted) recover(supervisor *keeper.Server, tables *handover.Tables, patterns lockname.Patterns) (overDead bool, err error) {
+	notifier := inotify.New(tables, m.log, func() (inotify.Unlinker, error) { return startNotifier(m.dir) })
+	options := backing.Options{
+		Tables: tables, Stored: supervisor.Stored, Keeper: supervisor.Config.Keeper, Storable: supervisor.Config.Storable,
+		LockPatterns: patterns, Reaped: notifier.Announce, Log: m.log,
 	}
-}
-
-// recover makes the filesystem and the store, from what a dead server has left if resumed.
-func (m *mounted) recover(options latch.Options, resumed bool, attributes func(string) lockstore.Attributes) (err error) {
+	if options.Stored != nil {
+		defer options.Stored.Device.Close()
+		defer options.Stored.Root.Close()
+	}
+	resumed := tables.Active()
+	switch {
+	case !resumed:
+		options.Backing, overDead, err = m.prepare(supervisor)
+	case options.Stored != nil:
+		err = m.claim(options.Stored.Root, supervisor)
+	}
+	if err != nil {
+		return false, err
+	}
 	began := time.Now()
 	var ahead *lockstore.Ahead
 	if resumed {
 		ahead = lockstore.ReadAhead(m.flags.StateDir) // while the tables are taken over
 	}
-	if m.fs, err = latch.New(options); err != nil {
-		return err
+	if m.directory, err = backing.Open(options); err != nil {
+		return false, err
 	}
-	m.host.KeepPidfds(m.fs)
-	if m.store, err = openStore(m, attributes, ahead); err != nil {
-		return err
+	m.host.KeepPidfds(&tables.Watches)
+	if m.store, err = openStore(m, attributesBy(patterns), ahead); err != nil {
+		return false, err
+	}
+	m.fs, err = latch.New(m.directory, m.store, latch.Options{
+		Dir: m.dir, NoHeartbeat: m.flags.NoHeartbeat, MaxWaitingPerUser: m.flags.MaxWaiting, NoPassthrough: m.flags.NoPassthrough,
+		Callers: m.host, Notifier: notifier, Log: m.log, Metrics: m.metrics.text,
+		SetLogLevel: func(level string) error { return setLogLevel(m.log, level) },
+		Status: control.Status{
+			Version: version, PID: supervisor.Config.Keeper, StateDir: m.flags.StateDir, BootID: m.host.Boot().ID,
+			Started: time.Now(), LockPatterns: patterns.Strings(),
+			StaleAfter: int(m.flags.StaleAfter.Seconds()), MaxHold: int(m.flags.MaxHold.Seconds()),
+			ExitStatus: orUnknown(m.host.ExitSource()),
+		},
+	})
+	if err != nil {
+		return false, err
 	}
 	m.metrics.follow(m, time.Since(began))
-	return nil
+	return overDead, nil
 }
 
 // announce logs what was mounted, and what latchfs cannot do there.
@@ -273,7 +281,7 @@ func (m *mounted) announce(resumed, overDead bool) {
 		return
 	}
 	m.log.WithFields(fields).WithField("exit_status", orUnknown(exits)).Info("mounted")
-	if !m.fs.LockFiles().Local() {
+	if !m.directory.LockFiles().Local() {
 		m.log.WithField("dir", m.dir).Warn("other machines may write to this filesystem. latchfs knows nothing of their processes " +
 			"and cannot see another latchfs there: mount the directory with latchfs on one machine only")
 	}
@@ -300,7 +308,7 @@ func (m *mounted) prepare(supervisor *keeper.Server) (backing *os.File, overDead
 	if err := checkStateDir(dir, m.flags.StateDir); err != nil {
 		return nil, false, err
 	}
-	if err := latch.Probe(); errors.Is(err, latch.ErrNoFUSE) || errors.Is(err, latch.ErrNoHelper) {
+	if err := mountpoint.Probe(); errors.Is(err, mountpoint.ErrNoFUSE) || errors.Is(err, mountpoint.ErrNoHelper) {
 		return nil, false, coded{exitNoFUSE, err}
 	} else if err != nil {
 		return nil, false, err
@@ -363,11 +371,11 @@ func openBacking(dir string, overDead bool) (*os.File, error) {
 		}
 	}
 	if overDead && os.Geteuid() == 0 {
-		return latch.OpenBeneathDead(dir, deadMount)
+		return mountpoint.OpenBeneathDead(dir, deadMount)
 	}
 	for overDead && deadMount(dir) {
 		// fusermount3 can only take it away: for a moment the directory beneath shows.
-		if err := latch.Unmount(dir, true); err != nil {
+		if err := mountpoint.Unmount(dir, true); err != nil {
 			return nil, err
 		}
 	}
@@ -401,11 +409,12 @@ func openStore(m *mounted, attributes func(name string) lockstore.Attributes, ah
 		shown := newProgress(os.Stderr, "locks recovered")
 		store, err := lockstore.Open(lockstore.Options{
 			Progress: shown.at,
-			StateDir: m.flags.StateDir, System: m.host, Files: m.fs.LockFiles(),
+			StateDir: m.flags.StateDir, System: m.host, Files: m.directory.LockFiles(),
 			StaleAfter: m.flags.StaleAfter, MaxHold: m.flags.MaxHold, Log: m.log, Observe: m.metrics.happened,
 			MaxPerUser: m.flags.MaxPerUser, Owner: uint32(os.Geteuid()),
 			Predecessor: lockstore.Predecessor{
-				Ahead: ahead, Open: m.fs.OpenLocks(), Making: m.fs.LocksInTheMaking(), Renames: m.fs.UnfinishedRenames(),
+				Ahead: ahead, Open: m.directory.OpenLocks(), Making: m.directory.LocksInTheMaking(),
+				Renames: m.directory.UnfinishedRenames(),
 			},
 			Attributes: attributes,
 		})
@@ -462,7 +471,7 @@ func (m *mounted) unmount() {
 		return
 	}
 	for _, p := range m.host.UsersOf(m.dir) {
-		if p.PID == m.fs.DescriptorKeeper() || p.PID == os.Getppid() {
+		if p.PID == m.directory.DescriptorKeeper() || p.PID == os.Getppid() {
 			continue // latchfs's own
 		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).Warn("this process keeps the mount busy")
@@ -479,8 +488,8 @@ func (m *mounted) close() {
 			m.log.WithError(err).Warn("closing the journal")
 		}
 	}
-	if m.fs != nil {
-		m.fs.Close()
+	if m.directory != nil {
+		m.directory.Close()
 	}
 	m.host.Close()
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
-	latch "latchfs/fs"
+	"latchfs/fs/mountpoint"
 )
 
 // isDead says that err is what a mount answers whose server has died, or dies while it is asked.
@@ -91,7 +91,7 @@ func mountsAt(dir string) (at []*mountinfo.Info, inside *mountinfo.Info, err err
 	return at, inside, nil
 }
 
-func isLatchfs(info *mountinfo.Info) bool { return info.FSType == "fuse."+latch.Subtype }
+func isLatchfs(info *mountinfo.Info) bool { return info.FSType == "fuse."+mountpoint.Subtype }
 
 // within says that path is dir or beneath it.
 func within(path, dir string) bool {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 func reclaimedCommand() *cobra.Command {
@@ -16,7 +16,7 @@ func reclaimedCommand() *cobra.Command {
 		Short: "List what is kept of the lock files that were removed",
 		Args:  oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var files []latch.ReclaimedInfo
+			var files []control.ReclaimedInfo
 			if err := readControl(args[0], "reclaimed", &files); err != nil {
 				return err
 			}
@@ -31,7 +31,7 @@ func reclaimedCommand() *cobra.Command {
 				if reason == "" {
 					reason = "released"
 				}
-				fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", latch.Printable(f.Name), f.Time.Local().Format(time.DateTime), reason, f.Size, latch.Printable(f.File))
+				fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", control.Printable(f.Name), f.Time.Local().Format(time.DateTime), reason, f.Size, control.Printable(f.File))
 			}
 			return table.Flush()
 		},

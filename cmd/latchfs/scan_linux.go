@@ -13,7 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"latchfs/bootid"
-	latch "latchfs/fs"
+	"latchfs/fs/backing"
+	"latchfs/fs/control"
+	"latchfs/fs/handover"
+	"latchfs/fs/lockname"
 	"latchfs/lockstore"
 	"latchfs/lockstore/verdict"
 )
@@ -46,7 +49,7 @@ type scanFlags struct {
 
 // scanned is a lock file, and whether it was removed.
 type scanned struct {
-	latch.LockInfo
+	control.LockInfo
 	Removed bool   `json:"removed"`
 	Error   string `json:"error,omitempty"`
 }
@@ -55,7 +58,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	if err := notNegative("stale-after", flags.staleAfter); err != nil {
 		return err
 	}
-	patterns, err := latch.ParsePatterns(flags.patterns)
+	patterns, err := lockname.Parse(flags.patterns)
 	if err != nil {
 		return usageError{err}
 	}
@@ -110,11 +113,11 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 	return errors.Join(append(failed, err)...)
 }
 
-func scanInfo(name string, found lockstore.Scanned) latch.LockInfo {
-	info := latch.LockInfo{
+func scanInfo(name string, found lockstore.Scanned) control.LockInfo {
+	info := control.LockInfo{
 		Name: name, Kind: string(verdict.KindFound), Made: found.File.Written,
 		Verdict: found.Verdict.String(), Reason: string(found.Reason), Rule: string(found.Rule), Evidence: found.Evidence,
-		Holder: latch.ProcessInfoOf(found.Holder), Payload: found.Class.String(),
+		Holder: control.ProcessInfoOf(found.Holder), Payload: found.Class.String(),
 	}
 	if found.Verdict == verdict.Settled {
 		info.Verdict = "settled"
@@ -137,7 +140,7 @@ func printScanned(out io.Writer, results []scanned) error {
 		if r.Error != "" {
 			evidence = r.Error
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", latch.Printable(r.Name), what, age(time.Since(r.Made)), latch.Printable(evidence))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", control.Printable(r.Name), what, age(time.Since(r.Made)), control.Printable(evidence))
 	}
 	return table.Flush()
 }
@@ -145,17 +148,21 @@ func printScanned(out io.Writer, results []scanned) error {
 // scanFiles is the directory as the store needs it; who has a file open is asked of /proc,
 // once.
 func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
-	backing, err := os.Open(dir)
+	beneath, err := os.Open(dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard) // nothing is served
-	served, err := latch.New(latch.Options{Backing: backing, Callers: host, Log: log})
+	tables, err := handover.Open(nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &unmountedFiles{Files: served.LockFiles(), host: host}, served.Close, nil
+	directory, err := backing.Open(backing.Options{Tables: tables, Backing: beneath, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	return &unmountedFiles{Files: directory.LockFiles(), host: host}, directory.Close, nil
 }
 
 type unmountedFiles struct {

@@ -64,7 +64,7 @@ func runServe() error {
 		}
 	}
 	loud()
-	device, root := m.fs.Stored()
+	device, root := m.directory.Stored()
 	if err := supervisor.Serving(m.fs.Outlives(), device, root); err != nil {
 		return err
 	}
@@ -75,5 +75,5 @@ func runServe() error {
 // check returns when the server can reach its locks and inodes.
 func (m *mounted) check() {
 	m.store.Count()
-	m.fs.Inodes()
+	m.directory.Inodes.Size()
 }

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
-	latch "latchfs/fs"
+	"latchfs/fs/control"
+	"latchfs/fs/mountpoint"
 )
 
 // umountWait is how long umount waits for the daemon to end after its mount is gone.
@@ -48,7 +49,7 @@ func runUmount(dir string, lazy bool) error {
 	if len(at) == 0 {
 		return coded{exitMounted, fmt.Errorf("%s is not a latchfs mount", dir)}
 	}
-	var daemon latch.Status
+	var daemon control.Status
 	if err := readControl(dir, "status", &daemon); err != nil && !deadMount(dir) {
 		return err
 	}
@@ -67,10 +68,10 @@ func runUmount(dir string, lazy bool) error {
 		if me := fmt.Sprintf("user_id=%d", os.Geteuid()); os.Geteuid() != 0 && !slices.Contains(strings.Split(mount.VFSOptions, ","), me) {
 			return coded{exitForbidden, fmt.Errorf("%s: %w: another user has mounted it", dir, os.ErrPermission)}
 		}
-		err := latch.Unmount(dir, lazy)
+		err := mountpoint.Unmount(dir, lazy)
 		for tries := 0; errors.Is(err, unix.EBUSY) && tries < umountTries; tries++ {
 			time.Sleep(umountPause)
-			err = latch.Unmount(dir, lazy)
+			err = mountpoint.Unmount(dir, lazy)
 		}
 		if errors.Is(err, unix.EBUSY) {
 			return coded{exitBusy, fmt.Errorf("%s is in use%s; use --lazy to let them finish", dir, users(host, dir, daemon))}
@@ -91,7 +92,7 @@ func runUmount(dir string, lazy bool) error {
 }
 
 // users names the processes that keep dir busy.
-func users(host *bootid.Host, dir string, daemon latch.Status) string {
+func users(host *bootid.Host, dir string, daemon control.Status) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
 		if p.PID == daemon.PID || p.PID == daemon.ServerPID || p.PID == daemon.DescriptorKeeperPID {

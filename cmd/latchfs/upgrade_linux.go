@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 )
 
 // upgradeWait is how long upgrade waits for another server.
@@ -47,7 +47,7 @@ func runUpgrade(dir string, out io.Writer) error {
 	}
 	for deadline := time.Now().Add(upgradeWait); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if after, err := mountStatus(dir); err == nil && after.ServerPID != before.ServerPID {
-			_, err := fmt.Fprintf(out, "%s is served by version %s, process %d\n", latch.Printable(dir), after.Version, after.ServerPID)
+			_, err := fmt.Fprintf(out, "%s is served by version %s, process %d\n", control.Printable(dir), after.Version, after.ServerPID)
 			return err
 		}
 	}
@@ -55,7 +55,7 @@ func runUpgrade(dir string, out io.Writer) error {
 }
 
 // mountStatus is what the mount at dir says of itself.
-func mountStatus(dir string) (status latch.Status, err error) {
+func mountStatus(dir string) (status control.Status, err error) {
 	at, _, err := mountsAt(dir)
 	if err != nil {
 		return status, err

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	latch "latchfs/fs"
+	"latchfs/fs/control"
 	"latchfs/lockstore/verdict"
 )
 
@@ -47,10 +47,10 @@ func whyCommand() *cobra.Command {
 type whyCase struct {
 	File string `json:"file"`
 	// Lock is what lies there; its verdict is "settled" if it is no lock. Nil is nothing.
-	Lock *latch.LockInfo `json:"lock"`
+	Lock *control.LockInfo `json:"lock"`
 	// Last is the last lock of that name that was removed as stale; nil if none is remembered.
-	Last   *latch.LockInfo `json:"last_reclaimed,omitempty"`
-	Status latch.Status    `json:"status"`
+	Last   *control.LockInfo `json:"last_reclaimed,omitempty"`
+	Status control.Status    `json:"status"`
 }
 
 // lookInto finds out about a file in a mount.
@@ -69,7 +69,7 @@ func lookInto(file string) (whyCase, error) {
 		return c, err
 	}
 	if info != nil {
-		var lock latch.LockInfo
+		var lock control.LockInfo
 		if at, err := os.Stat(filepath.Join(root, controlDir, "lock", name)); err != nil || at.IsDir() {
 			lock = settled(file, name, info)
 		} else if err := readControl(root, filepath.Join("lock", name), &lock); err != nil {
@@ -105,7 +105,7 @@ var ruleWords = map[verdict.Rule]string{
 func (c whyCase) explain(now time.Time) string {
 	var sentences []string
 	say := func(format string, args ...any) { sentences = append(sentences, fmt.Sprintf(format, args...)) }
-	file, l := latch.Printable(c.File), c.Lock
+	file, l := control.Printable(c.File), c.Lock
 	switch {
 	case l == nil:
 		say("%s is free: there is no lock of that name.", file)
@@ -115,23 +115,23 @@ func (c whyCase) explain(now time.Time) string {
 	case l.Verdict == verdict.Live.String() && l.HolderEnded:
 		say("%s is held by a descriptor, for %s (since %s). Process %s, which made it, has ended.", file, age(now.Sub(l.Made)),
 			l.Made.Local().Format(time.DateTime), processWords(l.Holder))
-		say("That is proven: %s; %s.", latch.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
+		say("That is proven: %s; %s.", control.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
 		say("%s", descriptorWords(l.OpenedBy))
 		say("To take the lock away all the same: latchfs release --force %s.", file)
 	case l.Verdict == verdict.Live.String():
 		say("%s is held by process %s, for %s (since %s).", file, processWords(l.Holder), age(now.Sub(l.Made)), l.Made.Local().Format(time.DateTime))
-		say("That is proven: %s; %s.", latch.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
+		say("That is proven: %s; %s.", control.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
 		say("It is free the moment that process removes it or ends. If it hangs, end it (kill %d): the lock goes with it.", l.Holder.PID)
 		say("To take the lock away while it goes on, not knowing: latchfs release --force %s.", file)
 	case l.Verdict == verdict.Stale.String():
-		say("%s is stale: %s (%s; %s).", file, verdict.Reason(l.Reason).Means(), l.Reason, latch.Printable(l.Evidence))
+		say("%s is stale: %s (%s; %s).", file, verdict.Reason(l.Reason).Means(), l.Reason, control.Printable(l.Evidence))
 		say("latchfs removes such a file at once, unless somebody has it open who may have locked it with flock(2): then it goes with the last of them.")
 	case l.Reason == string(verdict.Left):
-		say("%s was left by process %s: it ended with status 0 and did not remove the lock (%s; %s).", file, processWords(l.Holder), l.Reason, latch.Printable(l.Evidence))
+		say("%s was left by process %s: it ended with status 0 and did not remove the lock (%s; %s).", file, processWords(l.Holder), l.Reason, control.Printable(l.Evidence))
 		say("Commands that take a lock for somebody else do that on purpose. Whoever knows that it is not needed may remove it (rm).")
 		say("It counts as stale %s, unless it is written or touched again.", c.staleIn(now))
 	default:
-		say("%s is there, and nothing can be proven of its holder: %s.", file, latch.Printable(l.Evidence))
+		say("%s is there, and nothing can be proven of its holder: %s.", file, control.Printable(l.Evidence))
 		say("It was made %s ago, and counts as stale %s, unless a process that may need it runs then.", age(now.Sub(l.Made)), c.staleIn(now))
 		say("If you know that its holder is gone: latchfs release %s.", file)
 	}
@@ -146,7 +146,7 @@ func (c whyCase) explain(now time.Time) string {
 					strings.ToLower(k.Access), k.Type, k.PID, descriptorWords(k.OpenedBy))
 				continue
 			}
-			say("Process %d (%s) %s a %s lock on its content (%s).", k.PID, latch.Printable(k.Command), verb, strings.ToLower(k.Access), k.Type)
+			say("Process %d (%s) %s a %s lock on its content (%s).", k.PID, control.Printable(k.Command), verb, strings.ToLower(k.Access), k.Type)
 		}
 	}
 	if c.Last != nil {
@@ -173,7 +173,7 @@ func (c whyCase) staleIn(now time.Time) string {
 }
 
 // descriptorWords are about the processes that have a descriptor on which a lock depends.
-func descriptorWords(openedBy []latch.ProcessInfo) string {
+func descriptorWords(openedBy []control.ProcessInfo) string {
 	if len(openedBy) == 0 {
 		return "No process that can be seen has the descriptor: it may be on its way from one to another in a socket, or in a container. The lock is free when it is closed."
 	}
@@ -184,9 +184,9 @@ func descriptorWords(openedBy []latch.ProcessInfo) string {
 	return fmt.Sprintf("The descriptor is open in process %s. The lock is free when it is closed there.", strings.Join(names, " and process "))
 }
 
-func processWords(p latch.ProcessInfo) string {
+func processWords(p control.ProcessInfo) string {
 	if p.PID == 0 {
 		return "nobody knows which"
 	}
-	return fmt.Sprintf("%d (%s) of user %s", p.PID, latch.Printable(p.Command), userNames{}.of(p.UID))
+	return fmt.Sprintf("%d (%s) of user %s", p.PID, control.Printable(p.Command), userNames{}.of(p.UID))
 }

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	latch "latchfs/fs"
+	"latchfs/fs/backing"
+	"latchfs/fs/handover"
 )
 
 // Codes are the exit codes of a server that mean something to the keeper.
@@ -51,7 +53,7 @@ type Keeper struct {
 	path    string   // its path, where another version will be
 	signals chan os.Signal
 	// stored is what a service manager kept, until a server has taken it over.
-	stored *latch.Stored
+	stored *backing.Stored
 
 	served   bool // a server has served
 	bound    bool // the mount dies with its server
@@ -123,7 +125,7 @@ func (k *Keeper) prepare() (err error) {
 	k.Config.Storable = hasStore()
 	if k.tables, k.stored = takeStored(k.IsMounted); k.tables != nil {
 		k.Log.WithField("dir", k.Config.Dir).Warn("the keeper of the mount has died; going on with what the service manager kept")
-	} else if k.tables, err = latch.NewTables(); err != nil {
+	} else if k.tables, err = handover.New(); err != nil {
 		return err
 	}
 	// Descriptor keepers and notifiers whose server has died become children of the keeper, which waits for them.
@@ -142,7 +144,7 @@ func (k *Keeper) after(end ending, program *os.File) (done bool, err error) {
 		log.Error("what the service manager kept cannot be used: mounting anew")
 		k.dropStored()
 		unstore()
-		return false, latch.Abandon(k.tables)
+		return false, handover.Abandon(k.tables)
 	case !k.served:
 		return true, &EndError{Code: code, Explained: true}
 	case program != k.program && !end.served:
@@ -152,12 +154,12 @@ func (k *Keeper) after(end ending, program *os.File) (done bool, err error) {
 		}
 		log.Warn("the new version cannot read the tables of the running one: mounting anew. Files that are open now fail")
 		k.adopt(program)
-		return false, latch.Abandon(k.tables)
+		return false, handover.Abandon(k.tables)
 	case code == k.Codes.Busy && end.served: // a second signal
 		return true, &EndError{Code: code}
 	case k.bound || code == k.Codes.Format:
 		log.Error("the server has died, and the mount with it: mounting anew. Files that are open now fail")
-		if err := latch.Abandon(k.tables); err != nil {
+		if err := handover.Abandon(k.tables); err != nil {
 			return true, err
 		}
 	default:
@@ -200,9 +202,9 @@ func (k *Keeper) hear(said message, program *os.File) (serves bool) {
 func (k *Keeper) serving(said message, program *os.File) {
 	k.bound = said.text == messageBound
 	k.dropStored()
-	var stored *latch.Stored
+	var stored *backing.Stored
 	if len(said.files) == 2 && !k.served && !k.bound {
-		stored = &latch.Stored{Device: said.files[0], Root: said.files[1]}
+		stored = &backing.Stored{Device: said.files[0], Root: said.files[1]}
 	}
 	if !k.served {
 		if err := storeAll(k.tables, stored); err != nil {

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	latch "latchfs/fs"
+	"latchfs/fs/backing"
 )
 
 // ExitHandedOver is the exit code of a server that made way for another.
@@ -55,7 +55,7 @@ type Server struct {
 	Config Config
 	Tables *os.File
 	// Stored are the descriptors of a mount whose keeper has died; nil otherwise.
-	Stored *latch.Stored
+	Stored *backing.Stored
 	// Yield receives a value when the server is to make way for another.
 	Yield  <-chan struct{}
 	keeper *os.File
@@ -76,7 +76,7 @@ func Connect() (*Server, error) {
 		return nil, err
 	}
 	if s.Config.Stored {
-		s.Stored = &latch.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
+		s.Stored = &backing.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
 	}
 	// The server can be replaced, the keeper cannot.
 	_ = os.WriteFile(oomScore, []byte(s.Config.OOMScore), 0)

@@ -10,7 +10,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 
-	latch "latchfs/fs"
+	"latchfs/fs/backing"
 )
 
 // A service manager with a descriptor store (FDSTORE in sd_notify(3)) keeps what the mount needs to
@@ -25,8 +25,8 @@ const (
 func hasStore() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
 // takeStored returns what a service manager kept of the mount, if the mount is still there; nil otherwise.
-func takeStored(isMounted func() bool) (tables *os.File, stored *latch.Stored) {
-	stored = &latch.Stored{}
+func takeStored(isMounted func() bool) (tables *os.File, stored *backing.Stored) {
+	stored = &backing.Stored{}
 	for _, file := range activation.Files(true) {
 		switch file.Name() {
 		case storedTables:
@@ -69,7 +69,7 @@ func store(name string, file *os.File) error {
 }
 
 // storeAll gives the service manager all that it is to keep, and tells it that the mount is usable.
-func storeAll(tables *os.File, stored *latch.Stored) error {
+func storeAll(tables *os.File, stored *backing.Stored) error {
 	var err error
 	if stored != nil {
 		err = errors.Join(store(storedTables, tables), store(storedDevice, stored.Device), store(storedRoot, stored.Root))

@@ -1,5 +1,0 @@
-//go:build linux && !crashtest
-
-package fs
-
-func crashAt(operation, crashPoint) {}

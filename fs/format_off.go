@@ -1,5 +1,0 @@
-//go:build linux && !formattest
-
-package fs
-
-const versionsAhead = 0

@@ -1,6 +1,0 @@
-//go:build linux && formattest
-
-package fs
-
-// versionsAhead makes a latchfs of another format, for the tests.
-const versionsAhead = 1
