@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package bench
 
 import (
 	"bytes"
@@ -43,7 +43,7 @@ func chart(results []measured) []byte {
 			q, middle := r.Quantiles, y+row/2
 			fmt.Fprintf(&body, `<text x="20" y="%d">%s</text><g stroke="%s" fill="%s"><line x1="%.1f" x2="%.1f" y1="%d" y2="%d"/>`+
 				`<rect x="%.1f" width="%.1f" y="%d" height="8" fill-opacity="0.5"/><line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke-width="2"/></g>`+
-				`<text x="%d" y="%d" text-descriptorKeeper="end">%.0f</text>`+"\n",
+				`<text x="%d" y="%d" text-anchor="end">%.0f</text>`+"\n",
 				middle+4, r.Peer, colour, colour, x(q[0]), x(q[4]), middle, middle,
 				x(q[1]), max(x(q[3])-x(q[1]), 1), middle-4, x(q[2]), x(q[2]), middle-5, middle+5,
 				left+width+40, middle+4, q[2])
@@ -56,7 +56,7 @@ func chart(results []measured) []byte {
 		`<rect width="100%%" height="100%%" fill="white"/>`+"\n"+
 		`<text x="8" y="16" font-size="13">Microseconds an operation: median, quartiles, 5th to 95th percentile</text>`+"\n", left+width+60, y+10)
 	for us := 1.0; us <= most; us *= 10 {
-		fmt.Fprintf(&out, `<line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke="#e5e7eb"/><text x="%.1f" y="32" text-descriptorKeeper="middle">%.0f</text>`+"\n", x(us), x(us), top-4, y, x(us), us)
+		fmt.Fprintf(&out, `<line x1="%.1f" x2="%.1f" y1="%d" y2="%d" stroke="#e5e7eb"/><text x="%.1f" y="32" text-anchor="middle">%.0f</text>`+"\n", x(us), x(us), top-4, y, x(us), us)
 	}
 	out.Write(body.Bytes())
 	out.WriteString("</svg>\n")

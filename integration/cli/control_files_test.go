@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package cli
 
 import (
 	"bufio"
@@ -8,15 +8,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // getxattr is an extended attribute of a file.
@@ -32,55 +31,55 @@ func getxattr(t *testing.T, path, name string) string {
 
 // TestLooking: whatever a lock is looked at by says the same of it.
 func TestLooking(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	holder := newLocker(t)
-	holder.must("ok", "mkdir", m.path("deep"))
-	holder.must("ok", "take", m.path("deep/x.lock"))
-	holder.must("ok", "take", m.path("y.lock"))
+	m := harness.MountOver(t, t.TempDir())
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "mkdir", m.Path("deep"))
+	holder.Must("ok", "take", m.Path("deep/x.lock"))
+	holder.Must("ok", "take", m.Path("y.lock"))
 	var one struct {
 		Name, Verdict, Kind, Evidence string
 		Generation                    uint64
 		Holder                        struct{ PID int }
 	}
-	text, err := os.ReadFile(m.path(".latchfs/lock/deep/x.lock"))
+	text, err := os.ReadFile(m.Path(".latchfs/lock/deep/x.lock"))
 	if err == nil {
 		err = json.Unmarshal(text, &one)
 	}
-	if err != nil || one.Name != "deep/x.lock" || one.Verdict != "live" || one.Holder.PID != holder.pid() || one.Kind != "create" || one.Generation == 0 {
+	if err != nil || one.Name != "deep/x.lock" || one.Verdict != "live" || one.Holder.PID != holder.PID() || one.Kind != "create" || one.Generation == 0 {
 		t.Fatalf("%v: %s", err, text)
 	}
 	for name, want := range map[string]string{
 		"verdict": "live", "kind": "create", "generation": fmt.Sprint(one.Generation), "evidence": one.Evidence,
-		"holder.pid": strconv.Itoa(holder.pid()), "holder.uid": "0", "rule": "named",
+		"holder.pid": strconv.Itoa(holder.PID()), "holder.uid": "0", "rule": "named",
 	} {
-		if got := getxattr(t, m.path("deep/x.lock"), "user.latchfs."+name); got != want {
+		if got := getxattr(t, m.Path("deep/x.lock"), "user.latchfs."+name); got != want {
 			t.Errorf("attribute %s is %q, not %q", name, got, want)
 		}
 	}
 	// They are not listed, and so not copied.
 	names := make([]byte, 4096)
-	if n, err := unix.Llistxattr(m.path("y.lock"), names); err != nil || strings.Contains(string(names[:n]), "latchfs") {
+	if n, err := unix.Llistxattr(m.Path("y.lock"), names); err != nil || strings.Contains(string(names[:n]), "latchfs") {
 		t.Errorf("attributes %q %v", names[:max(n, 0)], err)
 	}
 	for what, err := range map[string]error{
-		"set":    unix.Lsetxattr(m.path("y.lock"), "user.latchfs.verdict", []byte("stale"), 0),
-		"remove": unix.Lremovexattr(m.path("y.lock"), "user.latchfs.verdict"),
+		"set":    unix.Lsetxattr(m.Path("y.lock"), "user.latchfs.verdict", []byte("stale"), 0),
+		"remove": unix.Lremovexattr(m.Path("y.lock"), "user.latchfs.verdict"),
 	} {
 		if err != unix.EPERM {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := os.WriteFile(m.path("data"), nil, 0o644); err != nil {
+	if err := os.WriteFile(m.Path("data"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if refused := m.logged("refused: what is known of a lock cannot be set"); len(refused) != 2 || refused[0]["path"] != "y.lock" || refused[0]["attribute"] != "user.latchfs.verdict" {
+	if refused := m.Logged("refused: what is known of a lock cannot be set"); len(refused) != 2 || refused[0]["path"] != "y.lock" || refused[0]["attribute"] != "user.latchfs.verdict" {
 		t.Errorf("logged %v", refused)
 	}
-	if _, err := unix.Lgetxattr(m.path("data"), "user.latchfs.verdict", names); err != unix.ENODATA {
+	if _, err := unix.Lgetxattr(m.Path("data"), "user.latchfs.verdict", names); err != unix.ENODATA {
 		t.Errorf("of what is no lock: %v", err)
 	}
 	for dir, want := range map[string]string{"lock": "deep y.lock", "lock/deep": "x.lock", "wait": "deep y.lock"} {
-		entries, err := os.ReadDir(m.path(".latchfs/" + dir))
+		entries, err := os.ReadDir(m.Path(".latchfs/" + dir))
 		var got []string
 		for _, e := range entries {
 			got = append(got, e.Name())
@@ -90,46 +89,46 @@ func TestLooking(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]error{"lock/data": os.ErrNotExist, "lock/z.lock": os.ErrNotExist, "wait/data": os.ErrNotExist, "wait/no/z.lock": os.ErrNotExist} {
-		if _, err := os.Stat(m.path(".latchfs/" + path)); !os.IsNotExist(err) {
+		if _, err := os.Stat(m.Path(".latchfs/" + path)); !os.IsNotExist(err) {
 			t.Errorf("%s: %v, not %v", path, err, want)
 		}
 	}
-	table, err := os.ReadFile(m.path(".latchfs/locks"))
-	if lines := strings.Split(string(table), "\n"); err != nil || len(lines) != 4 || !strings.Contains(lines[1], "deep/x.lock") || !strings.Contains(lines[1], strconv.Itoa(holder.pid())) {
+	table, err := os.ReadFile(m.Path(".latchfs/locks"))
+	if lines := strings.Split(string(table), "\n"); err != nil || len(lines) != 4 || !strings.Contains(lines[1], "deep/x.lock") || !strings.Contains(lines[1], strconv.Itoa(holder.PID())) {
 		t.Errorf("%v: %s", err, table)
 	}
-	out, err := exec.Command(latchfs, "why", m.path("deep/x.lock")).CombinedOutput()
-	if want := fmt.Sprintf("%s is held by process %d", m.path("deep/x.lock"), holder.pid()); err != nil || !strings.HasPrefix(string(out), want) {
+	out, err := exec.Command(harness.Latchfs, "why", m.Path("deep/x.lock")).CombinedOutput()
+	if want := fmt.Sprintf("%s is held by process %d", m.Path("deep/x.lock"), holder.PID()); err != nil || !strings.HasPrefix(string(out), want) {
 		t.Errorf("why: %v: %s", err, out)
 	}
 }
 
 // TestLookingAtDirectories: a directory with data at a lock name is no lock, for latchfs why too, of many files; locks in it are found.
 func TestLookingAtDirectories(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	m.mustDo(`mkdir data.lock with.lock; for d in data.lock with.lock; do touch $d/1 $d/2 $d/3 $d/4 $d/5; done`)
-	holder := newLocker(t)
-	holder.must("ok", "take", m.path("with.lock/x.lock"))
-	out, err := exec.Command(latchfs, "why", m.path("data.lock"), m.path("with.lock"), m.path("with.lock/x.lock")).CombinedOutput()
-	if err != nil || strings.Count(string(out), "is no lock to latchfs") != 2 || !strings.Contains(string(out), "x.lock is held by process "+strconv.Itoa(holder.pid())) {
+	m := harness.MountOver(t, t.TempDir())
+	m.MustRun(`mkdir data.lock with.lock; for d in data.lock with.lock; do touch $d/1 $d/2 $d/3 $d/4 $d/5; done`)
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("with.lock/x.lock"))
+	out, err := exec.Command(harness.Latchfs, "why", m.Path("data.lock"), m.Path("with.lock"), m.Path("with.lock/x.lock")).CombinedOutput()
+	if err != nil || strings.Count(string(out), "is no lock to latchfs") != 2 || !strings.Contains(string(out), "x.lock is held by process "+strconv.Itoa(holder.PID())) {
 		t.Errorf("%v: %s", err, out)
 	}
-	if _, err := os.ReadFile(m.path(".latchfs/lock/data.lock")); !os.IsNotExist(err) {
+	if _, err := os.ReadFile(m.Path(".latchfs/lock/data.lock")); !os.IsNotExist(err) {
 		t.Error(err)
 	}
-	if _, err := os.ReadFile(m.path(".latchfs/lock/with.lock/x.lock")); err != nil {
+	if _, err := os.ReadFile(m.Path(".latchfs/lock/with.lock/x.lock")); err != nil {
 		t.Error(err)
 	}
 }
 
 // TestEvents: a reader of events sees all that happens, in order.
 func TestEvents(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	type event struct {
 		Event, Name, Reason string
 		Holder, By          struct{ PID int }
 	}
-	tail := exec.Command("cat", m.path(".latchfs/events"))
+	tail := exec.Command("cat", m.Path(".latchfs/events"))
 	out, err := tail.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -162,63 +161,54 @@ func TestEvents(t *testing.T) {
 		}
 		return event{}
 	}
-	idle, err := os.Open(m.path(".latchfs/events")) // who does not read holds nobody up
+	idle, err := os.Open(m.Path(".latchfs/events")) // who does not read holds nobody up
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer idle.Close()
-	eventually(t, "the reader reads", func() bool { return waitsForAnswer(tail.Process.Pid) })
-	holder, other := newLocker(t), newLocker(t)
-	path := m.path("x.lock")
+	harness.Eventually(t, "the reader reads", func() bool { return harness.IsWaiting(tail.Process.Pid) })
+	holder, other := harness.StartProcess(t), harness.StartProcess(t)
+	path := m.Path("x.lock")
 	const rounds = 300
 	for range rounds {
-		holder.must("ok", "take", path)
-		other.must("EEXIST", "take", path)
-		other.must("EBUSY", "remove", path)
-		holder.must("ok", "remove", path)
+		holder.Must("ok", "take", path)
+		other.Must("EEXIST", "take", path)
+		other.Must("EBUSY", "remove", path)
+		holder.Must("ok", "remove", path)
 	}
-	holder.must("ok", "take", path)
-	holder.kill()
+	holder.Must("ok", "take", path)
+	holder.Kill()
 	want := []string{}
 	for range rounds {
 		want = append(want, "acquired", "contended", "refused", "released")
 	}
 	for i, what := range append(want, "acquired", "reaped") {
 		e := next()
-		if e.Event != what || e.Name != "x.lock" || e.Holder.PID != holder.pid() {
+		if e.Event != what || e.Name != "x.lock" || e.Holder.PID != holder.PID() {
 			t.Fatalf("event %d is %+v, not %s", i, e, what)
 		}
-		if (what == "contended" || what == "refused") && e.By.PID != other.pid() {
-			t.Fatalf("event %d is by %d, not %d", i, e.By.PID, other.pid())
+		if (what == "contended" || what == "refused") && e.By.PID != other.PID() {
+			t.Fatalf("event %d is by %d, not %d", i, e.By.PID, other.PID())
 		}
 		if what == "reaped" && e.Reason != "dead-pid" {
 			t.Errorf("reaped for %q", e.Reason)
 		}
 	}
-	m.killServer()
-	m.eventuallyServed()
+	m.KillServer()
+	m.WaitUntilServed()
 	if e := next(); e.Event != "restarted" {
 		t.Errorf("after a restart: %+v", e)
 	}
-	other.must("ok", "take", path)
-	if e := next(); e.Event != "acquired" || e.Holder.PID != other.pid() {
+	other.Must("ok", "take", path)
+	if e := next(); e.Event != "acquired" || e.Holder.PID != other.PID() {
 		t.Errorf("%+v", e)
 	}
 }
 
-// waitsForAnswer says that a thread of a process waits for what a filesystem answers.
-func waitsForAnswer(pid int) bool {
-	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", pid))
-	return slices.ContainsFunc(threads, func(file string) bool {
-		text, err := os.ReadFile(file)
-		return err == nil && strings.Contains(string(text), "request_wait_answer")
-	})
-}
-
 // TestSlowReaderOfEvents loses some, is told how many, and holds nobody up.
 func TestSlowReaderOfEvents(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	file, err := os.Open(m.path(".latchfs/events"))
+	m := harness.MountOver(t, t.TempDir())
+	file, err := os.Open(m.Path(".latchfs/events"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,9 +217,9 @@ func TestSlowReaderOfEvents(t *testing.T) {
 		t.Fatal(n, err)
 	}
 	const cycles = 3000
-	holder := newLocker(t)
-	holder.must("ok", "cycle", m.path("x.lock"), strconv.Itoa(cycles))
-	holder.must("ok", "take", m.path("last.lock"))
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "cycle", m.Path("x.lock"), strconv.Itoa(cycles))
+	holder.Must("ok", "take", m.Path("last.lock"))
 	seen, lost := 0, 0
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
@@ -258,65 +248,44 @@ func TestSlowReaderOfEvents(t *testing.T) {
 
 // TestControl: what an operator writes to ctl is done, and what another user writes is refused and logged.
 func TestControl(t *testing.T) {
-	m := mountOver(t, sharedDir(t))
-	holder := newLocker(t)
-	holder.must("ok", "take", m.path("x.lock"))
-	ctl := m.path(".latchfs/ctl")
-	stranger := newLocker(t, asUser(t, 65534)...)
+	m := harness.MountOver(t, harness.SharedDir(t))
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("x.lock"))
+	ctl := m.Path(".latchfs/ctl")
+	stranger := harness.StartProcess(t, harness.AsUser(t, 65534)...)
 	for _, command := range []string{"release x.lock", "force-release x.lock", "compact", "log-level trace"} {
-		stranger.must("EACCES", "write", ctl, command)
+		stranger.Must("EACCES", "write", ctl, command)
 	}
-	if refused := m.logged("refused: not an operator"); len(refused) != 4 || fmt.Sprint(refused[1]["uid"]) != "65534" || refused[1]["argument"] != "x.lock" {
+	if refused := m.Logged("refused: not an operator"); len(refused) != 4 || fmt.Sprint(refused[1]["uid"]) != "65534" || refused[1]["argument"] != "x.lock" {
 		t.Errorf("logged %v", refused)
 	}
-	operator := newLocker(t)
+	operator := harness.StartProcess(t)
 	for command, answer := range map[string]string{
 		"release x.lock": "EBUSY", "release y.lock": "ENOENT", "compact": "ok", "log-level debug": "ok", "log-level loud": "EINVAL",
 		"compact it": "EINVAL", "release": "EINVAL", "sing": "EINVAL",
 	} {
-		operator.must(answer, "write", ctl, command)
+		operator.Must(answer, "write", ctl, command)
 	}
-	if m.locks()["x.lock"].Holder.PID != holder.pid() {
-		t.Errorf("%+v", m.locks())
+	if m.Locks()["x.lock"].Holder.PID != holder.PID() {
+		t.Errorf("%+v", m.Locks())
 	}
-	operator.must("ok", "write", ctl, "force-release x.lock")
-	if exists(m.path("x.lock")) {
+	operator.Must("ok", "write", ctl, "force-release x.lock")
+	if harness.Exists(m.Path("x.lock")) {
 		t.Error("the lock is still there")
 	}
-	out, err := exec.Command(latchfs, "check", m.stateDir).CombinedOutput()
+	out, err := exec.Command(harness.Latchfs, "check", m.StateDir).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "0 locks; ") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
 
-// as calls do on a thread that is another user to filesystems.
-func as(uid int, do func()) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	unix.SetfsuidRetUid(uid)
-	defer unix.SetfsuidRetUid(0)
-	do()
-}
-
-// openAs opens a file as another user.
-func openAs(t *testing.T, uid int, path string, flags int) (fd int) {
-	t.Helper()
-	var err error
-	as(uid, func() { fd, err = unix.Open(path, flags|unix.O_CLOEXEC, 0) })
-	if err != nil {
-		t.Fatalf("%s: %v", path, err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return fd
-}
-
 // TestControlAsksWhoOpened: a descriptor of ctl obeys only if both who opened it and who writes may, after a restart of the
 // server as well.
 func TestControlAsksWhoOpened(t *testing.T) {
-	m := mountOver(t, sharedDir(t))
-	newLocker(t).must("ok", "take", m.path("x.lock"))
-	ctl := m.path(".latchfs/ctl")
-	strangers, roots := openAs(t, attackerUID, ctl, unix.O_WRONLY), openAs(t, 0, ctl, unix.O_WRONLY)
+	m := harness.MountOver(t, harness.SharedDir(t))
+	harness.StartProcess(t).Must("ok", "take", m.Path("x.lock"))
+	ctl := m.Path(".latchfs/ctl")
+	strangers, roots := harness.OpenAs(t, harness.AttackerUID, ctl, unix.O_WRONLY), harness.OpenAs(t, 0, ctl, unix.O_WRONLY)
 	refuse := func() {
 		t.Helper()
 		for _, command := range []string{"force-release x.lock", "compact", "log-level debug"} {
@@ -324,41 +293,41 @@ func TestControlAsksWhoOpened(t *testing.T) {
 				t.Errorf("%s, opened by another: %v", command, err)
 			}
 			var err error
-			as(attackerUID, func() { _, err = unix.Write(roots, []byte(command)) })
+			harness.WithUID(harness.AttackerUID, func() { _, err = unix.Write(roots, []byte(command)) })
 			if err != unix.EACCES {
 				t.Errorf("%s, written by another: %v", command, err)
 			}
 		}
 	}
 	refuse()
-	m.killServer()
-	m.eventuallyServed()
+	m.KillServer()
+	m.WaitUntilServed()
 	refuse()
-	if _, err := unix.Write(roots, []byte("force-release x.lock")); err != nil || exists(m.path("x.lock")) {
+	if _, err := unix.Write(roots, []byte("force-release x.lock")); err != nil || harness.Exists(m.Path("x.lock")) {
 		t.Errorf("of root alone: %v", err)
 	}
 }
 
 // TestEveryControlFile: each file of the control directory, and each attribute, says what latchfs ls --json says.
 func TestEveryControlFile(t *testing.T) {
-	needProgram(t, "getfattr")
-	m := mountOver(t, t.TempDir())
-	holder, dead := newLocker(t), newLocker(t)
-	holder.must("ok", "take", m.path("x.lock"))
-	dead.must("ok", "take", m.path("dead.lock"))
-	pid := dead.pid()
-	dead.kill()
-	eventually(t, "the dead one's lock is gone", func() bool { return !exists(m.path("dead.lock")) })
-	known := m.locks()["x.lock"]
+	harness.NeedProgram(t, "getfattr")
+	m := harness.MountOver(t, t.TempDir())
+	holder, dead := harness.StartProcess(t), harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("x.lock"))
+	dead.Must("ok", "take", m.Path("dead.lock"))
+	pid := dead.PID()
+	dead.Kill()
+	harness.Eventually(t, "the dead one's lock is gone", func() bool { return !harness.Exists(m.Path("dead.lock")) })
+	known := m.Locks()["x.lock"]
 	read := func(name string) string {
 		t.Helper()
-		out, err := exec.Command("cat", m.path(".latchfs/"+name)).Output()
+		out, err := exec.Command("cat", m.Path(".latchfs/"+name)).Output()
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		return string(out)
 	}
-	list := func(text string) (all []lock) {
+	list := func(text string) (all []harness.Lock) {
 		t.Helper()
 		if err := json.Unmarshal([]byte(text), &all); err != nil {
 			t.Fatalf("%v: %s", err, text)
@@ -368,7 +337,7 @@ func TestEveryControlFile(t *testing.T) {
 	checks := map[string]func() string{
 		"locks": func() string {
 			text := read("locks")
-			if rows := strings.Split(text, "\n"); len(rows) != 3 || !strings.Contains(rows[1], fmt.Sprintf("x.lock  %d", holder.pid())) || !strings.Contains(rows[1], known.Evidence) {
+			if rows := strings.Split(text, "\n"); len(rows) != 3 || !strings.Contains(rows[1], fmt.Sprintf("x.lock  %d", holder.PID())) || !strings.Contains(rows[1], known.Evidence) {
 				return text
 			}
 			return ""
@@ -385,7 +354,7 @@ func TestEveryControlFile(t *testing.T) {
 				PID, Locks, Waiting int
 				StateDir            string `json:"state_dir"`
 			}
-			if err := json.Unmarshal([]byte(read("status")), &s); err != nil || s.PID != m.process.Process.Pid || s.Locks != 1 || s.StateDir != m.stateDir {
+			if err := json.Unmarshal([]byte(read("status")), &s); err != nil || s.PID != m.Keeper.Process.Pid || s.Locks != 1 || s.StateDir != m.StateDir {
 				return fmt.Sprintf("%+v %v", s, err)
 			}
 			return ""
@@ -401,18 +370,18 @@ func TestEveryControlFile(t *testing.T) {
 			return ""
 		},
 		"metrics": func() string {
-			if text := read("metrics"); metrics(t, []byte(text))["latchfs_locks verdict=live"] != 1 {
+			if text := read("metrics"); harness.ParseMetrics(t, []byte(text))["latchfs_locks verdict=live"] != 1 {
 				return text
 			}
 			return ""
 		},
 		"events": func() string {
-			file, err := os.Open(m.path(".latchfs/events"))
+			file, err := os.Open(m.Path(".latchfs/events"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer file.Close()
-			if n, err := unix.Open(m.path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+			if n, err := unix.Open(m.Path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
 				return err.Error()
 			} else if _, err := unix.Read(n, make([]byte, 100)); err != unix.EAGAIN || unix.Close(n) != nil {
 				return fmt.Sprint("nothing happened, and it says ", err)
@@ -420,13 +389,13 @@ func TestEveryControlFile(t *testing.T) {
 			return ""
 		},
 		"ctl": func() string {
-			if err := os.WriteFile(m.path(".latchfs/ctl"), []byte("compact"), 0); err != nil {
+			if err := os.WriteFile(m.Path(".latchfs/ctl"), []byte("compact"), 0); err != nil {
 				return err.Error()
 			}
 			return ""
 		},
 		"lock": func() string {
-			if one := list("[" + read("lock/x.lock") + "]")[0]; one.Evidence != known.Evidence || one.Holder.PID != holder.pid() || !one.Made.Equal(known.Made) {
+			if one := list("[" + read("lock/x.lock") + "]")[0]; one.Evidence != known.Evidence || one.Holder.PID != holder.PID() || !one.Made.Equal(known.Made) {
 				return fmt.Sprint(one)
 			}
 			return ""
@@ -438,7 +407,7 @@ func TestEveryControlFile(t *testing.T) {
 			return ""
 		},
 	}
-	entries, err := os.ReadDir(m.path(".latchfs"))
+	entries, err := os.ReadDir(m.Path(".latchfs"))
 	if err != nil || len(entries) != len(checks) {
 		t.Errorf("%d files, %d checks: %v", len(entries), len(checks), err)
 	}
@@ -449,14 +418,14 @@ func TestEveryControlFile(t *testing.T) {
 			}
 		})
 	}
-	if entries, err := os.ReadDir(m.dir); err != nil || len(entries) != 1 {
+	if entries, err := os.ReadDir(m.Dir); err != nil || len(entries) != 1 {
 		t.Errorf("the mount lists %v: %v", entries, err)
 	}
 	for name, want := range map[string]string{
 		"verdict": "live", "kind": "create", "generation": fmt.Sprint(known.Generation), "made": known.Made.Format(time.RFC3339Nano), "rule": known.Rule, "evidence": known.Evidence,
-		"holder.pid": strconv.Itoa(holder.pid()), "holder.uid": "0", "holder.command": command(t, holder.pid()),
+		"holder.pid": strconv.Itoa(holder.PID()), "holder.uid": "0", "holder.command": command(t, holder.PID()),
 	} {
-		out, err := exec.Command("getfattr", "--only-values", "-n", "user.latchfs."+name, m.path("x.lock")).Output()
+		out, err := exec.Command("getfattr", "--only-values", "-n", "user.latchfs."+name, m.Path("x.lock")).Output()
 		if err != nil || string(out) != want {
 			t.Errorf("attribute %s is %q, not %q: %v", name, out, want, err)
 		}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package cli
 
 import (
 	"fmt"
@@ -12,14 +12,16 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestDemonstration types what the README shows into a terminal, and finds on its screen what the README shows, but for
 // pids and times.
 func TestDemonstration(t *testing.T) {
-	needFUSE(t)
-	needProgram(t, "tmux")
-	text, err := os.ReadFile("../README.md")
+	harness.NeedFUSE(t)
+	harness.NeedProgram(t, "tmux")
+	text, err := os.ReadFile(harness.RepoPath("README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +41,7 @@ func TestDemonstration(t *testing.T) {
 		}
 		return string(out)
 	}
-	shell := fmt.Sprintf(`HOME=%s PATH=%s:$PATH PS1='$ ' LC_ALL=C.UTF-8 XDG_STATE_HOME=%s TMOUT= HISTFILE= exec bash --norc --noprofile`, home, filepath.Dir(latchfs), t.TempDir())
+	shell := fmt.Sprintf(`HOME=%s PATH=%s:$PATH PS1='$ ' LC_ALL=C.UTF-8 XDG_STATE_HOME=%s TMOUT= HISTFILE= exec bash --norc --noprofile`, home, filepath.Dir(harness.Latchfs), t.TempDir())
 	tmux("new-session", "-d", "-x", "200", "-y", "100", shell)
 	t.Cleanup(func() {
 		tmux("kill-server")
@@ -54,13 +56,13 @@ func TestDemonstration(t *testing.T) {
 		now := screen()
 		return strings.Count("\n"+now, "\n$") == prompts && strings.HasSuffix(now, "\n$") || now == "$"
 	}
-	eventually(t, "the shell is there", ready)
+	harness.Eventually(t, "the shell is there", ready)
 	for _, line := range strings.Split(string(shown[1]), "\n") {
 		if command, is := strings.CutPrefix(line, "$ "); is {
 			tmux("send-keys", "-l", command)
 			tmux("send-keys", "Enter")
 			prompts++
-			eventually(t, "the prompt is back after "+command+"\n"+screen(), ready)
+			harness.Eventually(t, "the prompt is back after "+command+"\n"+screen(), ready)
 		}
 	}
 	got := strings.TrimSuffix(strings.TrimSuffix(screen(), "$"), "\n")

@@ -1,10 +1,9 @@
 //go:build linux
 
-package integration
+package cli
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -12,89 +11,42 @@ import (
 	"strings"
 	"testing"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
+	"latchfs/integration/harness"
 )
-
-// metrics are all samples of a text in Prometheus's format, by name and labels; of a histogram its count.
-func metrics(t *testing.T, text []byte) map[string]float64 {
-	t.Helper()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
-	if err != nil {
-		t.Fatalf("%v: %s", err, text)
-	}
-	samples := make(map[string]float64)
-	for name, family := range families {
-		for _, m := range family.Metric {
-			key := name
-			for _, l := range m.Label {
-				key += fmt.Sprintf(" %s=%s", l.GetName(), l.GetValue())
-			}
-			switch family.GetType() {
-			case dto.MetricType_COUNTER:
-				samples[key] = m.GetCounter().GetValue()
-			case dto.MetricType_GAUGE:
-				samples[key] = m.GetGauge().GetValue()
-			case dto.MetricType_HISTOGRAM:
-				samples[key] = float64(m.GetHistogram().GetSampleCount())
-			}
-		}
-	}
-	return samples
-}
-
-// metric is a sample of .latchfs/metrics.
-func (m *mount) metric(name string) float64 {
-	m.t.Helper()
-	text, err := os.ReadFile(m.path(".latchfs/metrics"))
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	return metrics(m.t, text)[name]
-}
-
-// metricsAddress is where a mount with --metrics-listen serves them.
-func (m *mount) metricsAddress() string {
-	m.t.Helper()
-	eventually(m.t, "metrics are served", func() bool { return len(m.logged("serving metrics")) > 0 })
-	return fmt.Sprint(m.logged("serving metrics")[0]["address"])
-}
 
 // TestMetrics: they agree with what was done, to the count, wherever they are read, and promtool has nothing to say
 // against them.
 func TestMetrics(t *testing.T) {
-	needProgram(t, "promtool")
-	m := mountOver(t, t.TempDir(), "--metrics-listen", ":0")
-	holder, other := newLocker(t), newLocker(t)
+	harness.NeedProgram(t, "promtool")
+	m := harness.MountOver(t, t.TempDir(), "--metrics-listen", ":0")
+	holder, other := harness.StartProcess(t), harness.StartProcess(t)
 	for _, name := range []string{"a.lock", "b.lock", "c.lock"} {
-		holder.must("ok", "take", m.path(name))
+		holder.Must("ok", "take", m.Path(name))
 	}
-	holder.must("ok", "mkdir", m.path("d.lock"))
-	holder.must("ok", "take", m.path("yarn.lock"), "# yarn lockfile v1")
+	holder.Must("ok", "mkdir", m.Path("d.lock"))
+	holder.Must("ok", "take", m.Path("yarn.lock"), "# yarn lockfile v1")
 	for range 7 {
-		other.must("EEXIST", "take", m.path("a.lock"))
+		other.Must("EEXIST", "take", m.Path("a.lock"))
 	}
 	for range 3 {
-		other.must("EBUSY", "remove", m.path("a.lock"))
+		other.Must("EBUSY", "remove", m.Path("a.lock"))
 	}
-	fmt.Fprintln(other.in, "await", m.wait("b.lock"))
-	eventually(t, "the other waits", func() bool { return waitsForAnswer(other.pid()) })
-	holder.must("ok", "remove", m.path("b.lock"))
-	other.answer()
-	other.must("ok", "take", m.path("b.lock"))
-	third := newLocker(t)
-	third.must("ok", "take", m.path("e.lock"))
-	third.kill()
-	eventually(t, "the dead one's lock is gone", func() bool { return !exists(m.path("e.lock")) })
-	exists(m.path("yarn.lock")) // its payload is read
+	other.Send("await", m.WaitFile("b.lock"))
+	harness.Eventually(t, "the other waits", func() bool { return harness.IsWaiting(other.PID()) })
+	holder.Must("ok", "remove", m.Path("b.lock"))
+	other.Answer()
+	other.Must("ok", "take", m.Path("b.lock"))
+	third := harness.StartProcess(t)
+	third.Must("ok", "take", m.Path("e.lock"))
+	third.Kill()
+	harness.Eventually(t, "the dead one's lock is gone", func() bool { return !harness.Exists(m.Path("e.lock")) })
+	harness.Exists(m.Path("yarn.lock")) // its payload is read
 
-	text, err := os.ReadFile(m.path(".latchfs/metrics"))
+	text, err := os.ReadFile(m.Path(".latchfs/metrics"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := metrics(t, text)
+	got := harness.ParseMetrics(t, text)
 	for sample, want := range map[string]float64{
 		"latchfs_lock_acquisitions_total kind=create": 6, "latchfs_lock_acquisitions_total kind=mkdir": 1,
 		"latchfs_lock_contentions_total": 7, "latchfs_lock_refusals_total": 3, "latchfs_lock_releases_total": 1, "latchfs_lock_settled_total": 1,
@@ -118,7 +70,7 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("promtool: %v: %s", err, out)
 	}
 
-	address := m.metricsAddress()
+	address := m.MetricsAddress()
 	if !strings.HasPrefix(address, "127.0.0.1:") {
 		t.Errorf("served at %s", address)
 	}
@@ -131,7 +83,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for sample, value := range metrics(t, served) {
+	for sample, value := range harness.ParseMetrics(t, served) {
 		if strings.HasPrefix(sample, "latchfs_lock") && value != got[sample] {
 			t.Errorf("%s is %v when it is served, not %v", sample, value, got[sample])
 		}
@@ -140,20 +92,20 @@ func TestMetrics(t *testing.T) {
 
 // TestMetricsAddress: an address that cannot be had is an error of the mount; a server that takes another's place gets it.
 func TestMetricsAddress(t *testing.T) {
-	m := mountOver(t, t.TempDir(), "--metrics-listen", "localhost:0")
-	address := m.metricsAddress()
-	out, err := exec.Command(latchfs, "mount", "--daemon", "--state-dir", t.TempDir(), "--metrics-listen", address, t.TempDir()).CombinedOutput()
+	m := harness.MountOver(t, t.TempDir(), "--metrics-listen", "localhost:0")
+	address := m.MetricsAddress()
+	out, err := exec.Command(harness.Latchfs, "mount", "--daemon", "--state-dir", t.TempDir(), "--metrics-listen", address, t.TempDir()).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "address already in use") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if out, err := exec.Command(latchfs, "mount", "--metrics-listen", "nowhere", t.TempDir()).CombinedOutput(); err == nil || !strings.Contains(string(out), "--metrics-listen") {
+	if out, err := exec.Command(harness.Latchfs, "mount", "--metrics-listen", "nowhere", t.TempDir()).CombinedOutput(); err == nil || !strings.Contains(string(out), "--metrics-listen") {
 		t.Errorf("%v: %s", err, out)
 	}
-	m.unmount()
-	again := mountOver(t, t.TempDir(), "--metrics-listen", address)
-	again.killServer()
-	again.eventuallyServed()
-	eventually(t, "the next server answers there", func() bool {
+	m.Unmount()
+	again := harness.MountOver(t, t.TempDir(), "--metrics-listen", address)
+	again.KillServer()
+	again.WaitUntilServed()
+	harness.Eventually(t, "the next server answers there", func() bool {
 		answer, err := http.Get("http://" + address + "/metrics")
 		if err != nil {
 			return false
@@ -165,18 +117,18 @@ func TestMetricsAddress(t *testing.T) {
 
 // TestExamples: what is shipped for Prometheus and Grafana asks for metrics that there are.
 func TestExamples(t *testing.T) {
-	needProgram(t, "promtool")
-	const examples = "../cmd/latchfs/package/examples/"
+	harness.NeedProgram(t, "promtool")
+	const examples = "../../cmd/latchfs/package/examples/"
 	if out, err := exec.Command("promtool", "check", "rules", examples+"alerts.yml").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	m := mountOver(t, t.TempDir())
-	newLocker(t).must("ok", "take", m.path("x.lock"))
-	text, err := os.ReadFile(m.path(".latchfs/metrics"))
+	m := harness.MountOver(t, t.TempDir())
+	harness.StartProcess(t).Must("ok", "take", m.Path("x.lock"))
+	text, err := os.ReadFile(m.Path(".latchfs/metrics"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	there := metrics(t, text)
+	there := harness.ParseMetrics(t, text)
 	for _, file := range []string{"alerts.yml", "dashboard.json"} {
 		text, err := os.ReadFile(examples + file)
 		if err != nil {

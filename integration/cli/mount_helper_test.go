@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package cli
 
 import (
 	"fmt"
@@ -13,14 +13,16 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // inNamespace runs a script in a mount namespace of its own, in which LATCHFS is the built program and mount -t fuse.latchfs
 // works, and returns what it printed, a line each.
 func inNamespace(t *testing.T, script string, env ...string) []string {
 	t.Helper()
-	needFUSE(t)
-	needProgram(t, "unshare")
+	harness.NeedFUSE(t)
+	harness.NeedProgram(t, "unshare")
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-eu", "-c", `
 		mount -t tmpfs tmpfs /mnt
 		mkdir /mnt/upper /mnt/work
@@ -28,7 +30,7 @@ func inNamespace(t *testing.T, script string, env ...string) []string {
 		ln -sf "$LATCHFS" /usr/sbin/mount.fuse.latchfs
 		export MOUNT_OPTIONS="state_dir=$DIR/../state"
 		`+script)
-	cmd.Env = append(append(os.Environ(), "LATCHFS="+latchfs), env...)
+	cmd.Env = append(append(os.Environ(), "LATCHFS="+harness.Latchfs), env...)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -121,9 +123,9 @@ func TestPatternAttributes(t *testing.T) {
 		echo "$locks, $(ls)"`
 	const want = "b.lock live, c.data.lock\nready"
 	t.Run("flags", func(t *testing.T) {
-		m := mountOver(t, t.TempDir(), "--lock-pattern", "!*.data.lock", "--lock-pattern", "*.lock", "--lock-pattern", "*.session.lock,opaque,close")
+		m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "!*.data.lock", "--lock-pattern", "*.lock", "--lock-pattern", "*.session.lock,opaque,close")
 		cmd := exec.Command("sh", "-eu", "-c", script)
-		cmd.Env = append(os.Environ(), "LATCHFS="+latchfs, "DIR="+m.dir)
+		cmd.Env = append(os.Environ(), "LATCHFS="+harness.Latchfs, "DIR="+m.Dir)
 		if out, err := cmd.CombinedOutput(); err != nil || strings.TrimSpace(string(out)) != want {
 			t.Errorf("%v: %s", err, out)
 		}
@@ -148,9 +150,9 @@ func TestPatternAttributes(t *testing.T) {
 
 // TestMountOfAUser: who is not root mounts through fusermount3, and unmounts with fusermount3 -u.
 func TestMountOfAUser(t *testing.T) {
-	needProgram(t, "fusermount3")
-	needProgram(t, "setpriv")
-	dir, state := sharedDir(t), sharedDir(t)
+	harness.NeedProgram(t, "fusermount3")
+	harness.NeedProgram(t, "setpriv")
+	dir, state := harness.SharedDir(t), harness.SharedDir(t)
 	for _, path := range []string{dir, state} {
 		if err := os.Chown(path, 65534, 65534); err != nil {
 			t.Fatal(err)
@@ -166,7 +168,7 @@ func TestMountOfAUser(t *testing.T) {
 		}
 		return string(out)
 	}
-	run(latchfs, "mount", "--daemon", "--noexec", "--state-dir", filepath.Join(state, "state"), dir)
+	run(harness.Latchfs, "mount", "--daemon", "--noexec", "--state-dir", filepath.Join(state, "state"), dir)
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(dir))
 	if err != nil || len(mounts) != 1 || !strings.Contains(mounts[0].Options, "noexec") {
@@ -174,7 +176,7 @@ func TestMountOfAUser(t *testing.T) {
 	}
 	pid := statusNumberAs(t, as, dir)
 	run("fusermount3", "-u", dir)
-	eventually(t, "its daemon has ended", func() bool { return ended(pid) })
+	harness.Eventually(t, "its daemon has ended", func() bool { return harness.HasEnded(pid) })
 }
 
 // statusNumberAs is the pid of the keeper of a mount, as a user sees it.

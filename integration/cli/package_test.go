@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package cli
 
 import (
 	"maps"
@@ -13,20 +13,22 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
-const packageDir = "../cmd/latchfs/package/"
+const packageDir = "../../cmd/latchfs/package/"
 
 // TestUnits: systemd has nothing to say against the units that are shipped, and knows them to be no worse than before.
 func TestUnits(t *testing.T) {
-	needProgram(t, "systemd-analyze")
+	harness.NeedProgram(t, "systemd-analyze")
 	for _, kind := range []string{"system", "user"} {
 		text, err := os.ReadFile(packageDir + kind + "/latchfs@.service")
 		if err != nil {
 			t.Fatal(err)
 		}
 		unit := filepath.Join(t.TempDir(), "latchfs@srv-x.service")
-		if err := os.WriteFile(unit, []byte(strings.ReplaceAll(string(text), "/usr/bin/latchfs", latchfs)), 0o644); err != nil {
+		if err := os.WriteFile(unit, []byte(strings.ReplaceAll(string(text), "/usr/bin/latchfs", harness.Latchfs)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		verify := exec.Command("systemd-analyze", "verify", "--man=no", "--"+kind, unit)
@@ -49,8 +51,8 @@ func TestUnits(t *testing.T) {
 
 // TestUnitAllowsCalls: what a mount does in its life is allowed by the filter of system calls in the unit.
 func TestUnitAllowsCalls(t *testing.T) {
-	needProgram(t, "systemd-analyze")
-	needProgram(t, "strace")
+	harness.NeedProgram(t, "systemd-analyze")
+	harness.NeedProgram(t, "strace")
 	text, err := os.ReadFile(packageDir + "system/latchfs@.service")
 	if err != nil {
 		t.Fatal(err)
@@ -65,25 +67,25 @@ func TestUnitAllowsCalls(t *testing.T) {
 		}
 	}
 	trace := filepath.Join(t.TempDir(), "trace")
-	m := &mount{t: t, args: []string{"--metrics-listen", "localhost:0"}}
-	needFUSE(t)
-	m.dir, m.stateDir, m.log = t.TempDir(), filepath.Join(t.TempDir(), "state"), &logBuffer{}
-	m.start("strace", "-f", "-qq", "-o", trace)
-	t.Cleanup(m.cleanUp)
-	holder := newLocker(t)
-	holder.must("ok", "take", m.path("x.lock"))
+	m := &harness.Mount{T: t, Args: []string{"--metrics-listen", "localhost:0"}}
+	harness.NeedFUSE(t)
+	m.Dir, m.StateDir = t.TempDir(), filepath.Join(t.TempDir(), "state")
+	m.Start("strace", "-f", "-qq", "-o", trace)
+	t.Cleanup(m.CleanUp)
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("x.lock"))
 	if out, err := exec.Command("sh", "-euc", `cd "$1"; echo text >file; mkdir -p a/b; cp -a file a/b/; mv a/b/file a/; ln -s file link; ln file hard; cat file link
 		touch -d yesterday file; chmod 600 file; chown 1 file; truncate -s 100 file; ls -lR . >/dev/null; stat -f . >/dev/null; rm -r a; mkfifo pipe; mknod null c 1 3
-		mkdir d.lock; rmdir d.lock; ln -s $$ l.lock; rm l.lock; cat .latchfs/locks .latchfs/metrics >/dev/null; fallocate -l 1M file; sync file`, "sh", m.dir).CombinedOutput(); err != nil {
+		mkdir d.lock; rmdir d.lock; ln -s $$ l.lock; rm l.lock; cat .latchfs/locks .latchfs/metrics >/dev/null; fallocate -l 1M file; sync file`, "sh", m.Dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	gone := watch(t, m.dir, unix.IN_DELETE)
-	holder.kill()
-	heard(t, gone, "delete x.lock")
-	if out, err := exec.Command(latchfs, "upgrade", m.dir).CombinedOutput(); err != nil {
+	gone := harness.WatchInotify(t, m.Dir, unix.IN_DELETE)
+	holder.Kill()
+	harness.WaitForInotify(t, gone, "delete x.lock")
+	if out, err := exec.Command(harness.Latchfs, "upgrade", m.Dir).CombinedOutput(); err != nil {
 		t.Fatalf("upgrade: %v: %s", err, out)
 	}
-	m.unmount()
+	m.Unmount()
 	used, err := os.ReadFile(trace)
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +127,7 @@ func callsOf(t *testing.T, word string) (calls []string) {
 
 // TestContainerExamples: as far as that can be known without a container engine.
 func TestContainerExamples(t *testing.T) {
-	needProgram(t, "python3")
+	harness.NeedProgram(t, "python3")
 	text, err := os.ReadFile(packageDir + "examples/Containerfile")
 	if err != nil {
 		t.Fatal(err)
@@ -158,8 +160,8 @@ func TestPackage(t *testing.T) {
 	if os.Getenv("PACKAGE") == "" {
 		t.Skip("make test-package does it")
 	}
-	needFUSE(t)
-	needProgram(t, "debootstrap")
+	harness.NeedFUSE(t)
+	harness.NeedProgram(t, "debootstrap")
 	root := t.TempDir()
 	sources, err := exec.Command("sh", "-c", `awk '/^URIs:/ { print $2; exit } /^deb / { print $2; exit }' /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null`).Output()
 	if err != nil {
@@ -168,7 +170,7 @@ func TestPackage(t *testing.T) {
 	if out, err := exec.Command("debootstrap", "--variant=minbase", "--include=man-db,bash-completion,procps", "bookworm", root, strings.TrimSpace(string(sources))).CombinedOutput(); err != nil {
 		t.Fatalf("debootstrap: %v: %s", err, out)
 	}
-	debs, err := filepath.Glob("../bin/latchfs_*.deb")
+	debs, err := filepath.Glob("../../bin/latchfs_*.deb")
 	if err != nil || len(debs) != 1 {
 		t.Fatalf("run make package: %v %v", debs, err)
 	}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package cli
 
 import (
 	"bufio"
@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // terminal is a terminal and what is printed to it.
@@ -38,8 +40,8 @@ func terminal(t *testing.T) (terminal, printed *os.File) {
 
 // TestEventsCommand prints what happens at once, to a pipe and to a terminal, over a restart of the server too.
 func TestEventsCommand(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	holder := newLocker(t)
+	m := harness.MountOver(t, t.TempDir())
+	holder := harness.StartProcess(t)
 	for _, to := range []string{"pipe", "terminal"} {
 		t.Run(to, func(t *testing.T) {
 			out, printed := terminal(t)
@@ -51,7 +53,7 @@ func TestEventsCommand(t *testing.T) {
 				defer printed.Close()
 				defer out.Close()
 			}
-			cmd := exec.Command(latchfs, "events", m.dir)
+			cmd := exec.Command(harness.Latchfs, "events", m.Dir)
 			cmd.Stdout, cmd.Stderr = out, os.Stderr
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
@@ -77,26 +79,26 @@ func TestEventsCommand(t *testing.T) {
 					}
 				}
 			}
-			eventually(t, "it follows", func() bool { return m.metric("latchfs_event_readers") == 1 })
-			holder.must("ok", "take", m.path("x.lock"))
+			harness.Eventually(t, "it follows", func() bool { return m.Metric("latchfs_event_readers") == 1 })
+			holder.Must("ok", "take", m.Path("x.lock"))
 			expect("acquired  x.lock")
-			m.killServer()
-			m.eventuallyServed()
+			m.KillServer()
+			m.WaitUntilServed()
 			expect("restarted")
-			holder.must("ok", "remove", m.path("x.lock"))
+			holder.Must("ok", "remove", m.Path("x.lock"))
 			expect("released  x.lock")
 		})
-		eventually(t, "it has ended", func() bool { return m.metric("latchfs_event_readers") == 0 })
+		harness.Eventually(t, "it has ended", func() bool { return m.Metric("latchfs_event_readers") == 0 })
 	}
 }
 
 // TestPollWait: who polls wait/NAME is in line, and told when its turn has come, whether or not the server is killed meanwhile; and who closes
 // it is not. Other files are ready at once.
 func TestPollWait(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	holder := newLocker(t)
-	holder.must("ok", "take", m.path("x.lock"))
-	ordinary, err := os.Open(m.path("x.lock"))
+	m := harness.MountOver(t, t.TempDir())
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("x.lock"))
+	ordinary, err := os.Open(m.Path("x.lock"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,16 +125,16 @@ func TestPollWait(t *testing.T) {
 	for _, c := range []struct{ killed, blocking bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 		open := func() *os.File {
 			t.Helper()
-			file, err := os.Open(m.wait("x.lock"))
+			file, err := os.Open(m.WaitFile("x.lock"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			return file
 		}
 		file, given := open(), open()
-		m.eventuallyWaiting(2) // Go polls what it opens
+		m.WaitForWaiters(2) // Go polls what it opens
 		given.Close()
-		m.eventuallyWaiting(1)
+		m.WaitForWaiters(1)
 		if got := poll(file); got != 0 {
 			t.Errorf("the lock is held, and it is ready for %x", got)
 		}
@@ -146,11 +148,11 @@ func TestPollWait(t *testing.T) {
 			read <- fmt.Sprintf("%s%v", text[:n], err)
 		}()
 		if c.killed {
-			m.killServer()
-			m.eventuallyServed()
-			m.eventuallyWaiting(1)
+			m.KillServer()
+			m.WaitUntilServed()
+			m.WaitForWaiters(1)
 		}
-		holder.must("ok", "remove", m.path("x.lock"))
+		holder.Must("ok", "remove", m.Path("x.lock"))
 		select {
 		case text := <-read:
 			if !strings.HasPrefix(text, "x.lock is free") {
@@ -163,7 +165,7 @@ func TestPollWait(t *testing.T) {
 			t.Error("what was answered is not ready")
 		}
 		file.Close()
-		m.eventuallyWaiting(0)
-		eventually(t, "the turn is over", func() bool { return holder.do("take", m.path("x.lock")) == "ok" })
+		m.WaitForWaiters(0)
+		harness.Eventually(t, "the turn is over", func() bool { return holder.Do("take", m.Path("x.lock")) == "ok" })
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package cli
 
 import (
 	"fmt"
@@ -13,11 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"latchfs/bootid"
+
+	"latchfs/integration/harness"
 )
 
 // TestCapabilities: all processes of a mount have the capabilities the README lists, and no other.
 func TestCapabilities(t *testing.T) {
-	needFUSE(t)
+	harness.NeedFUSE(t)
 	var allowed uint64
 	for _, c := range []int{
 		unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, unix.CAP_MKNOD,
@@ -28,12 +30,12 @@ func TestCapabilities(t *testing.T) {
 	if !bootid.PidfdTellsExit() {
 		allowed |= 1 << unix.CAP_NET_ADMIN
 	}
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	check := func() {
 		var pids []int
-		eventually(t, "there are keeper, server and descriptorKeeper", func() bool {
+		harness.Eventually(t, "there are keeper, server and descriptor keeper", func() bool {
 			// An descriptor keeper whose server has died is waited for later.
-			pids = slices.DeleteFunc(append(m.served(), m.process.Process.Pid), ended)
+			pids = slices.DeleteFunc(append(m.ServerProcesses(), m.Keeper.Process.Pid), harness.HasEnded)
 			return len(pids) == 3
 		})
 		for _, pid := range pids {
@@ -59,7 +61,7 @@ func TestCapabilities(t *testing.T) {
 		}
 	}
 	check()
-	m.killServer()
-	m.eventuallyServed()
+	m.KillServer()
+	m.WaitUntilServed()
 	check()
 }

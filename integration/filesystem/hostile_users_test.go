@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package filesystem
 
 import (
 	"encoding/binary"
@@ -15,63 +15,37 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// asUser is the prefix of a command that another user runs.
-func asUser(t *testing.T, uid int) []string {
-	t.Helper()
-	needProgram(t, "setpriv")
-	id := strconv.Itoa(uid)
-	return []string{"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--bounding-set=-all"}
-}
-
-// sharedDir is a directory in which everybody may make files, as in /tmp.
-func sharedDir(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	for path := dir; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
-		if err := os.Chmod(path, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-const (
-	attackerUID  = 1002
-	bystanderUID = 1003
+	"latchfs/integration/harness"
 )
 
 // TestHostileUser: what another user tries against locks that are not its own.
 func TestHostileUser(t *testing.T) {
-	needFUSE(t)
-	m := mountOver(t, sharedDir(t))
-	victim, attacker := newLocker(t), newLocker(t, asUser(t, attackerUID)...)
-	held, secret := m.path("held.lock"), m.path("secret")
-	victim.must("ok", "take", held)
+	harness.NeedFUSE(t)
+	m := harness.MountOver(t, harness.SharedDir(t))
+	victim, attacker := harness.StartProcess(t), harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...)
+	held, secret := m.Path("held.lock"), m.Path("secret")
+	victim.Must("ok", "take", held)
 	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	attacker.must("ok", "keep", m.path("mine"), "/dev/null")
+	attacker.Must("ok", "keep", m.Path("mine"), "/dev/null")
 	for _, attempt := range [][]string{
-		{"EBUSY", "remove", held}, {"EBUSY", "rename", held, m.path("away")}, {"EBUSY", "rename", m.path("mine"), held},
+		{"EBUSY", "remove", held}, {"EBUSY", "rename", held, m.Path("away")}, {"EBUSY", "rename", m.Path("mine"), held},
 		{"EACCES", "truncate", held}, {"EACCES", "write", held, "mine"}, {"EPERM", "chmod", held},
-		{"EEXIST", "take", held}, {"EEXIST", "link", m.path("mine"), held},
+		{"EEXIST", "take", held}, {"EEXIST", "link", m.Path("mine"), held},
 		{"EACCES", "read", secret}, {"EACCES", "truncate", secret}, {"EPERM", "chmod", secret},
 	} {
-		if answer := attacker.do(attempt[1:]...); answer != attempt[0] {
+		if answer := attacker.Do(attempt[1:]...); answer != attempt[0] {
 			t.Errorf("%v: %s, not %s", attempt[1:], answer, attempt[0])
 		}
 	}
 	// A payload that names another's process makes nobody the holder.
-	spoofed := m.path("spoofed.lock")
-	attacker.must("ok", "take", spoofed, strconv.Itoa(victim.pid()))
-	eventually(t, "it is no lock", func() bool { _, held := m.locks()["spoofed.lock"]; return !held })
-	victim.must("ok", "remove", spoofed)
-	victim.must("ok", "remove", held)
+	spoofed := m.Path("spoofed.lock")
+	attacker.Must("ok", "take", spoofed, strconv.Itoa(victim.PID()))
+	harness.Eventually(t, "it is no lock", func() bool { _, held := m.Locks()["spoofed.lock"]; return !held })
+	victim.Must("ok", "remove", spoofed)
+	victim.Must("ok", "remove", held)
 	if text, err := os.ReadFile(secret); err != nil || string(text) != "secret" {
 		t.Errorf("the secret: %q, %v", text, err)
 	}
@@ -79,85 +53,85 @@ func TestHostileUser(t *testing.T) {
 
 // TestLimitsPerUser: one user cannot take locks without end, and others do not notice.
 func TestLimitsPerUser(t *testing.T) {
-	needFUSE(t)
+	harness.NeedFUSE(t)
 	const limit = 40
-	m := mountOver(t, sharedDir(t), "--max-locks-per-user", strconv.Itoa(limit))
-	attacker, bystander, root := newLocker(t, asUser(t, attackerUID)...), newLocker(t, asUser(t, bystanderUID)...), newLocker(t)
+	m := harness.MountOver(t, harness.SharedDir(t), "--max-locks-per-user", strconv.Itoa(limit))
+	attacker, bystander, root := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...), harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...), harness.StartProcess(t)
 	for i := range limit {
-		attacker.must("ok", "take", m.path(fmt.Sprintf("a%d.lock", i)))
+		attacker.Must("ok", "take", m.Path(fmt.Sprintf("a%d.lock", i)))
 	}
-	attacker.must("EDQUOT", "take", m.path("more.lock"))
-	attacker.must("EEXIST", "take", m.path("a0.lock"))
-	attacker.must("ok", "keep", m.path("data"), "/proc/self/exe") // what is no lock is not limited
-	if exists(m.path("more.lock")) {
+	attacker.Must("EDQUOT", "take", m.Path("more.lock"))
+	attacker.Must("EEXIST", "take", m.Path("a0.lock"))
+	attacker.Must("ok", "keep", m.Path("data"), "/proc/self/exe") // what is no lock is not limited
+	if harness.Exists(m.Path("more.lock")) {
 		t.Error("a lock that was refused left a file")
 	}
-	bystander.must("ok", "take", m.path("b.lock"))
+	bystander.Must("ok", "take", m.Path("b.lock"))
 	for i := range limit + 10 {
-		root.must("ok", "take", m.path(fmt.Sprintf("r%d.lock", i)))
+		root.Must("ok", "take", m.Path(fmt.Sprintf("r%d.lock", i)))
 	}
 	// The count survives the server and the mount.
-	m.killServer()
-	m.eventuallyServed()
-	attacker.must("EDQUOT", "take", m.path("more.lock"))
-	m.kill()
-	m.start()
-	attacker.must("EDQUOT", "take", m.path("more.lock"))
-	attacker.must("ok", "remove", m.path("a0.lock"))
-	attacker.must("ok", "take", m.path("more.lock"))
-	attacker.kill()
-	another := newLocker(t, asUser(t, attackerUID)...)
-	eventually(t, "the locks of the dead do not count", func() bool { return another.do("take", m.path("more.lock")) == "ok" })
+	m.KillServer()
+	m.WaitUntilServed()
+	attacker.Must("EDQUOT", "take", m.Path("more.lock"))
+	m.Kill()
+	m.Start()
+	attacker.Must("EDQUOT", "take", m.Path("more.lock"))
+	attacker.Must("ok", "remove", m.Path("a0.lock"))
+	attacker.Must("ok", "take", m.Path("more.lock"))
+	attacker.Kill()
+	another := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...)
+	harness.Eventually(t, "the locks of the dead do not count", func() bool { return another.Do("take", m.Path("more.lock")) == "ok" })
 }
 
 // TestWaitingIsLimited: one user cannot wait and follow events without end, and what it has costs the server little; others do not notice.
 func TestWaitingIsLimited(t *testing.T) {
 	const limit = 20
-	m := mountOver(t, sharedDir(t), "--max-waiting-per-user", strconv.Itoa(limit))
-	holder := newLocker(t)
-	holder.must("ok", "take", m.path("x.lock"))
-	events := m.path(".latchfs/events")
+	m := harness.MountOver(t, harness.SharedDir(t), "--max-waiting-per-user", strconv.Itoa(limit))
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("x.lock"))
+	events := m.Path(".latchfs/events")
 	for range limit {
-		openAs(t, attackerUID, events, unix.O_RDONLY)
+		harness.OpenAs(t, harness.AttackerUID, events, unix.O_RDONLY)
 	}
-	attacker, bystander := newLocker(t, asUser(t, attackerUID)...), newLocker(t, asUser(t, bystanderUID)...)
-	attacker.must("EDQUOT", "read", events)
-	bystander.must("ok", "read", events)
-	attacker.must("ok", "crowd", m.wait("x.lock"), strconv.Itoa(limit))
-	m.eventuallyWaiting(limit)
-	another := newLocker(t, asUser(t, attackerUID)...)
-	another.must("EDQUOT", "await", m.wait("x.lock"))
-	bystander.must("ok", "await", m.wait("y.lock"))
-	if n := m.metric("latchfs_waiting_refusals_total"); n != 2 {
+	attacker, bystander := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...), harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...)
+	attacker.Must("EDQUOT", "read", events)
+	bystander.Must("ok", "read", events)
+	attacker.Must("ok", "crowd", m.WaitFile("x.lock"), strconv.Itoa(limit))
+	m.WaitForWaiters(limit)
+	another := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...)
+	another.Must("EDQUOT", "await", m.WaitFile("x.lock"))
+	bystander.Must("ok", "await", m.WaitFile("y.lock"))
+	if n := m.Metric("latchfs_waiting_refusals_total"); n != 2 {
 		t.Errorf("%v refusals", n)
 	}
-	if n := m.metric("latchfs_event_readers"); n != limit {
+	if n := m.Metric("latchfs_event_readers"); n != limit {
 		t.Errorf("%v readers of events", n)
 	}
-	attacker.kill()
-	m.eventuallyWaiting(0)
-	another.must("ok", "await", m.wait("z.lock"))
+	attacker.Kill()
+	m.WaitForWaiters(0)
+	another.Must("ok", "await", m.WaitFile("z.lock"))
 }
 
 // TestManyEventStreams: 10,000 streams that nobody reads cost neither memory nor time.
 func TestManyEventStreams(t *testing.T) {
-	m := mountOver(t, sharedDir(t))
+	m := harness.MountOver(t, harness.SharedDir(t))
 	const streams = 10_000
 	var files unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil || files.Cur < streams+1000 {
 		t.Skipf("%d descriptors: %v", files.Cur, err)
 	}
-	holder := newLocker(t)
+	holder := harness.StartProcess(t)
 	cycles := func() time.Duration {
 		start := time.Now()
-		holder.must("ok", "cycle", m.path("x.lock"), "2000")
+		holder.Must("ok", "cycle", m.Path("x.lock"), "2000")
 		return time.Since(start)
 	}
-	openAs(t, 0, m.path(".latchfs/events"), unix.O_RDONLY)
-	memory := func() int { return statusNumber(t, fmt.Sprintf("/proc/%d/status", m.server()), "VmRSS:") }
+	harness.OpenAs(t, 0, m.Path(".latchfs/events"), unix.O_RDONLY)
+	memory := func() int { return harness.StatusNumber(t, fmt.Sprintf("/proc/%d/status", m.Server()), "VmRSS:") }
 	before, one := cycles(), memory()
 	for range streams {
-		openAs(t, 0, m.path(".latchfs/events"), unix.O_RDONLY)
+		harness.OpenAs(t, 0, m.Path(".latchfs/events"), unix.O_RDONLY)
 	}
 	after, many := cycles(), memory()
 	t.Logf("%v and %d KiB, %v and %d KiB", before, one, after, many)
@@ -183,10 +157,10 @@ func kernelBefore(t *testing.T, major, minor int) bool {
 // TestDescriptorsAreShared: a user that opens all it may leaves the others room, and a tree of more directories than latchfs
 // has descriptors is served, whether files can be opened by handle or not.
 func TestDescriptorsAreShared(t *testing.T) {
-	needProgram(t, "prlimit")
+	harness.NeedProgram(t, "prlimit")
 	for _, without := range []string{"-sys_resource", "-sys_resource,-dac_read_search"} {
 		t.Run("without "+without, func(t *testing.T) {
-			dir := sharedDir(t)
+			dir := harness.SharedDir(t)
 			for i := range 1500 {
 				if err := os.Mkdir(filepath.Join(dir, strconv.Itoa(i)), 0o755); err != nil {
 					t.Fatal(err)
@@ -195,63 +169,63 @@ func TestDescriptorsAreShared(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, "file"), []byte("text"), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			m := mountOver(t, dir)
-			m.kill()
-			m.start("prlimit", "--nofile=700:700", "setpriv", "--inh-caps="+without, "--bounding-set="+without)
+			m := harness.MountOver(t, dir)
+			m.Kill()
+			m.Start("prlimit", "--nofile=700:700", "setpriv", "--inh-caps="+without, "--bounding-set="+without)
 			if kernelBefore(t, 6, 18) {
 				t.Log("the kernel cannot be asked to forget directories here")
 			} else {
-				inShell(t, m.dir, `test $(find . -type d | wc -l) = 1501; test $(find . -type d | wc -l) = 1501`)
+				harness.RunShell(t, m.Dir, `test $(find . -type d | wc -l) = 1501; test $(find . -type d | wc -l) = 1501`)
 			}
-			attacker, bystander := newLocker(t, asUser(t, attackerUID)...), newLocker(t, asUser(t, bystanderUID)...)
-			attacker.must("ENFILE", "open", m.path("file"), "10000")
+			attacker, bystander := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...), harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...)
+			attacker.Must("ENFILE", "open", m.Path("file"), "10000")
 			check := func() {
 				t.Helper()
-				attacker.must("ENFILE", "open", m.path("file"), "10000")
-				bystander.must("ok", "read", m.path("file"))
-				bystander.must("ok", "cycle", m.path("x.lock"), "10")
-				bystander.must("ok", "take", m.path("y.lock"))
-				attacker.must("EEXIST", "take", m.path("y.lock"))
-				bystander.must("ok", "remove", m.path("y.lock"))
-				if out, err := exec.Command(latchfs, "ls", m.dir).CombinedOutput(); err != nil {
+				attacker.Must("ENFILE", "open", m.Path("file"), "10000")
+				bystander.Must("ok", "read", m.Path("file"))
+				bystander.Must("ok", "cycle", m.Path("x.lock"), "10")
+				bystander.Must("ok", "take", m.Path("y.lock"))
+				attacker.Must("EEXIST", "take", m.Path("y.lock"))
+				bystander.Must("ok", "remove", m.Path("y.lock"))
+				if out, err := exec.Command(harness.Latchfs, "ls", m.Dir).CombinedOutput(); err != nil {
 					t.Errorf("latchfs ls: %v: %s", err, out)
 				}
 			}
 			check()
-			if m.metric("latchfs_open_refusals_total") == 0 || m.metric("latchfs_open_files") < 100 {
+			if m.Metric("latchfs_open_refusals_total") == 0 || m.Metric("latchfs_open_files") < 100 {
 				t.Error("the metrics do not say it")
 			}
-			m.killServer()
-			m.eventuallyServed()
+			m.KillServer()
+			m.WaitUntilServed()
 			check()
-			attacker.kill()
-			eventually(t, "what it had open is closed", func() bool { return m.metric("latchfs_open_files") < 10 })
-			another := newLocker(t, asUser(t, attackerUID)...)
-			another.must("ok", "open", m.path("file"), "100")
+			attacker.Kill()
+			harness.Eventually(t, "what it had open is closed", func() bool { return m.Metric("latchfs_open_files") < 10 })
+			another := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...)
+			another.Must("ok", "open", m.Path("file"), "100")
 		})
 	}
 }
 
 // TestOddNames: locks at names of odd bytes, of the greatest length, and deeper than a path can say.
 func TestOddNames(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	var names []string
 	for _, name := range []string{
 		strings.Repeat("n", 250) + ".lock", " .lock", "new\nline.lock", "\x1b[31mred.lock", "\xff\xfe.lock", `"quoted\".lock`, "-.lock", "\u202egnp.lock", "..lock",
 	} {
 		names = append(names, name)
-		first, second := newLocker(t), newLocker(t)
-		path := strings.ReplaceAll(strconv.QuoteToASCII(m.path(name)), " ", `\x20`)
+		first, second := harness.StartProcess(t), harness.StartProcess(t)
+		path := strings.ReplaceAll(strconv.QuoteToASCII(m.Path(name)), " ", `\x20`)
 		if !strings.Contains(path, `\xff`) {
-			path = strings.ReplaceAll(strconv.Quote(m.path(name)), " ", `\x20`)
+			path = strings.ReplaceAll(strconv.Quote(m.Path(name)), " ", `\x20`)
 		}
-		first.must("ok", "take", path)
-		second.must("EEXIST", "take", path)
-		second.must("EBUSY", "remove", path)
-		first.kill()
-		eventually(t, fmt.Sprintf("%q is free", name), func() bool { return second.do("take", path) == "ok" })
+		first.Must("ok", "take", path)
+		second.Must("EEXIST", "take", path)
+		second.Must("EBUSY", "remove", path)
+		first.Kill()
+		harness.Eventually(t, fmt.Sprintf("%q is free", name), func() bool { return second.Do("take", path) == "ok" })
 	}
-	out, err := exec.Command(latchfs, "ls", m.dir).Output()
+	out, err := exec.Command(harness.Latchfs, "ls", m.Dir).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -259,34 +233,34 @@ func TestOddNames(t *testing.T) {
 		t.Errorf("latchfs ls prints what a terminal obeys: %q", out[i:])
 	}
 	var listed []string
-	for name := range m.locks() {
+	for name := range m.Locks() {
 		listed = append(listed, name)
 	}
 	if len(listed) < len(names) {
 		t.Errorf("%d of %d are listed: %q", len(listed), len(names), listed)
 	}
 
-	first, second := newLocker(t), newLocker(t)
-	for _, p := range []*process{first, second} {
-		p.must("ok", "enter", m.dir)
+	first, second := harness.StartProcess(t), harness.StartProcess(t)
+	for _, p := range []*harness.Process{first, second} {
+		p.Must("ok", "enter", m.Dir)
 		for range 40 {
-			p.must("ok", "enter", strings.Repeat("d", 200))
+			p.Must("ok", "enter", strings.Repeat("d", 200))
 		}
 	}
-	first.must("ok", "take", "deep.lock")
-	second.must("EEXIST", "take", "deep.lock")
-	second.must("EBUSY", "remove", "deep.lock")
-	first.kill()
-	eventually(t, "the deep lock is free", func() bool { return second.do("take", "deep.lock") == "ok" })
-	second.must("ok", "remove", "deep.lock")
-	second.kill()
+	first.Must("ok", "take", "deep.lock")
+	second.Must("EEXIST", "take", "deep.lock")
+	second.Must("EBUSY", "remove", "deep.lock")
+	first.Kill()
+	harness.Eventually(t, "the deep lock is free", func() bool { return second.Do("take", "deep.lock") == "ok" })
+	second.Must("ok", "remove", "deep.lock")
+	second.Kill()
 }
 
 // TestNoWayOut: while parents are exchanged for symbolic links that lead out of the directory, nothing
 // outside is read, made or removed.
 func TestNoWayOut(t *testing.T) {
-	needFUSE(t)
-	outside := sharedDir(t)
+	harness.NeedFUSE(t)
+	outside := harness.SharedDir(t)
 	if err := os.WriteFile(filepath.Join(outside, "file"), []byte("outside"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +270,7 @@ func TestNoWayOut(t *testing.T) {
 	if err := os.Chmod(outside, 0o700); err != nil { // its users may not go there themselves
 		t.Fatal(err)
 	}
-	m := mountOver(t, sharedDir(t))
+	m := harness.MountOver(t, harness.SharedDir(t))
 	script := fmt.Sprintf(`
 		cd %q
 		mkdir -p a/d
@@ -311,22 +285,22 @@ func TestNoWayOut(t *testing.T) {
 				ls a/d > /dev/null
 			done
 		done 2>/dev/null
-		echo $rounds rounds`, m.dir, outside)
-	words := append(asUser(t, attackerUID), "bash", "-c", script)
-	var out logBuffer
+		echo $rounds rounds`, m.Dir, outside)
+	words := append(harness.AsUser(t, harness.AttackerUID), "bash", "-c", script)
+	var out harness.Buffer
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the attacker is ready", func() bool { return strings.Contains(out.String(), "ready") })
+	harness.Eventually(t, "the attacker is ready", func() bool { return strings.Contains(out.String(), "ready") })
 	exchanges := 0
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); exchanges++ {
-		if err := unix.Renameat2(unix.AT_FDCWD, m.path("a/d"), unix.AT_FDCWD, m.path("a/s"), unix.RENAME_EXCHANGE); err != nil {
+		if err := unix.Renameat2(unix.AT_FDCWD, m.Path("a/d"), unix.AT_FDCWD, m.Path("a/s"), unix.RENAME_EXCHANGE); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(m.path("stop"), nil, 0o644); err != nil {
+	if err := os.WriteFile(m.Path("stop"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil || strings.Contains(out.String(), "READ") {
@@ -356,30 +330,30 @@ func denyingACL(uid uint32) (acl []byte) {
 // TestPrivateDirectory: another user hears nothing of the locks in a directory that is closed to it, whatever it looks at; the
 // directory's owner and root hear everything. By mode or by ACL, and where names may be looked up but not listed too.
 func TestPrivateDirectory(t *testing.T) {
-	m := mountOver(t, sharedDir(t))
-	owner, dead := newLocker(t, asUser(t, bystanderUID)...), newLocker(t, asUser(t, bystanderUID)...)
-	private := m.path("private")
-	owner.must("ok", "mkdir", private)
+	m := harness.MountOver(t, harness.SharedDir(t))
+	owner, dead := harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...), harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...)
+	private := m.Path("private")
+	owner.Must("ok", "mkdir", private)
 	if err := os.Chmod(private, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	owner.must("ok", "mkdir", private+"/sub")
-	owner.must("ok", "take", private+"/secret.lock")
-	dead.must("ok", "take", private+"/secret-dead.lock")
-	if err := unix.Link(private+"/secret.lock", m.path("linked.lock")); err != nil {
+	owner.Must("ok", "mkdir", private+"/sub")
+	owner.Must("ok", "take", private+"/secret.lock")
+	dead.Must("ok", "take", private+"/secret-dead.lock")
+	if err := unix.Link(private+"/secret.lock", m.Path("linked.lock")); err != nil {
 		t.Fatal(err)
 	}
 	read := func(uid int, name string) string {
-		words := append(asUser(t, uid), "cat", m.path(".latchfs/"+name))
+		words := append(harness.AsUser(t, uid), "cat", m.Path(".latchfs/"+name))
 		out, _ := exec.Command(words[0], words[1:]...).CombinedOutput()
 		return string(out)
 	}
 	events := make(map[int]int)
-	for _, uid := range []int{attackerUID, bystanderUID, 0} {
-		events[uid] = openAs(t, uid, m.path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK)
+	for _, uid := range []int{harness.AttackerUID, harness.BystanderUID, 0} {
+		events[uid] = harness.OpenAs(t, uid, m.Path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK)
 	}
-	dead.kill()
-	eventually(t, "the dead one's lock is kept", func() bool { return strings.Contains(read(0, "reclaimed"), "secret-dead") })
+	dead.Kill()
+	harness.Eventually(t, "the dead one's lock is kept", func() bool { return strings.Contains(read(0, "reclaimed"), "secret-dead") })
 	looks := func(mode os.FileMode, denied ...uint32) {
 		t.Helper()
 		if err := os.Chmod(private, mode); err != nil {
@@ -397,18 +371,18 @@ func TestPrivateDirectory(t *testing.T) {
 				if name != "events" {
 					text = read(uid, name)
 				} else {
-					owner.must("ok", "take", private+"/secret-new.lock")
-					owner.must("ok", "remove", private+"/secret-new.lock")
-					owner.must("ok", "take", m.path("public.lock"))
-					owner.must("ok", "remove", m.path("public.lock"))
-					eventually(t, "the last event", func() bool {
+					owner.Must("ok", "take", private+"/secret-new.lock")
+					owner.Must("ok", "remove", private+"/secret-new.lock")
+					owner.Must("ok", "take", m.Path("public.lock"))
+					owner.Must("ok", "remove", m.Path("public.lock"))
+					harness.Eventually(t, "the last event", func() bool {
 						var buf [64 << 10]byte
 						n, _ := unix.Read(fd, buf[:])
 						text += string(buf[:max(n, 0)])
 						return strings.Contains(text, "public.lock")
 					})
 				}
-				if seen := strings.Contains(text, "secret"); seen != (uid != attackerUID) {
+				if seen := strings.Contains(text, "secret"); seen != (uid != harness.AttackerUID) {
 					t.Errorf("%v %v: user %d in %s: %s", mode, denied, uid, name, text)
 				}
 			}
@@ -416,27 +390,27 @@ func TestPrivateDirectory(t *testing.T) {
 	}
 	looks(0o700)
 	looks(0o711)
-	looks(0o755, attackerUID)
-	stranger := newLocker(t, asUser(t, attackerUID)...)
+	looks(0o755, harness.AttackerUID)
+	stranger := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...)
 	for _, name := range []string{"lock/private/secret.lock", "lock/private/no.lock", "wait/private/sub", "wait/private/no", "wait/private/secret.lock"} {
-		stranger.must("EACCES", "look", m.path(".latchfs/"+name))
+		stranger.Must("EACCES", "look", m.Path(".latchfs/"+name))
 	}
 	for _, name := range []string{"private/secret.lock", "private/no.lock"} {
-		stranger.must("EACCES", "write", m.path(".latchfs/ctl"), "release "+name)
+		stranger.Must("EACCES", "write", m.Path(".latchfs/ctl"), "release "+name)
 	}
 	for _, dir := range []string{"lock", "lock/private"} {
-		words := append(asUser(t, attackerUID), "ls", m.path(".latchfs/"+dir))
+		words := append(harness.AsUser(t, harness.AttackerUID), "ls", m.Path(".latchfs/"+dir))
 		if out, err := exec.Command(words[0], words[1:]...).Output(); err != nil || strings.Contains(string(out), "private") || strings.Contains(string(out), "secret") {
 			t.Errorf("%s lists %q: %v", dir, out, err)
 		}
 	}
 	value := make([]byte, 100)
-	as(attackerUID, func() {
-		if _, err := unix.Lgetxattr(m.path("linked.lock"), "user.latchfs.holder.pid", value); err != unix.ENODATA {
+	harness.WithUID(harness.AttackerUID, func() {
+		if _, err := unix.Lgetxattr(m.Path("linked.lock"), "user.latchfs.holder.pid", value); err != unix.ENODATA {
 			t.Errorf("the attribute of a link: %v", err)
 		}
 	})
-	as(bystanderUID, func() {
+	harness.WithUID(harness.BystanderUID, func() {
 		if _, err := unix.Lgetxattr(private+"/secret.lock", "user.latchfs.holder.pid", value); err != nil {
 			t.Errorf("the attribute of its own: %v", err)
 		}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package filesystem
 
 import (
 	"bytes"
@@ -10,16 +10,18 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestPassthroughRequests: reads and writes of an ordinary file do not visit latchfs, nor
 // does the kernel ask for anything before each of them.
 func TestPassthroughRequests(t *testing.T) {
-	m := mountOver(t, t.TempDir(), "--log-level", "trace")
-	if strings.Contains(m.allLog(), `"passthrough":false`) {
+	m := harness.MountOver(t, t.TempDir(), "--log-level", "trace")
+	if strings.Contains(m.Log(), `"passthrough":false`) {
 		t.Skip("this kernel's FUSE has no passthrough (before 6.9)")
 	}
-	file, err := os.Create(m.path("f"))
+	file, err := os.Create(m.Path("f"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,12 +39,12 @@ func TestPassthroughRequests(t *testing.T) {
 	if err := file.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the file is closed", func() bool { return strings.Contains(m.allLog(), ": RELEASE") })
-	if requests := strings.Count(m.allLog(), `"msg":"rx `); requests > 12 {
+	harness.Eventually(t, "the file is closed", func() bool { return strings.Contains(m.Log(), ": RELEASE") })
+	if requests := strings.Count(m.Log(), `"msg":"rx `); requests > 12 {
 		t.Errorf("%d requests for 200 writes and 200 reads", requests)
 	}
 	for _, request := range []string{": READ ", ": WRITE "} {
-		if strings.Contains(m.allLog(), request) {
+		if strings.Contains(m.Log(), request) {
 			t.Errorf("there was a%s", request)
 		}
 	}
@@ -51,9 +53,9 @@ func TestPassthroughRequests(t *testing.T) {
 // TestMappedAppend: what is changed in the mapping of a file that was opened to append stays at its
 // place, at a lock name too, where writes do not go to the file by themselves.
 func TestMappedAppend(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	for _, name := range []string{"file", "x.lock"} {
-		fd, err := unix.Open(m.path(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_APPEND, 0o644)
+		fd, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_APPEND, 0o644)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,7 +73,7 @@ func TestMappedAppend(t *testing.T) {
 		if err := errors.Join(unix.Msync(memory, unix.MS_SYNC), unix.Munmap(memory)); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := os.ReadFile(m.path(name)); err != nil || !bytes.Equal(got, want) {
+		if got, err := os.ReadFile(m.Path(name)); err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s: %d bytes, beginning with %q: %v", name, len(got), got[:6], err)
 		}
 	}
@@ -80,26 +82,26 @@ func TestMappedAppend(t *testing.T) {
 // TestMixedOpens: a file that is open with passthrough can be opened in the ways that must come by,
 // and each sees what the others wrote: a file that got set-user-id, and a pid file.
 func TestMixedOpens(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	for _, name := range []string{"file", "x.lock"} {
-		first, err := unix.Open(m.path(name), unix.O_CREAT|unix.O_RDWR, 0o644)
+		first, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_RDWR, 0o644)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer unix.Close(first)
-		text := pid()
+		text := harness.OwnPID()
 		if _, err := unix.Write(first, []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		if name == "file" {
-			if err := unix.Chmod(m.path(name), 0o4755); err != nil {
+			if err := unix.Chmod(m.Path(name), 0o4755); err != nil {
 				t.Fatal(err)
 			}
 		} else {
-			newLocker(t).must("ok", "take", m.path("other.lock")) // time for the payload to be seen
+			harness.StartProcess(t).Must("ok", "take", m.Path("other.lock")) // time for the payload to be seen
 		}
 		for _, flags := range []int{unix.O_RDONLY, unix.O_RDWR, unix.O_WRONLY | unix.O_APPEND} {
-			second, err := unix.Open(m.path(name), flags, 0)
+			second, err := unix.Open(m.Path(name), flags, 0)
 			if err != nil {
 				t.Fatalf("%s, flags %x: %v", name, flags, err)
 			}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package filesystem
 
 import (
 	"os"
@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
+
+	"latchfs/integration/harness"
 )
 
 // TestPosix runs go-fuse's list of properties against the mount.
 func TestPosix(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	for name, test := range posixtest.All {
 		t.Run(name, func(t *testing.T) {
 			if name == "FcntlFlockLocksFile" {
@@ -21,7 +23,7 @@ func TestPosix(t *testing.T) {
 				// has fcntl locks between processes.
 				t.Skip("fails on a plain directory too")
 			}
-			dir := filepath.Join(m.dir, name)
+			dir := filepath.Join(m.Dir, name)
 			if err := os.Mkdir(dir, 0o755); err != nil {
 				t.Fatal(err)
 			}

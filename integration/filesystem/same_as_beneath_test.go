@@ -1,14 +1,12 @@
 //go:build linux
 
-package integration
+package filesystem
 
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -20,6 +18,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // The same operations are made by the same program as the same user in the mount and in
@@ -40,17 +40,17 @@ func TestSameAsBeneath(t *testing.T) {
 	for _, operations := range []string{"table", "random"} {
 		for _, user := range users {
 			t.Run(operations+"/"+user.name, func(t *testing.T) {
-				needFUSE(t)
-				mounted, plain := testDir(t), testDir(t)
-				makeGround(t, mounted)
-				makeGround(t, plain)
-				mountOver(t, mounted)
+				harness.NeedFUSE(t)
+				mounted, plain := harness.OpenDir(t), harness.OpenDir(t)
+				harness.MakeTree(t, mounted)
+				harness.MakeTree(t, plain)
+				harness.MountOver(t, mounted)
 				seeds := []int{0}
 				if operations == "random" {
 					// RANDOM_SEEDS is how many, RANDOM_SEED the first.
-					seeds = make([]int, number(t, "RANDOM_SEEDS", 6))
+					seeds = make([]int, harness.EnvNumber(t, "RANDOM_SEEDS", 6))
 					for i := range seeds {
-						seeds[i] = number(t, "RANDOM_SEED", 1) + i
+						seeds[i] = harness.EnvNumber(t, "RANDOM_SEED", 1) + i
 					}
 				}
 				results := 0
@@ -60,69 +60,14 @@ func TestSameAsBeneath(t *testing.T) {
 					if len(want) < 100 {
 						t.Fatalf("only %d results:\n%s", len(want), strings.Join(want, "\n"))
 					}
-					compareLines(t, seed, got, want)
-					compareLines(t, seed, dumpTree(t, mounted), dumpTree(t, plain))
+					harness.CompareLines(t, seed, got, want)
+					harness.CompareLines(t, seed, harness.DumpTree(t, mounted), harness.DumpTree(t, plain))
 					results += len(got)
 				}
 				t.Logf("%d results", results)
 			})
 		}
 	}
-}
-
-// testDir is a temporary directory that every user can reach.
-func testDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "latchfs-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
-// makeGround makes directories of every kind of permission to work in.
-func makeGround(t *testing.T, dir string) {
-	t.Helper()
-	for _, d := range []struct {
-		name string
-		mode uint32
-		uid  int
-		gid  int
-	}{
-		{"open", 0o777, 0, 0}, {"sticky", 0o1777, 0, 0}, {"private", 0o700, 1001, 1001},
-		{"group", 0o2770, 0, 1500}, {"readable", 0o755, 0, 0}, {"setgid", 0o2777, 0, 1500}, {"acl", 0o777, 0, 0},
-	} {
-		path := filepath.Join(dir, d.name)
-		if err := errors.Join(os.Mkdir(path, 0o700), os.Chown(path, d.uid, d.gid), unix.Chmod(path, d.mode),
-			os.WriteFile(path+"/root-file", []byte("root's"), 0o644), os.WriteFile(path+"/secret", []byte("x"), 0o600)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// user::rwx group::r-x other::r-x user:1002:rwx mask::rwx, for what is made in it
-	acl := encodeACL([][3]uint32{{1, 7, ^uint32(0)}, {2, 7, 1002}, {4, 5, ^uint32(0)}, {16, 7, ^uint32(0)}, {32, 5, ^uint32(0)}})
-	if err := unix.Setxattr(filepath.Join(dir, "acl"), "system.posix_acl_default", acl, 0); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// encodeACL is an ACL of entries of tag, permissions and id as an extended attribute has it (acl(5),
-// linux/posix_acl_xattr.h).
-func encodeACL(entries [][3]uint32) []byte {
-	acl := []byte{2, 0, 0, 0}
-	for _, e := range entries {
-		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[0]))
-		acl = binary.LittleEndian.AppendUint16(acl, uint16(e[1]))
-		acl = binary.LittleEndian.AppendUint32(acl, e[2])
-	}
-	return acl
 }
 
 func runOperations(t *testing.T, operations, dir string, seed int, user *syscall.Credential) []string {
@@ -132,13 +77,13 @@ func runOperations(t *testing.T, operations, dir string, seed int, user *syscall
 		t.Fatal(err)
 	}
 	// The test binary lies where other users may not go.
-	binary := filepath.Join(testDir(t), "operations")
+	binary := filepath.Join(harness.OpenDir(t), "operations")
 	if out, err := exec.Command("cp", program, binary).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	cmd := exec.Command(binary)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), helperVariable+"="+operations, "SEED="+strconv.Itoa(seed))
+	cmd.Env = append(os.Environ(), harness.HelperVariable+"="+operations, "SEED="+strconv.Itoa(seed))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: user}
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
@@ -147,83 +92,6 @@ func runOperations(t *testing.T, operations, dir string, seed int, user *syscall
 		t.Fatalf("%v: %s", err, complaints.String())
 	}
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
-}
-
-func compareLines(t *testing.T, seed int, got, want []string) {
-	t.Helper()
-	for i := range max(len(got), len(want)) {
-		g, w := "(nothing)", "(nothing)"
-		if i < len(got) {
-			g = got[i]
-		}
-		if i < len(want) {
-			w = want[i]
-		}
-		if g != w {
-			context := ""
-			if i > 0 && i <= len(want) {
-				context = "\nafter   " + strings.Join(want[max(0, i-4):i], "\n        ")
-			}
-			t.Fatalf("seed %d, result %d\nmount   %s\nbeneath %s%s", seed, i, g, w, context)
-		}
-	}
-}
-
-// dumpTree describes all there is in dir.
-func dumpTree(t *testing.T, dir string) []string {
-	t.Helper()
-	var lines []string
-	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		name, _ := filepath.Rel(dir, path)
-		lines = append(lines, name+" "+describe(path))
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(lines)
-	return lines
-}
-
-// describe is what stat, xattrs and content say of a file; no times but those that were
-// set, which lie in the past.
-func describe(path string) string {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return err.Error()
-	}
-	text := fmt.Sprintf("mode %o owner %d:%d links %d rdev %x", st.Mode, st.Uid, st.Gid, st.Nlink, st.Rdev)
-	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		text += fmt.Sprintf(" size %d", st.Size)
-	}
-	if st.Mtim.Sec < 1_500_000_000 {
-		text += fmt.Sprintf(" mtime %d.%09d", st.Mtim.Sec, st.Mtim.Nsec)
-	}
-	if st.Atim.Sec < 1_500_000_000 {
-		text += fmt.Sprintf(" atime %d.%09d", st.Atim.Sec, st.Atim.Nsec)
-	}
-	list := make([]byte, 4096)
-	if n, err := unix.Llistxattr(path, list); err != nil {
-		text += " xattrs " + unix.ErrnoName(err.(unix.Errno))
-	} else if n > 0 {
-		for _, name := range strings.Split(strings.TrimRight(string(list[:n]), "\x00"), "\x00") {
-			value := make([]byte, 4096)
-			n, err := unix.Lgetxattr(path, name, value)
-			text += fmt.Sprintf(" %s=%x,%v", name, value[:max(n, 0)], err)
-		}
-	}
-	switch st.Mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		content, err := os.ReadFile(path)
-		text += fmt.Sprintf(" content %x %v", sha256.Sum256(content), err != nil)
-	case unix.S_IFLNK:
-		target, _ := os.Readlink(path)
-		text += " to " + target
-	}
-	return text
 }
 
 // operator makes operations in its working directory and prints what came of each.
@@ -270,10 +138,10 @@ func (o *operator) table() {
 			o.say(fmt.Sprintf("mkdir %s %o", dir, mode), unix.Mkdir(in(fmt.Sprintf("dir-%o", mode)), mode))
 			o.say("fifo", unix.Mknod(in(fmt.Sprintf("fifo-%o", mode)), unix.S_IFIFO|mode, 0))
 		}
-		o.say("stat", nil, describe(in("file-4755")), describe(in("dir-2755")), describe(in("root-file")))
+		o.say("stat", nil, harness.Describe(in("file-4755")), harness.Describe(in("dir-2755")), harness.Describe(in("root-file")))
 		o.say("device", unix.Mknod(in("device"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 300))))
 		o.say("socket", unix.Mknod(in("socket"), unix.S_IFSOCK|0o600, 0))
-		o.say("node", unix.Mknod(in("node"), unix.S_IFREG|0o640, 0), describe(in("node")))
+		o.say("node", unix.Mknod(in("node"), unix.S_IFREG|0o640, 0), harness.Describe(in("node")))
 
 		// Names at their limits.
 		o.open(in(long), unix.O_CREAT|unix.O_WRONLY, 0o644, "")
@@ -285,7 +153,7 @@ func (o *operator) table() {
 		o.say("mkdir exists", unix.Mkdir(in("file-666"), 0o755))
 		o.say("mkdir long", unix.Mkdir(in(long+"n"), 0o755))
 		o.say("symlink", unix.Symlink("../root-file", in("symlink")))
-		o.say("symlink long", unix.Symlink(strings.Repeat("t", 4000), in("symlink-long")), describe(in("symlink-long")))
+		o.say("symlink long", unix.Symlink(strings.Repeat("t", 4000), in("symlink-long")), harness.Describe(in("symlink-long")))
 		o.say("symlink too long", unix.Symlink(strings.Repeat("t", 4096), in("symlink-too-long")))
 		o.say("symlink exists", unix.Symlink("x", in("file-666")))
 		o.say("loop", unix.Symlink("loop", in("loop")))
@@ -304,37 +172,37 @@ func (o *operator) table() {
 		o.tmpfile(dir)
 
 		// Links.
-		o.say("link", unix.Link(in("file-666"), in("link")), describe(in("file-666")))
+		o.say("link", unix.Link(in("file-666"), in("link")), harness.Describe(in("file-666")))
 		o.say("link exists", unix.Link(in("file-666"), in("file-777")))
 		o.say("link directory", unix.Link(in("dir-777"), in("link-dir")))
 		o.say("link of another's", unix.Link(in("root-file"), in("link-root")))
 		o.say("link missing", unix.Link(in("missing"), in("link-missing")))
-		o.say("link symlink", unix.Linkat(unix.AT_FDCWD, in("symlink"), unix.AT_FDCWD, in("link-symlink"), 0), describe(in("link-symlink")))
+		o.say("link symlink", unix.Linkat(unix.AT_FDCWD, in("symlink"), unix.AT_FDCWD, in("link-symlink"), 0), harness.Describe(in("link-symlink")))
 		o.say("link across", unix.Link(in("file-666"), "open/across-"+dir))
 
 		// Owners and modes.
 		for _, name := range []string{"file-666", "root-file", "dir-777", "symlink", "missing"} {
-			o.say("chmod "+name, unix.Chmod(in(name), 0o6711), describe(in(name)))
-			o.say("chown "+name, unix.Lchown(in(name), 1002, -1), describe(in(name)))
-			o.say("chgrp "+name, unix.Lchown(in(name), -1, 1500), describe(in(name)))
-			o.say("chown same "+name, unix.Lchown(in(name), -1, -1), describe(in(name)))
-			o.say("truncate "+name, unix.Truncate(in(name), 3), describe(in(name)))
-			o.say("extend "+name, unix.Truncate(in(name), 100_000), describe(in(name)))
+			o.say("chmod "+name, unix.Chmod(in(name), 0o6711), harness.Describe(in(name)))
+			o.say("chown "+name, unix.Lchown(in(name), 1002, -1), harness.Describe(in(name)))
+			o.say("chgrp "+name, unix.Lchown(in(name), -1, 1500), harness.Describe(in(name)))
+			o.say("chown same "+name, unix.Lchown(in(name), -1, -1), harness.Describe(in(name)))
+			o.say("truncate "+name, unix.Truncate(in(name), 3), harness.Describe(in(name)))
+			o.say("extend "+name, unix.Truncate(in(name), 100_000), harness.Describe(in(name)))
 			o.say("negative "+name, unix.Truncate(in(name), -1))
 			times := []unix.Timespec{{Sec: 1_000_000_000, Nsec: 123_456_789}, {Sec: 1_100_000_000, Nsec: 987_654_321}}
-			o.say("times "+name, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), times, unix.AT_SYMLINK_NOFOLLOW), describe(in(name)))
+			o.say("times "+name, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), times, unix.AT_SYMLINK_NOFOLLOW), harness.Describe(in(name)))
 			times[0].Nsec = unix.UTIME_OMIT
 			times[1] = unix.Timespec{Sec: -5, Nsec: 1}
-			o.say("times before 1970 "+name, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), times, unix.AT_SYMLINK_NOFOLLOW), describe(in(name)))
+			o.say("times before 1970 "+name, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), times, unix.AT_SYMLINK_NOFOLLOW), harness.Describe(in(name)))
 			now := []unix.Timespec{{Nsec: unix.UTIME_NOW}, {Nsec: unix.UTIME_NOW}}
-			o.say("touch "+name, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), now, unix.AT_SYMLINK_NOFOLLOW), describe(in(name)))
+			o.say("touch "+name, unix.UtimesNanoAt(unix.AT_FDCWD, in(name), now, unix.AT_SYMLINK_NOFOLLOW), harness.Describe(in(name)))
 			o.say("access "+name, unix.Access(in(name), unix.W_OK), unix.Access(in(name), unix.X_OK), unix.Access(in(name), unix.R_OK))
 		}
 
 		// Extended attributes.
 		for _, name := range []string{"file-777", "root-file", "dir-777", "symlink"} {
 			for _, attribute := range []string{"user.a", "user." + strings.Repeat("x", 250), "user." + strings.Repeat("x", 251), "trusted.t", "security.s", "nosuch.n", "user."} {
-				o.say(fmt.Sprintf("setxattr %s %.20s", name, attribute), unix.Lsetxattr(in(name), attribute, []byte("value"), 0), describe(in(name)))
+				o.say(fmt.Sprintf("setxattr %s %.20s", name, attribute), unix.Lsetxattr(in(name), attribute, []byte("value"), 0), harness.Describe(in(name)))
 			}
 			o.say("create it again", unix.Lsetxattr(in(name), "user.a", []byte("v"), unix.XATTR_CREATE))
 			o.say("replace what is not", unix.Lsetxattr(in(name), "user.none", []byte("v"), unix.XATTR_REPLACE))
@@ -345,13 +213,13 @@ func (o *operator) table() {
 			o.say("size", err, size)
 			_, err = unix.Lgetxattr(in(name), "user.none", small)
 			o.say("none", err)
-			o.say("remove", unix.Lremovexattr(in(name), "user.a"), describe(in(name)))
+			o.say("remove", unix.Lremovexattr(in(name), "user.a"), harness.Describe(in(name)))
 			o.say("remove again", unix.Lremovexattr(in(name), "user.a"))
 			o.say("large", unix.Lsetxattr(in(name), "user.large", make([]byte, 70_000), 0))
 		}
 		acl := []byte{2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 0, 0, 255, 255, 255, 255}
-		o.say("acl", unix.Setxattr(in("file-600"), "system.posix_acl_access", acl, 0), describe(in("file-600")))
-		o.say("bad acl", unix.Setxattr(in("file-600"), "system.posix_acl_access", []byte{1}, 0), describe(in("file-600")))
+		o.say("acl", unix.Setxattr(in("file-600"), "system.posix_acl_access", acl, 0), harness.Describe(in("file-600")))
+		o.say("bad acl", unix.Setxattr(in("file-600"), "system.posix_acl_access", []byte{1}, 0), harness.Describe(in("file-600")))
 
 		// Holes and positions.
 		o.holes(in("holes"))
@@ -360,10 +228,10 @@ func (o *operator) table() {
 		for i, flags := range []int{unix.O_WRONLY, unix.O_WRONLY | unix.O_APPEND, unix.O_WRONLY | unix.O_TRUNC, unix.O_RDWR} {
 			name := in(fmt.Sprintf("privileged-%d", i))
 			o.open(name, unix.O_CREAT|unix.O_WRONLY, 0o777, "content")
-			o.say("privileged", unix.Chmod(name, 0o6777), describe(name))
+			o.say("privileged", unix.Chmod(name, 0o6777), harness.Describe(name))
 			o.open(name, flags, 0, "changed")
-			o.say("written", nil, describe(name))
-			o.say("privileged", unix.Chmod(name, 0o6777), unix.Truncate(name, 2), describe(name))
+			o.say("written", nil, harness.Describe(name))
+			o.say("privileged", unix.Chmod(name, 0o6777), unix.Truncate(name, 2), harness.Describe(name))
 		}
 
 		// Removing.
@@ -391,7 +259,7 @@ func (o *operator) tmpfile(dir string) {
 	_, err = unix.Write(fd, []byte("was nameless"))
 	o.say("tmpfile", err)
 	err = unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, dir+"/named", unix.AT_SYMLINK_FOLLOW)
-	o.say("tmpfile linked", err, describe(dir+"/named"))
+	o.say("tmpfile linked", err, harness.Describe(dir+"/named"))
 }
 
 // holes makes and finds them, and copies.
@@ -411,7 +279,7 @@ func (o *operator) holes(path string) {
 		}
 	}
 	for _, mode := range []uint32{0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_PUNCH_HOLE} {
-		o.say(fmt.Sprintf("fallocate %x", mode), unix.Fallocate(fd, mode, 4096, 8192), describe(path))
+		o.say(fmt.Sprintf("fallocate %x", mode), unix.Fallocate(fd, mode, 4096, 8192), harness.Describe(path))
 	}
 	o.say("fallocate nothing", unix.Fallocate(fd, 0, 0, 0))
 	other, err := unix.Open(path+"-copy", unix.O_CREAT|unix.O_RDWR|unix.O_TRUNC, 0o644)
@@ -422,7 +290,7 @@ func (o *operator) holes(path string) {
 	defer unix.Close(other)
 	from, to := int64(1<<20-1), int64(10)
 	n, err := unix.CopyFileRange(fd, &from, other, &to, 100, 0)
-	o.say("copy_file_range", err, n, from, to, describe(path+"-copy"))
+	o.say("copy_file_range", err, n, from, to, harness.Describe(path+"-copy"))
 	o.say("fsync", unix.Fsync(fd), unix.Fdatasync(fd))
 	o.say("read-only write", func() error {
 		reader, err := unix.Open(path, unix.O_RDONLY, 0)
@@ -446,7 +314,7 @@ func (o *operator) holes(path string) {
 		copy(page, "mapped")
 		err = errors.Join(unix.Msync(page, unix.MS_SYNC), unix.Munmap(page))
 	}
-	o.say("mmap", err, describe(path))
+	o.say("mmap", err, harness.Describe(path))
 }
 
 // unlinked goes on with a file that has no name any more.
@@ -485,7 +353,7 @@ func (o *operator) renames(in func(string) string) {
 				from, to := in(fmt.Sprintf("from-%d-%s-%s", flags, a, b)), in(fmt.Sprintf("to-%d-%s-%s", flags, a, b))
 				o.say("make", errors.Join(make[a](from), make[b](to)))
 				err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, flags)
-				o.say(fmt.Sprintf("rename %d %s over %s", flags, a, b), err, describe(from), describe(to))
+				o.say(fmt.Sprintf("rename %d %s over %s", flags, a, b), err, harness.Describe(from), harness.Describe(to))
 			}
 		}
 	}
@@ -496,7 +364,7 @@ func (o *operator) renames(in func(string) string) {
 	o.say("rename another's", unix.Rename(in("root-file"), in("root-file-renamed")))
 	o.say("rename long", unix.Rename(in("self"), in(strings.Repeat("n", 256))))
 	o.say("rename across", unix.Rename(in("self"), "open/self-"+strings.ReplaceAll(in(""), "/", "")))
-	o.say("link then rename over it", errors.Join(make["file"](in("one")), unix.Link(in("one"), in("two")), unix.Rename(in("one"), in("two"))), describe(in("one")), describe(in("two")))
+	o.say("link then rename over it", errors.Join(make["file"](in("one")), unix.Link(in("one"), in("two")), unix.Rename(in("one"), in("two"))), harness.Describe(in("one")), harness.Describe(in("two")))
 }
 
 // randomOperations are made for each seed.
@@ -619,7 +487,7 @@ func (o *operator) randomly() {
 			n, err := unix.CopyFileRange(fd, nil, other, nil, size, 0)
 			o.say(fmt.Sprintf("copy_file_range %s %d", what, size), err, n)
 		}
-		o.say("look "+p, nil, describe(p))
+		o.say("look "+p, nil, harness.Describe(p))
 	}
 }
 

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package harness
 
 import (
 	"bytes"
@@ -21,11 +21,22 @@ import (
 // latchfs is the binary under test, built by TestMain with the race detector if the tests
 // have it. Tests with other users and namespaces run it as well, so it is readable
 // to all.
-var latchfs string
+var Latchfs string
 
-func TestMain(m *testing.M) {
-	if os.Getenv(helperVariable) != "" {
-		runHelper()
+// Main is the TestMain of every package of integration tests. It builds latchfs and runs the tests. In a
+// helper process it runs the helper instead: the locker, or one of the package's own helpers.
+func Main(m *testing.M, helpers map[string]func()) {
+	if name := os.Getenv(HelperVariable); name != "" {
+		helper := helpers[name]
+		if name == "locker" {
+			helper = locker
+		}
+		if helper == nil {
+			fmt.Fprintln(os.Stderr, "no such helper:", name)
+			os.Exit(2)
+		}
+		helper()
+		os.Exit(0)
 	}
 	os.Exit(buildAndRun(m))
 }
@@ -37,8 +48,8 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	latchfs = filepath.Join(dir, "latchfs")
-	if err := build(latchfs); err != nil {
+	Latchfs = filepath.Join(dir, "latchfs")
+	if err := Build(Latchfs); err != nil {
 		fmt.Fprintln(os.Stderr, "build latchfs:", err)
 		return 1
 	}
@@ -50,9 +61,9 @@ func buildAndRun(m *testing.M) int {
 }
 
 // build builds latchfs, with the race detector if the tests have it.
-func build(program string, args ...string) error {
+func Build(program string, args ...string) error {
 	args = append([]string{"build", "-o", program}, args...)
-	if raceEnabled {
+	if RaceEnabled {
 		args = append(args, "-race")
 	}
 	cmd := exec.Command("go", append(args, "latchfs/cmd/latchfs")...)
@@ -61,7 +72,7 @@ func build(program string, args ...string) error {
 }
 
 // needFUSE skips a test where the kernel or the user cannot mount, but not in CI.
-func needFUSE(t *testing.T) {
+func NeedFUSE(t *testing.T) {
 	t.Helper()
 	reason := ""
 	if os.Geteuid() != 0 {
@@ -71,12 +82,12 @@ func needFUSE(t *testing.T) {
 	} else {
 		file.Close()
 	}
-	lacking(t, reason)
+	FailOrSkip(t, reason)
 }
 
 // lacking fails the test in CI and skips it elsewhere, if reason says that something is
 // missing.
-func lacking(t *testing.T, reason string) {
+func FailOrSkip(t *testing.T, reason string) {
 	t.Helper()
 	if reason == "" {
 		return
@@ -88,180 +99,180 @@ func lacking(t *testing.T, reason string) {
 }
 
 // needProgram does the same for a program of the system (make deps installs them).
-func needProgram(t *testing.T, name string) {
+func NeedProgram(t *testing.T, name string) {
 	t.Helper()
 	if _, err := exec.LookPath(name); err != nil {
-		lacking(t, err.Error()+"; run make deps")
+		FailOrSkip(t, err.Error()+"; run make deps")
 	}
 }
 
 // mount is a directory that a latchfs process serves.
-type mount struct {
-	t        *testing.T
-	dir      string
-	stateDir string
-	args     []string
-	program  string     // latchfs if it is ""
-	env      []string   // beside the test's own
-	files    []*os.File // that it starts with
-	process  *exec.Cmd
-	ended    chan struct{} // closed when process has ended
-	log      *logBuffer
+type Mount struct {
+	T        *testing.T
+	Dir      string
+	StateDir string
+	Args     []string
+	Program  string     // latchfs if it is ""
+	Env      []string   // beside the test's own
+	Files    []*os.File // that it starts with
+	Keeper   *exec.Cmd
+	Ended    chan struct{} // closed when process has ended
+	startLog Buffer
 }
 
 // mountOver mounts over dir with a state directory of its own and unmounts at the end
 // of the test.
-func mountOver(t *testing.T, dir string, args ...string) *mount {
+func MountOver(t *testing.T, dir string, args ...string) *Mount {
 	t.Helper()
-	return (&mount{t: t, args: args}).over(dir)
+	return (&Mount{T: t, Args: args}).Over(dir)
 }
 
 // over fills m in and starts it.
-func (m *mount) over(dir string) *mount {
-	t := m.t
+func (m *Mount) Over(dir string) *Mount {
+	t := m.T
 	t.Helper()
-	needFUSE(t)
+	NeedFUSE(t)
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.dir, m.stateDir, m.log = real, filepath.Join(t.TempDir(), "state"), &logBuffer{}
-	m.start()
-	t.Cleanup(m.cleanUp)
-	if os.Getenv(killerVariable) != "" {
+	m.Dir, m.StateDir = real, filepath.Join(t.TempDir(), "state")
+	m.Start()
+	t.Cleanup(m.CleanUp)
+	if os.Getenv(KillServersVariable) != "" {
 		stop := make(chan struct{})
-		kills := m.killAgainAndAgain(stop, 50*time.Millisecond, 500*time.Millisecond)
+		kills := m.KillServerRepeatedly(stop, 50*time.Millisecond, 500*time.Millisecond)
 		t.Cleanup(func() {
 			close(stop)
 			t.Logf("servers killed: %d", kills())
-			m.eventuallyServed()
+			m.WaitUntilServed()
 		})
 	}
 	return m
 }
 
 // start runs latchfs mount and returns once the mount is usable.
-func (m *mount) start(prefix ...string) {
-	m.t.Helper()
-	if err := m.tryStart(prefix...); err != nil {
-		m.t.Fatal(err)
+func (m *Mount) Start(prefix ...string) {
+	m.T.Helper()
+	if err := m.TryStart(prefix...); err != nil {
+		m.T.Fatal(err)
 	}
 }
 
-func (m *mount) tryStart(prefix ...string) error {
+func (m *Mount) TryStart(prefix ...string) error {
 	ready, report, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer ready.Close()
-	program := m.program
+	program := m.Program
 	if program == "" {
-		program = latchfs
+		program = Latchfs
 	}
-	words := append(append(prefix, program, "mount", "--state-dir", m.stateDir, "--log-format", "json", "--log-level", "debug"), m.args...)
-	words = append(words, m.dir)
-	m.process = exec.Command(words[0], words[1:]...)
-	m.process.Env = append(append(os.Environ(), fmt.Sprintf("LATCHFS_READY_FD=%d", 3+len(m.files))), m.env...)
-	m.process.ExtraFiles = append(m.files[:len(m.files):len(m.files)], report)
+	words := append(append(prefix, program, "mount", "--state-dir", m.StateDir, "--log-format", "json", "--log-level", "debug"), m.Args...)
+	words = append(words, m.Dir)
+	m.Keeper = exec.Command(words[0], words[1:]...)
+	m.Keeper.Env = append(append(os.Environ(), fmt.Sprintf("LATCHFS_READY_FD=%d", 3+len(m.Files))), m.Env...)
+	m.Keeper.ExtraFiles = append(m.Files[:len(m.Files):len(m.Files)], report)
 	// Its own log goes to a file once it is ready.
-	m.process.Stderr = m.log
-	if err := m.process.Start(); err != nil {
+	m.Keeper.Stderr = &m.startLog
+	if err := m.Keeper.Start(); err != nil {
 		report.Close()
 		return err
 	}
 	report.Close()
 	word := make([]byte, 64)
 	n, _ := ready.Read(word)
-	m.ended = make(chan struct{})
+	m.Ended = make(chan struct{})
 	go func(process *exec.Cmd, ended chan struct{}) {
 		_ = process.Wait()
 		close(ended)
-	}(m.process, m.ended)
+	}(m.Keeper, m.Ended)
 	if string(word[:n]) != "ready\n" {
-		<-m.ended
-		return fmt.Errorf("latchfs did not mount: %s", m.log.String())
+		<-m.Ended
+		return fmt.Errorf("latchfs did not mount: %s", m.startLog.String())
 	}
 	return nil
 }
 
 // served are the processes that the keeper has started, and those that they have: server and descriptor keeper.
-func (m *mount) served() (pids []int) {
-	for _, server := range children(m.process.Process.Pid) {
-		pids = append(append(pids, server), children(server)...)
+func (m *Mount) ServerProcesses() (pids []int) {
+	for _, server := range Children(m.Keeper.Process.Pid) {
+		pids = append(append(pids, server), Children(server)...)
 	}
 	return pids
 }
 
 // kill ends the daemon as nothing else would: the mount stays, dead.
-func (m *mount) kill() {
-	m.t.Helper()
-	others := m.served() // they end with it
-	if err := m.process.Process.Kill(); err != nil {
-		m.t.Fatal(err)
+func (m *Mount) Kill() {
+	m.T.Helper()
+	others := m.ServerProcesses() // they end with it
+	if err := m.Keeper.Process.Kill(); err != nil {
+		m.T.Fatal(err)
 	}
-	<-m.ended
+	<-m.Ended
 	for _, pid := range others {
-		eventually(m.t, "server and descriptorKeeper have ended", func() bool { return ended(pid) })
+		Eventually(m.T, "server and descriptor keeper have ended", func() bool { return HasEnded(pid) })
 	}
 }
 
 // unmount ends the mount and its daemon.
-func (m *mount) unmount() {
-	m.t.Helper()
-	if out, err := exec.Command(latchfs, "umount", m.dir).CombinedOutput(); err != nil {
-		m.t.Fatalf("umount: %v: %s", err, out)
+func (m *Mount) Unmount() {
+	m.T.Helper()
+	if out, err := exec.Command(Latchfs, "umount", m.Dir).CombinedOutput(); err != nil {
+		m.T.Fatalf("umount: %v: %s", err, out)
 	}
-	<-m.ended
+	<-m.Ended
 }
 
-func (m *mount) cleanUp() {
-	if m.t.Failed() {
-		m.t.Logf("log of latchfs:\n%s", m.allLog())
+func (m *Mount) CleanUp() {
+	if m.T.Failed() {
+		m.T.Logf("log of latchfs:\n%s", m.Log())
 	}
 	for range 100 {
-		err := unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
+		err := unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW)
 		if errors.Is(err, unix.EINVAL) { // not mounted any more
 			break
 		}
 		for deadline := time.Now().Add(time.Second); errors.Is(err, unix.EBUSY) && time.Now().Before(deadline); {
 			time.Sleep(10 * time.Millisecond) // the notifier looks something up
-			err = unix.Unmount(m.dir, unix.UMOUNT_NOFOLLOW)
+			err = unix.Unmount(m.Dir, unix.UMOUNT_NOFOLLOW)
 		}
 		if errors.Is(err, unix.EBUSY) {
-			m.t.Errorf("%s is still in use at the end of the test", m.dir)
-			err = unix.Unmount(m.dir, unix.MNT_DETACH)
+			m.T.Errorf("%s is still in use at the end of the test", m.Dir)
+			err = unix.Unmount(m.Dir, unix.MNT_DETACH)
 		}
 		if err != nil {
-			m.t.Errorf("A MOUNT IS LEFT BEHIND at %s: %v", m.dir, err)
+			m.T.Errorf("A MOUNT IS LEFT BEHIND at %s: %v", m.Dir, err)
 			break
 		}
 	}
 	select {
-	case <-m.ended:
+	case <-m.Ended:
 	case <-time.After(10 * time.Second):
-		m.t.Errorf("latchfs, process %d, did not end after its mount was gone; log:\n%s", m.process.Process.Pid, m.allLog())
-		_ = m.process.Process.Kill()
-		<-m.ended
+		m.T.Errorf("latchfs, process %d, did not end after its mount was gone; log:\n%s", m.Keeper.Process.Pid, m.Log())
+		_ = m.Keeper.Process.Kill()
+		<-m.Ended
 	}
-	if _, race, found := strings.Cut(m.allLog(), "WARNING: DATA RACE"); found {
-		m.t.Errorf("a data race in latchfs:%.4000s", race)
+	if _, race, found := strings.Cut(m.Log(), "WARNING: DATA RACE"); found {
+		m.T.Errorf("a data race in latchfs:%.4000s", race)
 	}
 }
 
 // path is the path of name in the mount.
-func (m *mount) path(name string) string { return filepath.Join(m.dir, name) }
+func (m *Mount) Path(name string) string { return filepath.Join(m.Dir, name) }
 
 // allLog is what latchfs logged so far.
-func (m *mount) allLog() string {
-	later, _ := os.ReadFile(filepath.Join(m.stateDir, "log"))
-	return m.log.String() + string(later)
+func (m *Mount) Log() string {
+	later, _ := os.ReadFile(filepath.Join(m.StateDir, "log"))
+	return m.startLog.String() + string(later)
 }
 
 // logged finds the log entries whose message contains text.
-func (m *mount) logged(text string) []map[string]any {
-	m.t.Helper()
+func (m *Mount) Logged(text string) []map[string]any {
+	m.T.Helper()
 	var found []map[string]any
-	for line := range strings.Lines(m.allLog()) {
+	for line := range strings.Lines(m.Log()) {
 		var entry map[string]any
 		if json.Unmarshal([]byte(line), &entry) == nil && strings.Contains(fmt.Sprint(entry["msg"]), text) {
 			found = append(found, entry)
@@ -271,7 +282,7 @@ func (m *mount) logged(text string) []map[string]any {
 }
 
 // lock is a lock as latchfs ls --json shows it.
-type lock struct {
+type Lock struct {
 	Name       string    `json:"name"`
 	Generation uint64    `json:"generation"`
 	Made       time.Time `json:"made"`
@@ -293,10 +304,10 @@ type lock struct {
 }
 
 // locks are those there are, by name.
-func (m *mount) locks() map[string]lock {
-	m.t.Helper()
-	locks := make(map[string]lock)
-	for _, l := range m.listed() {
+func (m *Mount) Locks() map[string]Lock {
+	m.T.Helper()
+	locks := make(map[string]Lock)
+	for _, l := range m.List() {
 		if l.ReclaimedAt == nil && l.Verdict != "settled" {
 			locks[l.Name] = l
 		}
@@ -305,21 +316,21 @@ func (m *mount) locks() map[string]lock {
 }
 
 // listed asks for all that latchfs ls --json knows.
-func (m *mount) listed() []lock {
-	m.t.Helper()
-	out, err := exec.Command(latchfs, "ls", "--json", m.dir).Output()
+func (m *Mount) List() []Lock {
+	m.T.Helper()
+	out, err := exec.Command(Latchfs, "ls", "--json", m.Dir).Output()
 	if err != nil {
-		m.t.Fatalf("latchfs ls: %v", err)
+		m.T.Fatalf("latchfs ls: %v", err)
 	}
-	var list []lock
+	var list []Lock
 	if err := json.Unmarshal(out, &list); err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	return list
 }
 
 // eventually waits for a condition that another process brings about.
-func eventually(t *testing.T, what string, condition func() bool) {
+func Eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -330,7 +341,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 
 // signal sends one process a signal: pid 0 and below would mean whole groups, that of the tests
 // and of who runs them among them.
-func signal(t *testing.T, pid int, what unix.Signal) {
+func Signal(t *testing.T, pid int, what unix.Signal) {
 	t.Helper()
 	if pid <= 0 {
 		t.Fatalf("there is no process to send %v to", what)
@@ -341,30 +352,78 @@ func signal(t *testing.T, pid int, what unix.Signal) {
 }
 
 // end ends one process by a signal, and returns once it has ended.
-func end(t *testing.T, pid int, by unix.Signal) {
+func Kill(t *testing.T, pid int, by unix.Signal) {
 	t.Helper()
-	signal(t, pid, by)
-	eventually(t, "the process that was signalled has ended", func() bool { return ended(pid) })
+	Signal(t, pid, by)
+	Eventually(t, "the process that was signalled has ended", func() bool { return HasEnded(pid) })
 }
 
-func exists(path string) bool {
+func Exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
 
-type logBuffer struct {
+type Buffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
-func (b *logBuffer) Write(p []byte) (int, error) {
+func (b *Buffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.Write(p)
 }
 
-func (b *logBuffer) String() string {
+func (b *Buffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.text.String()
+}
+
+// reclaimedFiles are those kept of the locks that were removed, the oldest first.
+func ReclaimedFiles(t *testing.T, m *Mount) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(m.StateDir, "reclaimed", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// A Restart replaces the processes of a mount and keeps its state directory.
+type Restart struct {
+	Name string
+	Do   func(m *Mount)
+}
+
+// Restarts lists the restarts that a verdict must survive. The first one does nothing.
+var Restarts = []Restart{
+	{"without a restart", func(*Mount) {}},
+	{"server killed", func(m *Mount) {
+		m.KillServer()
+		m.WaitUntilServed()
+	}},
+	{"new mount", func(m *Mount) {
+		m.Unmount()
+		m.Start()
+	}},
+	{"keeper and server killed", func(m *Mount) {
+		for _, pid := range m.ServerProcesses() {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		m.Kill()
+		m.Start()
+	}},
+}
+
+// verdicts are those of all files at lock names that are there, by name.
+func (m *Mount) Verdicts() map[string]Lock {
+	m.T.Helper()
+	verdicts := make(map[string]Lock)
+	for _, l := range m.List() {
+		if l.ReclaimedAt == nil {
+			verdicts[l.Name] = l
+		}
+	}
+	return verdicts
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package harness
 
 import (
 	"bufio"
@@ -18,27 +18,7 @@ import (
 )
 
 // The test binary runs itself as the processes that lock: this variable says which one.
-const helperVariable = "LATCHFS_TEST_HELPER"
-
-// runHelper is the main function of such a process.
-func runHelper() {
-	switch helper := os.Getenv(helperVariable); helper {
-	case "locker":
-		locker()
-	case "hog":
-		hog()
-	case "table", "random":
-		operations(helper)
-	case "worker":
-		work()
-	case "hammer":
-		hammer()
-	default:
-		fmt.Fprintln(os.Stderr, "no such helper:", helper)
-		os.Exit(2)
-	}
-	os.Exit(0)
-}
+const HelperVariable = "LATCHFS_TEST_HELPER"
 
 // locker takes commands, a line each, and answers each with a line: "ok" or an errno. A word that
 // begins with a quote is Go's text of a word.
@@ -58,9 +38,9 @@ func locker() {
 			if len(words) == 3 {
 				payload = words[2]
 			}
-			err = take(words[1], payload)
+			err = Take(words[1], payload)
 		case "make": // take FILE and write nothing
-			err = take(words[1], "")
+			err = Take(words[1], "")
 		case "remove":
 			err = unix.Unlink(words[1])
 		case "look":
@@ -100,7 +80,7 @@ func locker() {
 				if err = await(words[1]); err != nil {
 					break
 				}
-				if err = take(words[2], strconv.Itoa(os.Getpid())+"\n"); err != unix.EEXIST {
+				if err = Take(words[2], strconv.Itoa(os.Getpid())+"\n"); err != unix.EEXIST {
 					break
 				}
 			}
@@ -115,7 +95,7 @@ func locker() {
 			n, _ := strconv.Atoi(words[2])
 			err = unix.Mkdir(words[1], 0o755)
 			for i := 0; i < n && err == nil; i++ {
-				err = take(fmt.Sprintf("%s/%d.lock", words[1], i), strconv.Itoa(os.Getpid())+"\n")
+				err = Take(fmt.Sprintf("%s/%d.lock", words[1], i), strconv.Itoa(os.Getpid())+"\n")
 			}
 		case "cycle": // cycle FILE N: take and remove it N times
 			n, _ := strconv.Atoi(words[2])
@@ -168,12 +148,12 @@ func breakStale(path, argument string) error {
 	}
 	// Its errors do not keep these programs from trying.
 	_ = unix.Unlink(path)
-	return take(path, strconv.Itoa(os.Getpid())+"\n")
+	return Take(path, strconv.Itoa(os.Getpid())+"\n")
 }
 
 // cycle takes a lock and gives it back.
 func cycle(path string) error {
-	if err := take(path, strconv.Itoa(os.Getpid())+"\n"); err != nil {
+	if err := Take(path, strconv.Itoa(os.Getpid())+"\n"); err != nil {
 		return err
 	}
 	return unix.Unlink(path)
@@ -266,7 +246,7 @@ func crowd(path, number string) error {
 }
 
 // take makes an exclusive lock file and writes payload to it.
-func take(path, payload string) error {
+func Take(path, payload string) error {
 	fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o644)
 	if err != nil {
 		return err
@@ -282,16 +262,16 @@ func take(path, payload string) error {
 // process is a helper that a test talks to. It is in a session of its own and its parent is
 // the test, which is therefore an ancestor of them all: tests touch locks only through
 // helpers.
-type process struct {
+type Process struct {
 	t       *testing.T
-	cmd     *exec.Cmd
+	Cmd     *exec.Cmd
 	in      io.WriteCloser
 	answers *bufio.Scanner
 	ended   bool
 }
 
 // newLocker starts one, with prefix before its command line.
-func newLocker(t *testing.T, prefix ...string) *process {
+func StartProcess(t *testing.T, prefix ...string) *Process {
 	t.Helper()
 	words := append(prefix, "/proc/self/exe")
 	if len(prefix) > 0 {
@@ -301,80 +281,117 @@ func newLocker(t *testing.T, prefix ...string) *process {
 		}
 		words[len(words)-1] = program
 	}
-	p := &process{t: t, cmd: exec.Command(words[0], words[1:]...)}
-	p.cmd.Env = append(os.Environ(), helperVariable+"=locker")
-	p.cmd.Stderr = os.Stderr
+	p := &Process{t: t, Cmd: exec.Command(words[0], words[1:]...)}
+	p.Cmd.Env = append(os.Environ(), HelperVariable+"=locker")
+	p.Cmd.Stderr = os.Stderr
 	var err error
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
+	if p.in, err = p.Cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
-	out, err := p.cmd.StdoutPipe()
+	out, err := p.Cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.answers = bufio.NewScanner(out)
-	if err := p.cmd.Start(); err != nil {
+	if err := p.Cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(p.kill)
+	t.Cleanup(p.Kill)
 	return p
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
+func (p *Process) PID() int { return p.Cmd.Process.Pid }
 
 // do has it carry a command out and returns its answer.
-func (p *process) do(words ...string) string {
+func (p *Process) Do(words ...string) string {
+	p.t.Helper()
+	p.Send(words...)
+	return p.Answer()
+}
+
+// send sends a command and does not wait for the answer.
+func (p *Process) Send(words ...string) {
 	p.t.Helper()
 	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
 		p.t.Fatal(err)
 	}
-	return p.answer()
 }
 
 // answer waits for the answer to a command.
-func (p *process) answer() string {
+func (p *Process) Answer() string {
 	p.t.Helper()
 	if !p.answers.Scan() {
-		p.t.Fatalf("process %d did not answer", p.pid())
+		p.t.Fatalf("process %d did not answer", p.PID())
 	}
 	return p.answers.Text()
 }
 
 // must fails the test if the answer is another one.
-func (p *process) must(answer string, words ...string) {
+func (p *Process) Must(answer string, words ...string) {
 	p.t.Helper()
-	if got := p.do(words...); got != answer {
+	if got := p.Do(words...); got != answer {
 		p.t.Fatalf("%v: answered %s, not %s", words, got, answer)
 	}
 }
 
 // kill ends it with SIGKILL, and waits until it has ended.
-func (p *process) kill() {
+func (p *Process) Kill() {
 	if !p.ended {
 		p.ended = true
-		_ = p.cmd.Process.Kill()
-		_ = p.cmd.Wait()
+		_ = p.Cmd.Process.Kill()
+		_ = p.Cmd.Wait()
 	}
 }
 
 // fail has it end with a status other than 0.
-func (p *process) fail(status int) {
+func (p *Process) ExitWith(status int) {
 	p.t.Helper()
 	p.ended = true
 	if _, err := fmt.Fprintln(p.in, "fail", status); err != nil {
 		p.t.Fatal(err)
 	}
-	if _ = p.cmd.Wait(); p.cmd.ProcessState.ExitCode() != status {
-		p.t.Fatal(p.cmd.ProcessState)
+	if _ = p.Cmd.Wait(); p.Cmd.ProcessState.ExitCode() != status {
+		p.t.Fatal(p.Cmd.ProcessState)
 	}
 }
 
 // exit lets it end by itself.
-func (p *process) exit() {
+func (p *Process) Exit() {
 	p.t.Helper()
 	p.ended = true
 	p.in.Close()
-	if err := p.cmd.Wait(); err != nil {
+	if err := p.Cmd.Wait(); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+func OwnPID() string { return strconv.Itoa(os.Getpid()) + "\n" }
+
+func FailHelper(err error) {
+	fmt.Fprintln(os.Stderr, os.Getpid(), err)
+	os.Exit(3)
+}
+
+// number is an environment variable that is a number, or what it is without.
+func EnvNumber(t *testing.T, variable string, without int) int {
+	t.Helper()
+	text := os.Getenv(variable)
+	if text == "" {
+		return without
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// deadPID is the pid of a process that has ended.
+func DeadPID(t *testing.T) int {
+	t.Helper()
+	cmd := exec.Command("true")
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd.Process.Pid
 }

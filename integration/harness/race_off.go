@@ -1,5 +1,5 @@
 //go:build !race
 
-package integration
+package harness
 
-const raceEnabled = false
+const RaceEnabled = false

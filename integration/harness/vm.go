@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package harness
 
 import (
 	"bufio"
@@ -16,8 +16,8 @@ import (
 
 // machine is a virtual machine with Debian 12's kernel, whose first process is a script of
 // integration/vm.
-type machine struct {
-	t       *testing.T
+type VM struct {
+	T       *testing.T
 	args    []string
 	monitor string
 	cmd     *exec.Cmd
@@ -27,22 +27,22 @@ type machine struct {
 
 // newMachine makes a machine that runs the script, with latchfs and other programs in it and, if
 // it has a size, a disk that keeps what is written to it.
-func newMachine(t *testing.T, script string, disk string, programs map[string]string) *machine {
+func NewVM(t *testing.T, script string, disk string, programs map[string]string) *VM {
 	t.Helper()
 	for _, program := range []string{"qemu-system-x86_64", "busybox", "cpio", "mkfs.ext4"} {
-		needProgram(t, program)
+		NeedProgram(t, program)
 	}
-	kernels, _ := filepath.Glob("vm/kernel/boot/vmlinuz-*")
+	kernels, _ := filepath.Glob(vmPath("kernel", "boot", "vmlinuz-*"))
 	if len(kernels) != 1 {
-		lacking(t, "no kernel for virtual machines; run make deps")
+		FailOrSkip(t, "no kernel for virtual machines; run make deps")
 	}
 	root, dir := t.TempDir(), t.TempDir()
 	busybox, _ := exec.LookPath("busybox")
-	files := map[string]string{busybox: "bin/busybox", "vm/common": "common", filepath.Join("vm", script): "init"}
+	files := map[string]string{busybox: "bin/busybox", vmPath("common"): "common", vmPath(script): "init"}
 	for name, from := range programs {
 		files[from] = "bin/" + name
 	}
-	_ = filepath.WalkDir("vm/kernel/lib", func(path string, _ os.DirEntry, err error) error {
+	_ = filepath.WalkDir(vmPath("kernel", "lib"), func(path string, _ os.DirEntry, err error) error {
 		if filepath.Ext(path) == ".ko" {
 			files[path] = "modules/" + filepath.Base(path)
 		}
@@ -65,7 +65,7 @@ func newMachine(t *testing.T, script string, disk string, programs map[string]st
 	if out, err := pack.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	m := &machine{t: t, monitor: filepath.Join(dir, "monitor")}
+	m := &VM{T: t, monitor: filepath.Join(dir, "monitor")}
 	m.args = []string{"-m", "512", "-display", "none", "-serial", "stdio", "-nic", "none", "-kernel", kernels[0], "-initrd", archive,
 		"-monitor", "unix:" + m.monitor + ",server,nowait"}
 	if disk != "" {
@@ -77,7 +77,7 @@ func newMachine(t *testing.T, script string, disk string, programs map[string]st
 		m.args = append(m.args, "-drive", "format=raw,if=virtio,cache=writeback,file="+path)
 	}
 	t.Cleanup(func() {
-		m.cut()
+		m.CutPower()
 		if t.Failed() {
 			for line := range strings.Lines(m.console.String()) {
 				t.Logf("console: %.300s", line)
@@ -88,13 +88,13 @@ func newMachine(t *testing.T, script string, disk string, programs map[string]st
 }
 
 // boot starts it, with words on the kernel's command line.
-func (m *machine) boot(words string) {
-	m.t.Helper()
+func (m *VM) Boot(words string) {
+	m.T.Helper()
 	m.cmd = exec.Command("qemu-system-x86_64", append(m.args, "-append", "console=ttyS0 quiet panic=-1 "+words)...)
 	out, in := io.Pipe()
 	m.cmd.Stdout, m.cmd.Stderr = in, in
 	if err := m.cmd.Start(); err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	m.lines = make(chan string, 1<<16)
 	go func(cmd *exec.Cmd) {
@@ -116,13 +116,13 @@ func (m *machine) boot(words string) {
 }
 
 // until reads the console up to a line that begins with word, and returns all lines.
-func (m *machine) until(word string) (lines []string) {
-	m.t.Helper()
+func (m *VM) ReadUntil(word string) (lines []string) {
+	m.T.Helper()
 	for timeout := time.After(4 * time.Minute); ; {
 		select {
 		case line, open := <-m.lines:
 			if !open {
-				m.t.Fatalf("the machine ended before it said %s", word)
+				m.T.Fatalf("the machine ended before it said %s", word)
 			}
 			m.console.WriteString(line + "\n")
 			lines = append(lines, line)
@@ -130,21 +130,21 @@ func (m *machine) until(word string) (lines []string) {
 				return lines
 			}
 		case <-timeout:
-			m.t.Fatalf("the machine did not say %s", word)
+			m.T.Fatalf("the machine did not say %s", word)
 		}
 	}
 }
 
 // reset resets it as the button does: it boots again.
-func (m *machine) reset() {
-	m.t.Helper()
+func (m *VM) Reset() {
+	m.T.Helper()
 	monitor, err := net.Dial("unix", m.monitor)
 	if err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	defer monitor.Close()
 	if _, err := io.WriteString(monitor, "system_reset\n"); err != nil {
-		m.t.Fatal(err)
+		m.T.Fatal(err)
 	}
 	// It has been read when it is echoed.
 	for r := bufio.NewReader(monitor); ; {
@@ -156,7 +156,7 @@ func (m *machine) reset() {
 
 // cut ends it as a cut of its power does: what its kernel had not written to the disk is lost. What it
 // said before is returned.
-func (m *machine) cut() (lines []string) {
+func (m *VM) CutPower() (lines []string) {
 	if m.cmd == nil {
 		return nil
 	}
@@ -170,23 +170,23 @@ func (m *machine) cut() (lines []string) {
 }
 
 // results fails the test if the lines do not tell of at least so many results that are all right.
-func (m *machine) results(lines []string, least int) {
-	m.t.Helper()
+func (m *VM) CheckResults(lines []string, least int) {
+	m.T.Helper()
 	right := 0
 	for _, line := range lines {
 		if strings.HasPrefix(line, "RESULT FAILED") {
-			m.t.Error(line)
+			m.T.Error(line)
 		} else if strings.HasPrefix(line, "RESULT ok") {
 			right++
 		}
 	}
 	if right < least {
-		m.t.Errorf("%d results, not %d", right, least)
+		m.T.Errorf("%d results, not %d", right, least)
 	}
 }
 
 // buildStatic builds a latchfs that needs no libraries.
-func buildStatic(t *testing.T, args ...string) string {
+func BuildStatic(t *testing.T, args ...string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "latchfs")
 	cmd := exec.Command("go", append(append([]string{"build", "-o", program}, args...), "latchfs/cmd/latchfs")...)
@@ -195,4 +195,9 @@ func buildStatic(t *testing.T, args ...string) string {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return program
+}
+
+// vmPath returns the path of a file of integration/vm.
+func vmPath(elements ...string) string {
+	return RepoPath(append([]string{"integration", "vm"}, elements...)...)
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"fmt"
@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"latchfs/integration/harness"
 )
 
 // TestBreakersRace: two contenders that both have judged the same lock stale remove it and take
@@ -17,11 +19,11 @@ import (
 // often both believe so.
 func TestBreakersRace(t *testing.T) {
 	rounds := 1000
-	if testing.Short() || raceEnabled {
+	if testing.Short() || harness.RaceEnabled {
 		rounds = 100
 	}
-	m := mountOver(t, t.TempDir())
-	if both := race(t, m.dir, rounds); both != 0 {
+	m := harness.MountOver(t, t.TempDir())
+	if both := race(t, m.Dir, rounds); both != 0 {
 		t.Errorf("in the mount both held the lock in %d of %d rounds", both, rounds)
 	}
 	both := race(t, t.TempDir(), rounds)
@@ -44,7 +46,7 @@ func race(t *testing.T, dir string, rounds int) (both int) {
 	}
 	defer endless.Close()
 	defer hold.Close()
-	contenders := []*process{newLocker(t), newLocker(t)}
+	contenders := []*harness.Process{harness.StartProcess(t), harness.StartProcess(t)}
 	for round := range rounds {
 		victim := exec.Command("sh", "-c", `set -C; echo $$ > "$0"; echo; read x`, lock)
 		victim.Stdin = endless
@@ -59,13 +61,13 @@ func race(t *testing.T, dir string, rounds int) (both int) {
 			t.Fatalf("round %d: the lock was not taken: %v", round, err)
 		}
 		for _, c := range contenders {
-			fmt.Fprintf(c.in, "break %s %d:%d\n", lock, victim.Process.Pid, random.Intn(100))
+			c.Send("break", lock, fmt.Sprintf("%d:%d", victim.Process.Pid, random.Intn(100)))
 		}
 		_ = victim.Process.Kill()
 		_ = victim.Wait()
 		held := 0
 		for _, c := range contenders {
-			switch answer := c.answer(); answer {
+			switch answer := c.Answer(); answer {
 			case "ok":
 				held++
 			case "EEXIST":
@@ -80,7 +82,7 @@ func race(t *testing.T, dir string, rounds int) (both int) {
 			both++
 		}
 		for _, c := range contenders {
-			c.do("remove", lock) // whoever has it
+			c.Do("remove", lock) // whoever has it
 		}
 	}
 	return both

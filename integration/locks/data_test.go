@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"cmp"
@@ -13,50 +13,15 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
+	"latchfs/integration/harness"
 )
-
-// restarts are what a verdict must outlive. Each of them keeps the state directory.
-var restarts = []struct {
-	name string
-	do   func(m *mount)
-}{
-	{"without a restart", func(*mount) {}},
-	{"server killed", func(m *mount) {
-		m.killServer()
-		m.eventuallyServed()
-	}},
-	{"new mount", func(m *mount) {
-		m.unmount()
-		m.start()
-	}},
-	{"keeper and server killed", func(m *mount) {
-		for _, pid := range m.served() {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-		m.kill()
-		m.start()
-	}},
-}
-
-// verdicts are those of all files at lock names that are there, by name.
-func (m *mount) verdicts() map[string]lock {
-	m.t.Helper()
-	verdicts := make(map[string]lock)
-	for _, l := range m.listed() {
-		if l.ReclaimedAt == nil {
-			verdicts[l.Name] = l
-		}
-	}
-	return verdicts
-}
 
 // datum is data that somebody leaves at the name x.lock.
 type datum struct {
 	name string
 	// leave makes x.lock in dir and returns its text. In the mount m.killServer kills the server;
 	// in the control run m is nil.
-	leave func(t *testing.T, m *mount, dir string) (text string)
+	leave func(t *testing.T, m *harness.Mount, dir string) (text string)
 	file  string // where the text is, x.lock if it is ""
 }
 
@@ -70,8 +35,8 @@ var ways = map[string]string{
 }
 
 // leftBy leaves a text by a script, which prints the text.
-func leftBy(script string) func(*testing.T, *mount, string) string {
-	return func(t *testing.T, _ *mount, dir string) string { return inShell(t, dir, script) }
+func leftBy(script string) func(*testing.T, *harness.Mount, string) string {
+	return func(t *testing.T, _ *harness.Mount, dir string) string { return harness.RunShell(t, dir, script) }
 }
 
 // background starts a process that is no relative of any other, and ends it with the test.
@@ -93,7 +58,7 @@ func data(t *testing.T) (all []datum) {
 		t.Fatal(err)
 	}
 	running := strconv.Itoa(background(t, "sleep", "1000"))
-	user := background(t, append(asUser(t, bystanderUID), "sleep", "1000")...)
+	user := background(t, append(harness.AsUser(t, harness.BystanderUID), "sleep", "1000")...)
 	for _, text := range []string{
 		`{"version":1,"createdAt":"2026-11-28T03:00:00Z","hash":"a"}`, `99999`, `{"pid":99999,"kp":1.5}`, `{"pid":0,"model":"x"}`,
 		`7`, `node-18`, `v2-3`, `host:42`, `15`, host + ":15", running, `{"pid":` + running + `}`,
@@ -101,8 +66,8 @@ func data(t *testing.T) (all []datum) {
 		`{"pid":` + running + `,"bootId":"11111111-2222-4333-8444-555555555555"}`,
 	} {
 		for way, script := range ways {
-			all = append(all, datum{name: way + " " + text, leave: func(t *testing.T, _ *mount, dir string) string {
-				inShell(t, dir, fmt.Sprintf(script, text))
+			all = append(all, datum{name: way + " " + text, leave: func(t *testing.T, _ *harness.Mount, dir string) string {
+				harness.RunShell(t, dir, fmt.Sprintf(script, text))
 				return text
 			}})
 		}
@@ -114,12 +79,12 @@ func data(t *testing.T) (all []datum) {
 	}
 	// A daemon renames what it got from another machine, and goes on.
 	for _, text := range []string{`{"pid":4123,"hostname":"another-machine.example.org"}`, `another-machine.example.org:4123`, `4111111`, running} {
-		daemon := newLocker(t)
-		all = append(all, datum{name: "a daemon synchronizes " + text, leave: func(t *testing.T, _ *mount, dir string) string {
+		daemon := harness.StartProcess(t)
+		all = append(all, datum{name: "a daemon synchronizes " + text, leave: func(t *testing.T, _ *harness.Mount, dir string) string {
 			if err := os.WriteFile(dir+"/.x.lock.part", []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			daemon.must("ok", "rename", dir+"/.x.lock.part", dir+"/x.lock")
+			daemon.Must("ok", "rename", dir+"/.x.lock.part", dir+"/x.lock")
 			return text
 		}})
 	}
@@ -131,7 +96,7 @@ for line in sys.stdin:
     if line == "close\n": os.close(fd)
     print(flush=True)`
 	for i, when := range []string{"opened", "written", "closed"} {
-		all = append(all, datum{name: "the server dies after a plain file was " + when, leave: func(t *testing.T, m *mount, dir string) string {
+		all = append(all, datum{name: "the server dies after a plain file was " + when, leave: func(t *testing.T, m *harness.Mount, dir string) string {
 			writer := exec.Command("/usr/bin/python3", "-c", plain)
 			writer.Dir = dir
 			in, err := writer.StdinPipe()
@@ -145,7 +110,7 @@ for line in sys.stdin:
 					t.Error(err)
 				}
 				if step == i && m != nil {
-					m.killServer()
+					m.KillServer()
 				}
 			}
 			in.Close()
@@ -162,15 +127,15 @@ for line in sys.stdin:
 			`echo data >x.lock; chmod 666 x.lock; ` + as + `bash -c 'echo $$ >x.lock; echo $$'`)},
 		datum{name: "a user writes its pid into another's file and is killed", leave: leftBy(
 			`exec 2>/dev/null; echo data >x.lock; chmod 666 x.lock; ` + as + `bash -c 'echo $$ >x.lock; echo $$; kill -9 $$' || :`)},
-		datum{name: "a user renames another's directory and is killed", file: "x.lock/pid", leave: func(t *testing.T, _ *mount, dir string) string {
+		datum{name: "a user renames another's directory and is killed", file: "x.lock/pid", leave: func(t *testing.T, _ *harness.Mount, dir string) string {
 			if err := os.Chmod(dir, 0o777); err != nil {
 				t.Fatal(err)
 			}
-			attacker := newLocker(t, asUser(t, attackerUID)...)
-			text := fmt.Sprintln(attacker.pid())
-			inShell(t, dir, fmt.Sprintf(`mkdir theirs; echo %d >theirs/pid; chown -R 1003:1003 theirs`, attacker.pid()))
-			attacker.must("ok", "rename", dir+"/theirs", dir+"/x.lock")
-			attacker.kill()
+			attacker := harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...)
+			text := fmt.Sprintln(attacker.PID())
+			harness.RunShell(t, dir, fmt.Sprintf(`mkdir theirs; echo %d >theirs/pid; chown -R 1003:1003 theirs`, attacker.PID()))
+			attacker.Must("ok", "rename", dir+"/theirs", dir+"/x.lock")
+			attacker.Kill()
 			return text
 		}},
 	)
@@ -180,15 +145,15 @@ for line in sys.stdin:
 // them and whoever made them. The control run does the same in a plain directory.
 func TestDataIsNobodys(t *testing.T) {
 	t.Parallel()
-	needFUSE(t)
+	harness.NeedFUSE(t)
 	all := data(t)
-	plain, m := sharedDir(t), mountOver(t, sharedDir(t))
-	stranger := newLocker(t)
+	plain, m := harness.SharedDir(t), harness.MountOver(t, harness.SharedDir(t))
+	stranger := harness.StartProcess(t)
 	texts := make([]string, len(all))
 	name := func(i int) string { return fmt.Sprintf("%d/x.lock", i) }
 	check := func(t *testing.T, dir string, i int) {
 		t.Helper()
-		holds(t, filepath.Join(dir, strconv.Itoa(i), cmp.Or(all[i].file, "x.lock")), texts[i])
+		harness.CheckContent(t, filepath.Join(dir, strconv.Itoa(i), cmp.Or(all[i].file, "x.lock")), texts[i])
 	}
 	each := func(name string, do func(t *testing.T, i int)) {
 		t.Run(name, func(t *testing.T) {
@@ -199,8 +164,8 @@ func TestDataIsNobodys(t *testing.T) {
 	}
 	for _, place := range []struct {
 		name, dir string
-		m         *mount
-	}{{"control", plain, nil}, {"made", m.dir, m}} {
+		m         *harness.Mount
+	}{{"control", plain, nil}, {"made", m.Dir, m}} {
 		each(place.name, func(t *testing.T, i int) {
 			dir := filepath.Join(place.dir, strconv.Itoa(i))
 			if err := os.Mkdir(dir, 0o755); err != nil {
@@ -210,20 +175,20 @@ func TestDataIsNobodys(t *testing.T) {
 			check(t, place.dir, i)
 		})
 	}
-	for _, restart := range restarts {
-		restart.do(m)
-		eventually(t, "nothing is open any more", func() bool { return statusNumber(t, m.path(".latchfs/status"), `  "handles":`) == 0 })
-		verdicts := m.verdicts()
-		each(restart.name, func(t *testing.T, i int) {
+	for _, restart := range harness.Restarts {
+		restart.Do(m)
+		harness.Eventually(t, "nothing is open any more", func() bool { return harness.StatusNumber(t, m.Path(".latchfs/status"), `  "handles":`) == 0 })
+		verdicts := m.Verdicts()
+		each(restart.Name, func(t *testing.T, i int) {
 			if l := verdicts[name(i)]; l.Verdict != "settled" {
 				t.Errorf("listed as %+v", l)
 			}
-			check(t, m.dir, i)
+			check(t, m.Dir, i)
 		})
 	}
 	each("a stranger may take it away", func(t *testing.T, i int) {
-		for _, dir := range []string{plain, m.dir} {
-			if answer := stranger.do("rename", filepath.Join(dir, name(i)), filepath.Join(dir, "away")); answer != "ok" {
+		for _, dir := range []string{plain, m.Dir} {
+			if answer := stranger.Do("rename", filepath.Join(dir, name(i)), filepath.Join(dir, "away")); answer != "ok" {
 				t.Errorf("%s in %s", answer, dir)
 			}
 			if err := os.RemoveAll(filepath.Join(dir, "away")); err != nil {
@@ -231,7 +196,7 @@ func TestDataIsNobodys(t *testing.T) {
 			}
 		}
 	})
-	if kept := reclaimedFiles(t, m); len(kept) > 0 {
+	if kept := harness.ReclaimedFiles(t, m); len(kept) > 0 {
 		t.Errorf("%d were kept aside: %s", len(kept), strings.Join(kept, " "))
 	}
 }

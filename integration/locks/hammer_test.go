@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"bufio"
@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // hammer takes and gives back the lock HAMMER_LOCK until it is killed. While it has it, it
@@ -23,33 +25,28 @@ func hammer() {
 	pid := strconv.Itoa(os.Getpid())
 	file, err := os.OpenFile(witness, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
-		fail(err)
+		harness.FailHelper(err)
 	}
 	for {
-		switch err := take(lock, pid+"\n"); err {
+		switch err := harness.Take(lock, pid+"\n"); err {
 		case nil:
 		case unix.EEXIST:
 			time.Sleep(time.Duration(rand.IntN(int(2 * time.Millisecond))))
 			continue
 		default:
-			fail(fmt.Errorf("take: %w", err))
+			harness.FailHelper(fmt.Errorf("take: %w", err))
 		}
 		if _, err := file.WriteString("begin " + pid + "\n"); err != nil {
-			fail(err)
+			harness.FailHelper(err)
 		}
 		time.Sleep(time.Duration(rand.IntN(int(time.Millisecond))))
 		if _, err := file.WriteString("end " + pid + "\n"); err != nil {
-			fail(err)
+			harness.FailHelper(err)
 		}
 		if err := unix.Unlink(lock); err != nil {
-			fail(fmt.Errorf("release: %w", err))
+			harness.FailHelper(fmt.Errorf("release: %w", err))
 		}
 	}
-}
-
-func fail(err error) {
-	fmt.Fprintln(os.Stderr, os.Getpid(), err)
-	os.Exit(3)
 }
 
 // TestHammer: 24 processes hammer one name and 24 a name each, and are killed at random. A
@@ -63,20 +60,20 @@ func TestHammer(t *testing.T) {
 		}
 	} else if testing.Short() {
 		length = 5 * time.Second
-	} else if raceEnabled {
+	} else if harness.RaceEnabled {
 		length = 20 * time.Second // a race shows soon
 	}
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	const each = 24
-	witness := func(i int) string { return m.path("witness-" + strconv.Itoa(max(i-each+1, 0))) }
-	lock := func(i int) string { return m.path("hammer-" + strconv.Itoa(max(i-each+1, 0)) + ".lock") }
+	witness := func(i int) string { return m.Path("witness-" + strconv.Itoa(max(i-each+1, 0))) }
+	lock := func(i int) string { return m.Path("hammer-" + strconv.Itoa(max(i-each+1, 0)) + ".lock") }
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	start := func(i int) *exec.Cmd {
 		cmd := exec.Command(program)
-		cmd.Env = append(os.Environ(), helperVariable+"=hammer", "HAMMER_LOCK="+lock(i), "HAMMER_WITNESS="+witness(i))
+		cmd.Env = append(os.Environ(), harness.HelperVariable+"=hammer", "HAMMER_LOCK="+lock(i), "HAMMER_WITNESS="+witness(i))
 		cmd.Stderr = os.Stderr
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -137,10 +134,10 @@ func TestHammer(t *testing.T) {
 			t.Errorf("nobody ever got %s", lock(i))
 		}
 		turns += count
-		other := newLocker(t)
-		eventually(t, lock(i)+" is free", func() bool { return other.do("take", lock(i)) == "ok" })
-		other.must("ok", "remove", lock(i))
-		other.kill()
+		other := harness.StartProcess(t)
+		harness.Eventually(t, lock(i)+" is free", func() bool { return other.Do("take", lock(i)) == "ok" })
+		other.Must("ok", "remove", lock(i))
+		other.Kill()
 	}
 	t.Logf("%d turns, %d kills in %v", turns, kills, length)
 }

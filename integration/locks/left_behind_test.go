@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"fmt"
@@ -13,17 +13,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestManyLeftBehind: 10,000 lock files from before, half of them stale, among 10,000 that are
 // data. All are judged, and rightly, by the first listing.
 func TestManyLeftBehind(t *testing.T) {
 	files := 10_000
-	if testing.Short() || raceEnabled {
+	if testing.Short() || harness.RaceEnabled {
 		files = 1000
 	}
 	dir := t.TempDir()
-	dead := deadPID(t)
+	dead := harness.DeadPID(t)
 	live := exec.Command("sleep", "1000")
 	if err := live.Start(); err != nil {
 		t.Fatal(err)
@@ -45,14 +47,14 @@ func TestManyLeftBehind(t *testing.T) {
 		}
 	}
 	beneath := listings(t, dir, 2*files)
-	m := mountOver(t, dir)
-	first := listings(t, m.dir, 2*files-files/2, 1)
-	eventually(t, "all are judged", func() bool { return strings.Contains(m.allLog(), "judged the lock files from before the mount") })
-	later := listings(t, m.dir, 2*files-files/2)
+	m := harness.MountOver(t, dir)
+	first := listings(t, m.Dir, 2*files-files/2, 1)
+	harness.Eventually(t, "all are judged", func() bool { return strings.Contains(m.Log(), "judged the lock files from before the mount") })
+	later := listings(t, m.Dir, 2*files-files/2)
 	t.Logf("ls -l of %d lock files: beneath %v; in the mount at first %v (%.1f times), then %v (%.1f times)", 2*files,
 		beneath, first, ratio(first, beneath), later, ratio(later, beneath))
 	for i := range 2 * files {
-		text, err := os.ReadFile(m.path(name(i)))
+		text, err := os.ReadFile(m.Path(name(i)))
 		if i < files/2 {
 			if !os.IsNotExist(err) {
 				t.Fatalf("%s: stale and there: %v", name(i), err)
@@ -61,10 +63,10 @@ func TestManyLeftBehind(t *testing.T) {
 			t.Fatalf("%s: %q %v", name(i), text, err)
 		}
 	}
-	if locks := m.locks(); len(locks) != files/2 {
+	if locks := m.Locks(); len(locks) != files/2 {
 		t.Errorf("%d are held", len(locks))
 	}
-	if kept := reclaimedFiles(t, m); len(kept) != min(files/2, 1000) {
+	if kept := harness.ReclaimedFiles(t, m); len(kept) != min(files/2, 1000) {
 		t.Errorf("%d are kept", len(kept))
 	}
 }
@@ -76,12 +78,12 @@ func TestLeftBehindIsJudgedUnasked(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"x.lock", "a/b/y.lock"} {
-		if err := os.WriteFile(filepath.Join(dir, name), fmt.Append(nil, deadPID(t)), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name), fmt.Append(nil, harness.DeadPID(t)), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	m := mountOver(t, dir)
-	eventually(t, "both are reclaimed", func() bool { return len(reclaimedFiles(t, m)) == 2 })
+	m := harness.MountOver(t, dir)
+	harness.Eventually(t, "both are reclaimed", func() bool { return len(harness.ReclaimedFiles(t, m)) == 2 })
 }
 
 // TestListedIsJudged though the kernel asks for the attributes of the first entries only.
@@ -96,18 +98,18 @@ func TestListedIsJudged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer beneath.Close()
-	m := mountOver(t, dir)
-	dead := fmt.Append(nil, deadPID(t))
+	m := harness.MountOver(t, dir)
+	dead := fmt.Append(nil, harness.DeadPID(t))
 	for i := range files {
 		if err := beneath.WriteFile(fmt.Sprintf("%05d.lock", i), dead, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	entries, err := os.ReadDir(m.path("d"))
+	entries, err := os.ReadDir(m.Path("d"))
 	if err != nil || len(entries) > 0 {
 		t.Errorf("%d are listed: %v", len(entries), err)
 	}
-	if kept := reclaimedFiles(t, m); len(kept) != files {
+	if kept := harness.ReclaimedFiles(t, m); len(kept) != files {
 		t.Errorf("%d are kept", len(kept))
 	}
 }
@@ -124,11 +126,11 @@ func TestACLIsSeen(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(1100 * time.Millisecond) // its change is old enough to be remembered
-	m := mountOver(t, dir)
+	m := harness.MountOver(t, dir)
 	// user::rw- group::r-- other::r-- user:1:r-- mask::r--
-	withUser := encodeACL([][3]uint32{{1, 6, ^uint32(0)}, {2, 4, 1}, {4, 4, ^uint32(0)}, {16, 4, ^uint32(0)}, {32, 4, ^uint32(0)}})
+	withUser := harness.EncodeACL([][3]uint32{{1, 6, ^uint32(0)}, {2, 4, 1}, {4, 4, ^uint32(0)}, {16, 4, ^uint32(0)}, {32, 4, ^uint32(0)}})
 	has := func() bool {
-		m.mustDo("ls -l")
+		m.MustRun("ls -l")
 		_, err := unix.Getxattr(path, acl, nil)
 		if err != nil && err != unix.ENODATA {
 			t.Fatal(err)
@@ -147,7 +149,7 @@ func TestACLIsSeen(t *testing.T) {
 		if set == path && !has() {
 			t.Error("there is none")
 		}
-		eventually(t, "it is seen", has)
+		harness.Eventually(t, "it is seen", has)
 		if err := unix.Removexattr(path, acl); err != nil {
 			t.Fatal(err)
 		}

@@ -1,12 +1,14 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"latchfs/integration/harness"
 )
 
 // claim is what a program with a pid writes into the lock that it takes for somebody else.
@@ -16,32 +18,32 @@ func claim(pid int) string { return fmt.Sprintf(`{"claimId":"c","pid":%d}`, pid)
 // it on purpose. Nobody is known to hold it, contenders find it, and whoever may remove the file may.
 func TestFinishedCommandKeepsItsLock(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir())
-	for i, restart := range restarts {
+	m := harness.MountOver(t, t.TempDir())
+	for i, restart := range harness.Restarts {
 		for _, when := range []string{"after", "before"} {
-			t.Run(restart.name+" "+when+" its end", func(t *testing.T) {
+			t.Run(restart.Name+" "+when+" its end", func(t *testing.T) {
 				name := fmt.Sprintf("%d-%s.lock", i, when)
-				lock := m.path(name)
-				command, contender := newLocker(t), newLocker(t)
-				command.must("ok", "take", lock, claim(command.pid()))
-				if l := m.verdicts()[name]; l.Verdict != "live" || l.Holder.PID != command.pid() {
+				lock := m.Path(name)
+				command, contender := harness.StartProcess(t), harness.StartProcess(t)
+				command.Must("ok", "take", lock, claim(command.PID()))
+				if l := m.Verdicts()[name]; l.Verdict != "live" || l.Holder.PID != command.PID() {
 					t.Errorf("while the command runs: %+v", l)
 				}
 				if when == "before" {
-					restart.do(m)
+					restart.Do(m)
 				}
-				command.exit()
-				contender.must("EEXIST", "take", lock)
+				command.Exit()
+				contender.Must("EEXIST", "take", lock)
 				if when == "after" {
-					restart.do(m)
+					restart.Do(m)
 				}
-				if l := m.verdicts()[name]; l.Verdict != "unknown" || l.Reason != "left" {
+				if l := m.Verdicts()[name]; l.Verdict != "unknown" || l.Reason != "left" {
 					t.Errorf("listed as %+v", l)
 				}
-				holds(t, lock, claim(command.pid()))
-				contender.must("EEXIST", "take", lock)
-				contender.must("ok", "remove", lock)
-				contender.must("ok", "take", lock)
+				harness.CheckContent(t, lock, claim(command.PID()))
+				contender.Must("EEXIST", "take", lock)
+				contender.Must("ok", "remove", lock)
+				contender.Must("ok", "take", lock)
 			})
 		}
 	}
@@ -50,28 +52,28 @@ func TestFinishedCommandKeepsItsLock(t *testing.T) {
 // TestFailedCommandLosesItsLock: one that ends with another status, or is killed, left it not on purpose.
 func TestFailedCommandLosesItsLock(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir())
-	for _, restart := range restarts {
-		t.Run(restart.name, func(t *testing.T) {
-			failing, killed, contender := newLocker(t), newLocker(t), newLocker(t)
-			failing.must("ok", "take", m.path("failing.lock"), claim(failing.pid()))
-			killed.must("ok", "take", m.path("killed.lock"), claim(killed.pid()))
-			restart.do(m)
-			failing.fail(3)
-			contender.must("ok", "take", m.path("failing.lock"))
-			killed.kill()
-			contender.must("ok", "take", m.path("killed.lock"))
-			contender.must("ok", "remove", m.path("failing.lock"))
-			contender.must("ok", "remove", m.path("killed.lock"))
+	m := harness.MountOver(t, t.TempDir())
+	for _, restart := range harness.Restarts {
+		t.Run(restart.Name, func(t *testing.T) {
+			failing, killed, contender := harness.StartProcess(t), harness.StartProcess(t), harness.StartProcess(t)
+			failing.Must("ok", "take", m.Path("failing.lock"), claim(failing.PID()))
+			killed.Must("ok", "take", m.Path("killed.lock"), claim(killed.PID()))
+			restart.Do(m)
+			failing.ExitWith(3)
+			contender.Must("ok", "take", m.Path("failing.lock"))
+			killed.Kill()
+			contender.Must("ok", "take", m.Path("killed.lock"))
+			contender.Must("ok", "remove", m.Path("failing.lock"))
+			contender.Must("ok", "remove", m.Path("killed.lock"))
 		})
 	}
 	reaped := 0
-	for _, l := range m.listed() {
+	for _, l := range m.List() {
 		if l.ReclaimedAt != nil && l.Reason == "dead-pid" {
 			reaped++
 		}
 	}
-	if kept := reclaimedFiles(t, m); reaped == 0 || len(kept) != 2*len(restarts) {
+	if kept := harness.ReclaimedFiles(t, m); reaped == 0 || len(kept) != 2*len(harness.Restarts) {
 		t.Errorf("%d are listed with their reason, %d were kept aside", reaped, len(kept))
 	}
 }
@@ -81,22 +83,22 @@ func TestFailedCommandLosesItsLock(t *testing.T) {
 func TestHeartbeatRenewsALockThatWasLeft(t *testing.T) {
 	t.Parallel()
 	const limit = 2 * time.Second
-	m := mountOver(t, t.TempDir(), "--stale-after", limit.String())
+	m := harness.MountOver(t, t.TempDir(), "--stale-after", limit.String())
 	// In a session of its own: while one of its group runs, a lock does not get too old.
-	m.mustDo(`setsid -w sh -c 'set -C; echo "{\"claimId\":\"c\",\"pid\":$$}" >x.lock'`)
+	m.MustRun(`setsid -w sh -c 'set -C; echo "{\"claimId\":\"c\",\"pid\":$$}" >x.lock'`)
 	var renewed time.Time
 	for start := time.Now(); time.Since(start) < 2*limit; time.Sleep(limit / 8) {
-		if l := m.verdicts()["x.lock"]; l.Verdict != "unknown" || l.Reason != "left" {
+		if l := m.Verdicts()["x.lock"]; l.Verdict != "unknown" || l.Reason != "left" {
 			t.Fatalf("after %v: %+v", time.Since(start), l)
 		}
 		renewed = time.Now()
-		m.mustDo("touch x.lock")
+		m.MustRun("touch x.lock")
 	}
-	eventually(t, "it is free", func() bool { return !exists(m.path("x.lock")) })
+	harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("x.lock")) })
 	if age := time.Since(renewed); age < limit {
 		t.Errorf("it was free %v after the last heartbeat", age)
 	}
-	if kept := reclaimedFiles(t, m); len(kept) != 1 {
+	if kept := harness.ReclaimedFiles(t, m); len(kept) != 1 {
 		t.Errorf("%d were kept aside", len(kept))
 	}
 }
@@ -105,32 +107,32 @@ func TestHeartbeatRenewsALockThatWasLeft(t *testing.T) {
 // with whatever status, and goes when the maker is killed, as it may be the maker's lock.
 func TestAccidentIsNoLock(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	for _, end := range []struct {
 		name string
-		do   func(p *process)
+		do   func(p *harness.Process)
 		take string // what a contender's take is answered then
 	}{
-		{"ends", (*process).exit, "EEXIST"},
-		{"fails", func(p *process) { p.fail(1) }, "EEXIST"},
-		{"killed", (*process).kill, "ok"},
+		{"ends", (*harness.Process).Exit, "EEXIST"},
+		{"fails", func(p *harness.Process) { p.ExitWith(1) }, "EEXIST"},
+		{"killed", (*harness.Process).Kill, "ok"},
 	} {
-		for _, restart := range restarts {
-			t.Run(end.name+", "+restart.name, func(t *testing.T) {
-				maker, contender := newLocker(t), newLocker(t)
-				name := end.name + "," + strings.ReplaceAll(restart.name, " ", "-") + ".lock"
-				lock := m.path(name)
-				text := fmt.Sprintf("name = \"x\"\nsize = %d\n", maker.pid())
-				maker.must("ok", "take", lock, fmt.Sprintf("%q", text))
-				contender.must("EBUSY", "remove", lock)
-				restart.do(m)
+		for _, restart := range harness.Restarts {
+			t.Run(end.name+", "+restart.Name, func(t *testing.T) {
+				maker, contender := harness.StartProcess(t), harness.StartProcess(t)
+				name := end.name + "," + strings.ReplaceAll(restart.Name, " ", "-") + ".lock"
+				lock := m.Path(name)
+				text := fmt.Sprintf("name = \"x\"\nsize = %d\n", maker.PID())
+				maker.Must("ok", "take", lock, fmt.Sprintf("%q", text))
+				contender.Must("EBUSY", "remove", lock)
+				restart.Do(m)
 				end.do(maker)
-				contender.must(end.take, "take", lock)
+				contender.Must(end.take, "take", lock)
 				if end.take == "EEXIST" {
-					eventually(t, "it is nobody's", func() bool { return m.verdicts()[name].Verdict == "settled" })
-					holds(t, lock, text)
+					harness.Eventually(t, "it is nobody's", func() bool { return m.Verdicts()[name].Verdict == "settled" })
+					harness.CheckContent(t, lock, text)
 				}
-				contender.must("ok", "remove", lock)
+				contender.Must("ok", "remove", lock)
 			})
 		}
 	}

@@ -1,12 +1,14 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"fmt"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestLockDirectoryWithTexts: what a script writes about itself into its lock directory does not cost it the
@@ -22,22 +24,22 @@ func TestLockDirectoryWithTexts(t *testing.T) {
 		{"a text of 4 KiB", `printf "%4096s" words >x.lock/info`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := mountOver(t, t.TempDir())
-			for _, restart := range restarts {
-				contender := newLocker(t)
-				s := m.startScript(`mkdir x.lock; ` + c.script + `; cd /; echo $$; exec sleep 1000`)
-				restart.do(m)
-				if l := m.verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.pid {
-					t.Errorf("%s: the script is process %d; listed as %+v", restart.name, s.pid, l)
+			m := harness.MountOver(t, t.TempDir())
+			for _, restart := range harness.Restarts {
+				contender := harness.StartProcess(t)
+				s := m.StartScript(`mkdir x.lock; ` + c.script + `; cd /; echo $$; exec sleep 1000`)
+				restart.Do(m)
+				if l := m.Verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.PID {
+					t.Errorf("%s: the script is process %d; listed as %+v", restart.Name, s.PID, l)
 				}
-				contender.must("EEXIST", "mkdir", m.path("x.lock"))
-				if answer := contender.do("rename", m.path("x.lock"), m.path("away")); answer != "EBUSY" {
-					t.Fatalf("%s: rename: %s, not EBUSY", restart.name, answer)
+				contender.Must("EEXIST", "mkdir", m.Path("x.lock"))
+				if answer := contender.Do("rename", m.Path("x.lock"), m.Path("away")); answer != "EBUSY" {
+					t.Fatalf("%s: rename: %s, not EBUSY", restart.Name, answer)
 				}
-				s.kill()
-				contender.must("ok", "mkdir", m.path("x.lock"))
-				contender.must("ok", "rmdir", m.path("x.lock"))
-				s.end()
+				s.Kill()
+				contender.Must("ok", "mkdir", m.Path("x.lock"))
+				contender.Must("ok", "rmdir", m.Path("x.lock"))
+				s.End()
 			}
 		})
 	}
@@ -54,20 +56,20 @@ func TestDirectoryOfMoreIsData(t *testing.T) {
 		{"a file that is no text", `printf "\\0\\1\\377" >x.lock/info`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := mountOver(t, t.TempDir())
-			stranger := newLocker(t)
-			s := m.startScript(`mkdir x.lock; ` + c.script + `; cd /; echo $$; exec sleep 1000`)
-			before := dumpTree(t, m.dir)
-			for _, restart := range restarts {
-				restart.do(m)
-				eventually(t, "it is nobody's, "+restart.name, func() bool { return m.verdicts()["x.lock"].Verdict == "settled" })
+			m := harness.MountOver(t, t.TempDir())
+			stranger := harness.StartProcess(t)
+			s := m.StartScript(`mkdir x.lock; ` + c.script + `; cd /; echo $$; exec sleep 1000`)
+			before := harness.DumpTree(t, m.Dir)
+			for _, restart := range harness.Restarts {
+				restart.Do(m)
+				harness.Eventually(t, "it is nobody's, "+restart.Name, func() bool { return m.Verdicts()["x.lock"].Verdict == "settled" })
 			}
-			s.kill()
-			if l := m.verdicts()["x.lock"]; l.Verdict != "settled" {
+			s.Kill()
+			if l := m.Verdicts()["x.lock"]; l.Verdict != "settled" {
 				t.Errorf("after the script was killed: %+v", l)
 			}
-			compareLines(t, 0, dumpTree(t, m.dir), before)
-			stranger.must("ok", "rename", m.path("x.lock"), m.path("away"))
+			harness.CompareLines(t, 0, harness.DumpTree(t, m.Dir), before)
+			stranger.Must("ok", "rename", m.Path("x.lock"), m.Path("away"))
 		})
 	}
 }
@@ -77,7 +79,7 @@ func TestDirectoryOfMoreIsData(t *testing.T) {
 func TestRestoredTimesMakeNoLock(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"tar", "rsync"} {
-		needProgram(t, program)
+		harness.NeedProgram(t, program)
 	}
 	const old = 1577934245
 	const backup = `mkdir backup; (cd backup
@@ -94,33 +96,33 @@ func TestRestoredTimesMakeNoLock(t *testing.T) {
 		{"rsync", `rsync -a backup/ $to/`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			plain, m := t.TempDir(), mountOver(t, t.TempDir())
-			stranger := newLocker(t)
+			plain, m := t.TempDir(), harness.MountOver(t, t.TempDir())
+			stranger := harness.StartProcess(t)
 			restore := func(to string) string { return `to=` + to + `/restored; cd ` + t.TempDir() + `; ` + backup + c.restore }
-			inShell(t, plain, restore(plain))
-			s := m.startScript(restore(m.dir) + `; cd /; echo $$; exec sleep 1000`)
-			for _, restart := range restarts {
-				restart.do(m)
-				verdicts := m.verdicts()
+			harness.RunShell(t, plain, restore(plain))
+			s := m.StartScript(restore(m.Dir) + `; cd /; echo $$; exec sleep 1000`)
+			for _, restart := range harness.Restarts {
+				restart.Do(m)
+				verdicts := m.Verdicts()
 				for _, name := range names {
 					if l := verdicts["restored/"+name]; l.Verdict != "settled" {
-						t.Errorf("%s: %s is listed as %+v", restart.name, name, l)
+						t.Errorf("%s: %s is listed as %+v", restart.Name, name, l)
 					}
-					for _, dir := range []string{plain, m.dir} {
+					for _, dir := range []string{plain, m.Dir} {
 						var st unix.Stat_t
 						if err := unix.Stat(dir+"/restored/"+name, &st); err != nil || st.Mtim.Sec != old {
-							t.Errorf("%s: %s in %s was modified at %d, %v", restart.name, name, dir, st.Mtim.Sec, err)
+							t.Errorf("%s: %s in %s was modified at %d, %v", restart.Name, name, dir, st.Mtim.Sec, err)
 						}
 					}
 				}
 			}
-			holds(t, m.path("restored/own.lock"), fmt.Sprintln(s.pid))
-			holds(t, m.path("restored/owned.lock/owner"), fmt.Sprintf("%d %d\n", s.pid, old))
-			holds(t, m.path("restored/info.lock/info"), "some words\n")
-			for _, dir := range []string{plain, m.dir} {
-				stranger.must("ok", "rmdir", dir+"/restored/dir.lock")
+			harness.CheckContent(t, m.Path("restored/own.lock"), fmt.Sprintln(s.PID))
+			harness.CheckContent(t, m.Path("restored/owned.lock/owner"), fmt.Sprintf("%d %d\n", s.PID, old))
+			harness.CheckContent(t, m.Path("restored/info.lock/info"), "some words\n")
+			for _, dir := range []string{plain, m.Dir} {
+				stranger.Must("ok", "rmdir", dir+"/restored/dir.lock")
 				for _, name := range []string{"empty.lock", "words.lock", "dead.lock", "own.lock", "owned.lock/owner"} {
-					stranger.must("ok", "remove", dir+"/restored/"+name)
+					stranger.Must("ok", "remove", dir+"/restored/"+name)
 				}
 			}
 		})

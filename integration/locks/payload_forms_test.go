@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"fmt"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // writer is a program that writes its lock file, and what it knows of itself.
@@ -105,34 +107,34 @@ var forms = []struct {
 // takes the lock away while the program lives, and the next create succeeds when it has been killed.
 func TestEveryFormIsUnderstood(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir())
-	contender := newLocker(t)
-	for _, restart := range restarts {
-		t.Run(restart.name, func(t *testing.T) {
-			makers := make([]*process, len(forms))
+	m := harness.MountOver(t, t.TempDir())
+	contender := harness.StartProcess(t)
+	for _, restart := range harness.Restarts {
+		t.Run(restart.Name, func(t *testing.T) {
+			makers := make([]*harness.Process, len(forms))
 			paths := make([]string, len(forms))
 			for i, form := range forms {
-				makers[i], paths[i] = newLocker(t), m.path(strconv.Itoa(i)+".lock")
-				text := strconv.Quote(form.text(writerOf(t, makers[i].pid())))
-				makers[i].must("ok", "take", paths[i], text)
+				makers[i], paths[i] = harness.StartProcess(t), m.Path(strconv.Itoa(i)+".lock")
+				text := strconv.Quote(form.text(writerOf(t, makers[i].PID())))
+				makers[i].Must("ok", "take", paths[i], text)
 			}
-			restart.do(m)
-			verdicts := m.verdicts()
+			restart.Do(m)
+			verdicts := m.Verdicts()
 			for i, form := range forms {
 				t.Run(form.name, func(t *testing.T) {
-					if l := verdicts[strconv.Itoa(i)+".lock"]; l.Verdict != "live" || l.Holder.PID != makers[i].pid() {
-						t.Errorf("its maker is process %d; listed as %+v", makers[i].pid(), l)
+					if l := verdicts[strconv.Itoa(i)+".lock"]; l.Verdict != "live" || l.Holder.PID != makers[i].PID() {
+						t.Errorf("its maker is process %d; listed as %+v", makers[i].PID(), l)
 					}
 					for _, attempt := range [][]string{
-						{"EEXIST", "take", paths[i]}, {"EBUSY", "remove", paths[i]}, {"EBUSY", "rename", paths[i], m.path("away")}, {"EBUSY", "truncate", paths[i]},
+						{"EEXIST", "take", paths[i]}, {"EBUSY", "remove", paths[i]}, {"EBUSY", "rename", paths[i], m.Path("away")}, {"EBUSY", "truncate", paths[i]},
 					} {
-						if answer := contender.do(attempt[1:]...); answer != attempt[0] {
+						if answer := contender.Do(attempt[1:]...); answer != attempt[0] {
 							t.Errorf("%s: %s, not %s", attempt[1], answer, attempt[0])
 						}
 					}
-					makers[i].kill()
-					contender.must("ok", "take", paths[i])
-					contender.must("ok", "remove", paths[i])
+					makers[i].Kill()
+					contender.Must("ok", "take", paths[i])
+					contender.Must("ok", "remove", paths[i])
 				})
 			}
 		})

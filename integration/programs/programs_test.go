@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package programs
 
 import (
 	"bufio"
@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // lockingProgram is a real program that locks. Its scripts are run by bash in a directory of
@@ -151,14 +153,10 @@ func newGround(t *testing.T, dir string, p lockingProgram) *ground {
 // command prepares a script, in a process group of its own, with prefix before it.
 func (g *ground) command(script string, prefix ...string) *exec.Cmd {
 	g.t.Helper()
-	modules, err := filepath.Abs("node")
-	if err != nil {
-		g.t.Fatal(err)
-	}
 	words := append(prefix, "bash", "-c", script)
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir = g.dir
-	cmd.Env = append(os.Environ(), "SIDE="+g.side, "NODE_DIR="+modules, "HOME="+g.side, "HGRCPATH=", "HOSTNAME=",
+	cmd.Env = append(os.Environ(), "SIDE="+g.side, "NODE_DIR="+harness.NodePath(), "HOME="+g.side, "HGRCPATH=", "HOSTNAME=",
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
@@ -214,20 +212,10 @@ func (h *holder) kill() {
 			h.g.t.Fatal(err)
 		}
 	}
-	end(h.g.t, pid, unix.SIGKILL)
+	harness.Kill(h.g.t, pid, unix.SIGKILL)
 	// Whatever else it started goes too, the program's parent last of all.
 	_ = unix.Kill(-h.cmd.Process.Pid, unix.SIGKILL)
 	_ = h.cmd.Wait()
-}
-
-// ended says that a process has ended, be it reaped by its parent or not.
-func ended(pid int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
-	}
-	_, rest, ok := strings.Cut(string(text), ") ")
-	return ok && (rest[0] == 'Z' || rest[0] == 'X')
 }
 
 // try says whether the lock could be taken.
@@ -247,10 +235,10 @@ func TestPrograms(t *testing.T) {
 	for _, p := range lockingPrograms() {
 		t.Run(p.name, func(t *testing.T) {
 			for _, program := range p.needs {
-				needProgram(t, program)
+				harness.NeedProgram(t, program)
 			}
-			m := mountOver(t, t.TempDir(), p.flags()...)
-			g := newGround(t, m.dir, p)
+			m := harness.MountOver(t, t.TempDir(), p.flags()...)
+			g := newGround(t, m.Dir, p)
 			h := g.hold(p)
 			if taken, said := g.try(p); taken {
 				t.Errorf("a contender took it as well: %s", said)
@@ -263,7 +251,7 @@ func TestPrograms(t *testing.T) {
 				_ = os.RemoveAll(filepath.Join(g.side, "pid"))
 				h = g.hold(p)
 				h.kill()
-				eventually(t, "its file is gone", func() bool { return p.left == "" || !exists(m.path(p.left)) })
+				harness.Eventually(t, "its file is gone", func() bool { return p.left == "" || !harness.Exists(m.Path(p.left)) })
 				if taken, said := g.try(p); !taken {
 					t.Fatalf("it could not be taken after its holder's death: %s", said)
 				}
@@ -271,7 +259,7 @@ func TestPrograms(t *testing.T) {
 			if p.leavesFile {
 				return
 			}
-			eventually(t, "nothing is locked", func() bool { return len(m.locks()) == 0 })
+			harness.Eventually(t, "nothing is locked", func() bool { return len(m.Locks()) == 0 })
 		})
 	}
 }
@@ -286,23 +274,23 @@ func (p lockingProgram) flags() (flags []string) {
 // TestProgramsSeeNoDifference: their system calls and what these return are those of a plain
 // directory.
 func TestProgramsSeeNoDifference(t *testing.T) {
-	if raceEnabled {
+	if harness.RaceEnabled {
 		t.Skip("what programs see does not depend on the race detector: make test compares it")
 	}
-	needProgram(t, "strace")
+	harness.NeedProgram(t, "strace")
 	for _, p := range lockingPrograms() {
 		t.Run(p.name, func(t *testing.T) {
 			for _, program := range p.needs {
-				needProgram(t, program)
+				harness.NeedProgram(t, program)
 			}
-			m := mountOver(t, t.TempDir(), p.flags()...)
+			m := harness.MountOver(t, t.TempDir(), p.flags()...)
 			plain := traced(t, t.TempDir(), p)
-			mounted := traced(t, m.dir, p)
+			mounted := traced(t, m.Dir, p)
 			for stage := range plain {
 				if len(plain[stage]) == 0 {
 					t.Errorf("%s: nothing was traced", stages[stage])
 				}
-				compareLines(t, stage, mounted[stage], plain[stage])
+				harness.CompareLines(t, stage, mounted[stage], plain[stage])
 			}
 		})
 	}

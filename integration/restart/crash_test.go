@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"bytes"
@@ -14,11 +14,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // crashing is a mount whose server kills itself at a place in its code, once.
 type crashing struct {
-	*mount
+	*harness.Mount
 	t    *testing.T
 	file string // says where
 }
@@ -27,12 +29,12 @@ func mountCrashing(t *testing.T) *crashing {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "latchfs")
-	if err := build(program, "-tags", "crashtest"); err != nil {
+	if err := harness.Build(program, "-tags", "crashtest"); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "crash")
-	m := &mount{t: t, program: program, env: []string{"LATCHFS_CRASH_FILE=" + file}}
-	return &crashing{m.over(t.TempDir()), t, file}
+	m := &harness.Mount{T: t, Program: program, Env: []string{"LATCHFS_CRASH_FILE=" + file}}
+	return &crashing{m.Over(t.TempDir()), t, file}
 }
 
 // planned are the system calls of a case in the mount's directory c.dir; act is the one during
@@ -65,21 +67,13 @@ func (c *crashing) write(path, text string) {
 
 func (c *crashing) holds(path, text string) {
 	c.t.Helper()
-	holds(c.t, path, text)
-}
-
-// holds checks what is in a file.
-func holds(t *testing.T, path, text string) {
-	t.Helper()
-	if got, err := os.ReadFile(path); err != nil || string(got) != text {
-		t.Errorf("%s: %q, %v; not %q", filepath.Base(path), got, err, text)
-	}
+	harness.CheckContent(c.t, path, text)
 }
 
 func (c *crashing) gone(paths ...string) {
 	c.t.Helper()
 	for _, path := range paths {
-		if exists(path) {
+		if harness.Exists(path) {
 			c.t.Errorf("%s is there", filepath.Base(path))
 		}
 	}
@@ -89,7 +83,7 @@ func (c *crashing) gone(paths ...string) {
 func (c *crashing) held(dir string, names ...string) {
 	c.t.Helper()
 	var held []string
-	for name, l := range c.locks() {
+	for name, l := range c.Locks() {
 		if rest, ok := strings.CutPrefix(name, filepath.Base(dir)+"/"); ok && l.Verdict == "live" && l.Holder.PID == os.Getpid() {
 			held = append(held, rest)
 		}
@@ -102,10 +96,8 @@ func (c *crashing) held(dir string, names ...string) {
 
 func (c *crashing) take(path string) {
 	c.t.Helper()
-	c.do(take(path, strconv.Itoa(os.Getpid())+"\n"))
+	c.do(harness.Take(path, strconv.Itoa(os.Getpid())+"\n"))
 }
-
-func pid() string { return strconv.Itoa(os.Getpid()) + "\n" }
 
 var crashCases = []planned{
 	{"create", "create", nil, func(c *crashing, dir string) {
@@ -131,8 +123,8 @@ var crashCases = []planned{
 	{"create without O_EXCL", "create", nil, func(c *crashing, dir string) { c.write(dir+"/new", "text") },
 		func(c *crashing, dir string) { c.holds(dir+"/new", "text") }},
 	{"take a lock", "create", nil, func(c *crashing, dir string) { c.take(dir + "/x.lock") }, func(c *crashing, dir string) {
-		c.is(unix.EEXIST, take(dir+"/x.lock", "other"))
-		c.holds(dir+"/x.lock", pid())
+		c.is(unix.EEXIST, harness.Take(dir+"/x.lock", "other"))
+		c.holds(dir+"/x.lock", harness.OwnPID())
 		c.held(dir, "x.lock")
 	}},
 	{"mkdir", "mkdir", nil, func(c *crashing, dir string) { c.do(unix.Mkdir(dir+"/new", 0o755)) },
@@ -152,7 +144,7 @@ var crashCases = []planned{
 			c.t.Error(target, err)
 		}
 	}},
-	{"symlink a lock", "symlink", nil, func(c *crashing, dir string) { c.do(unix.Symlink(strings.TrimSpace(pid()), dir+"/x.lock")) },
+	{"symlink a lock", "symlink", nil, func(c *crashing, dir string) { c.do(unix.Symlink(strings.TrimSpace(harness.OwnPID()), dir+"/x.lock")) },
 		func(c *crashing, dir string) { c.held(dir, "x.lock") }},
 	{"link", "link", func(c *crashing, dir string) { c.write(dir+"/file", "text") },
 		func(c *crashing, dir string) { c.do(unix.Link(dir+"/file", dir+"/new")) }, func(c *crashing, dir string) {
@@ -161,7 +153,7 @@ var crashCases = []planned{
 				c.t.Errorf("%d links", st.Nlink)
 			}
 		}},
-	{"link a lock", "link", func(c *crashing, dir string) { c.write(dir+"/file", pid()) },
+	{"link a lock", "link", func(c *crashing, dir string) { c.write(dir+"/file", harness.OwnPID()) },
 		func(c *crashing, dir string) { c.do(unix.Link(dir+"/file", dir+"/x.lock")) }, func(c *crashing, dir string) {
 			c.is(unix.EEXIST, unix.Link(dir+"/file", dir+"/x.lock"))
 			c.held(dir, "x.lock")
@@ -200,10 +192,10 @@ var crashCases = []planned{
 	{"rename a lock away", "rename", func(c *crashing, dir string) { c.take(dir + "/index.lock") },
 		func(c *crashing, dir string) { c.do(unix.Rename(dir+"/index.lock", dir+"/index")) }, func(c *crashing, dir string) {
 			c.held(dir)
-			c.holds(dir+"/index", pid())
+			c.holds(dir+"/index", harness.OwnPID())
 			c.take(dir + "/index.lock")
 		}},
-	{"rename onto a lock name", "rename", func(c *crashing, dir string) { c.write(dir+"/new", pid()) },
+	{"rename onto a lock name", "rename", func(c *crashing, dir string) { c.write(dir+"/new", harness.OwnPID()) },
 		func(c *crashing, dir string) { c.do(unix.Rename(dir+"/new", dir+"/x.lock")) }, func(c *crashing, dir string) { c.held(dir, "x.lock") }},
 	{"rename a lock", "rename", func(c *crashing, dir string) { c.take(dir + "/a.lock") },
 		func(c *crashing, dir string) { c.do(unix.Rename(dir+"/a.lock", dir+"/b.lock")) }, func(c *crashing, dir string) { c.held(dir, "b.lock") }},
@@ -216,7 +208,7 @@ var crashCases = []planned{
 		c.take(dir + "/old/sub/y.lock")
 	}, func(c *crashing, dir string) { c.do(unix.Rename(dir+"/old", dir+"/new")) }, func(c *crashing, dir string) {
 		c.held(dir, "new/sub/y.lock", "new/x.lock")
-		c.is(unix.EEXIST, take(dir+"/new/x.lock", "other"))
+		c.is(unix.EEXIST, harness.Take(dir+"/new/x.lock", "other"))
 	}},
 	{"exchange directories with locks", "rename", func(c *crashing, dir string) {
 		for _, name := range []string{"/a", "/b"} {
@@ -262,7 +254,7 @@ var crashCases = []planned{
 		c.is(unix.ENODATA, err)
 	}},
 	{"an operator's release", "control", func(c *crashing, dir string) { c.take(dir + "/x.lock") }, func(c *crashing, dir string) {
-		ctl, err := os.OpenFile(c.dir+"/.latchfs/ctl", os.O_WRONLY, 0)
+		ctl, err := os.OpenFile(c.Dir+"/.latchfs/ctl", os.O_WRONLY, 0)
 		c.do(err)
 		_, err = ctl.WriteString("force-release " + filepath.Base(dir) + "/x.lock")
 		c.do(err)
@@ -296,10 +288,10 @@ var crashCases = []planned{
 		c.happened()
 	}, func(c *crashing, dir string) { c.holds(dir+"/file", "text") }},
 	{"close data at a lock name", "release", nil, func(c *crashing, dir string) {
-		c.do(take(dir+"/yarn.lock", "some data\nof many lines\n"))
+		c.do(harness.Take(dir+"/yarn.lock", "some data\nof many lines\n"))
 		c.happened()
 	}, func(c *crashing, dir string) {
-		eventually(c.t, "it has settled", func() bool { _, held := c.locks()[filepath.Base(dir)+"/yarn.lock"]; return !held })
+		harness.Eventually(c.t, "it has settled", func() bool { _, held := c.Locks()[filepath.Base(dir)+"/yarn.lock"]; return !held })
 		c.holds(dir+"/yarn.lock", "some data\nof many lines\n")
 	}},
 }
@@ -315,7 +307,7 @@ func (c *crashing) lists(dir string) {
 // happened waits for a crash that nobody waits for in a system call.
 func (c *crashing) happened() {
 	c.t.Helper()
-	eventually(c.t, "the server has crashed", func() bool { return !exists(c.file) })
+	harness.Eventually(c.t, "the server has crashed", func() bool { return !harness.Exists(c.file) })
 }
 
 // TestCrashPoints: whatever the server is doing when it dies, the result is what it would
@@ -323,7 +315,7 @@ func (c *crashing) happened() {
 func TestCrashPoints(t *testing.T) {
 	c := mountCrashing(t)
 	handles := func() (n int) {
-		text, err := os.ReadFile(c.path(".latchfs/status"))
+		text, err := os.ReadFile(c.Path(".latchfs/status"))
 		if err != nil {
 			t.Error(err)
 		}
@@ -338,7 +330,7 @@ func TestCrashPoints(t *testing.T) {
 			}
 			t.Run(p.name+"/"+point, func(t *testing.T) {
 				c.t = t
-				dir := c.path(fmt.Sprintf("%d-%s", i, point))
+				dir := c.Path(fmt.Sprintf("%d-%s", i, point))
 				c.do(unix.Mkdir(dir, 0o755))
 				if p.prepare != nil {
 					p.prepare(c, dir)
@@ -348,7 +340,7 @@ func TestCrashPoints(t *testing.T) {
 				}
 				defer os.Remove(c.file)
 				p.act(c, dir)
-				if exists(c.file) {
+				if harness.Exists(c.file) {
 					t.Error("the server did not crash")
 				}
 				if p.check != nil {
@@ -358,11 +350,11 @@ func TestCrashPoints(t *testing.T) {
 		}
 	}
 	c.t = t
-	if got := len(c.logged("the server has died")); got < 3*len(crashCases)/2 {
+	if got := len(c.Logged("the server has died")); got < 3*len(crashCases)/2 {
 		t.Errorf("the server has died %d times only", got)
 	}
-	eventually(t, "nothing is open any more", func() bool { return handles() == 0 })
-	if len(c.logged("mounting anew")) != 0 {
+	harness.Eventually(t, "nothing is open any more", func() bool { return handles() == 0 })
+	if len(c.Logged("mounting anew")) != 0 {
 		t.Error("it was mounted anew")
 	}
 }
@@ -370,54 +362,54 @@ func TestCrashPoints(t *testing.T) {
 // TestPanic: a request that makes a handler panic is answered EIO, once, and everything else goes on.
 func TestPanic(t *testing.T) {
 	c := mountCrashing(t)
-	c.write(c.path("file"), "text")
-	c.do(os.Mkdir(c.path("dir"), 0o755))
-	c.take(c.path("held.lock"))
-	open, err := os.OpenFile(c.path("open"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
+	c.write(c.Path("file"), "text")
+	c.do(os.Mkdir(c.Path("dir"), 0o755))
+	c.take(c.Path("held.lock"))
+	open, err := os.OpenFile(c.Path("open"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer open.Close()
 	for op, act := range map[string]func() error{
-		"lookup":  func() error { return unix.Access(c.path("dir/missing"), unix.F_OK) },
-		"create":  func() error { return take(c.path("x.lock"), pid()) },
-		"mkdir":   func() error { return unix.Mkdir(c.path("new"), 0o755) },
-		"symlink": func() error { return unix.Symlink("to", c.path("symlink")) },
-		"link":    func() error { return unix.Link(c.path("file"), c.path("link")) },
-		"unlink":  func() error { return unix.Unlink(c.path("file")) },
-		"rename":  func() error { return unix.Rename(c.path("file"), c.path("renamed")) },
+		"lookup":  func() error { return unix.Access(c.Path("dir/missing"), unix.F_OK) },
+		"create":  func() error { return harness.Take(c.Path("x.lock"), harness.OwnPID()) },
+		"mkdir":   func() error { return unix.Mkdir(c.Path("new"), 0o755) },
+		"symlink": func() error { return unix.Symlink("to", c.Path("symlink")) },
+		"link":    func() error { return unix.Link(c.Path("file"), c.Path("link")) },
+		"unlink":  func() error { return unix.Unlink(c.Path("file")) },
+		"rename":  func() error { return unix.Rename(c.Path("file"), c.Path("renamed")) },
 		"open": func() error {
-			fd, err := unix.Open(c.path("file"), unix.O_RDONLY, 0)
+			fd, err := unix.Open(c.Path("file"), unix.O_RDONLY, 0)
 			if err == nil {
 				unix.Close(fd)
 			}
 			return err
 		},
-		"opendir": func() error { _, err := os.ReadDir(c.path("dir")); return err },
+		"opendir": func() error { _, err := os.ReadDir(c.Path("dir")); return err },
 	} {
-		died := len(c.logged("the server has died"))
+		died := len(c.Logged("the server has died"))
 		c.write(c.file, op+" before panic")
 		if err := act(); !errors.Is(err, unix.EIO) {
 			t.Errorf("%s: %v, not EIO", op, err)
 		}
 		c.do(os.Remove(c.file))
-		if n := len(c.logged("the server has died")) - died; n != 1 {
+		if n := len(c.Logged("the server has died")) - died; n != 1 {
 			t.Errorf("%s: the server died %d times", op, n)
 		}
-		c.holds(c.path("file"), "text")
-		c.gone(c.path("new"), c.path("link"), c.path("symlink"), c.path("renamed"), c.path("x.lock"))
-		c.is(unix.EEXIST, take(c.path("held.lock"), "other"))
+		c.holds(c.Path("file"), "text")
+		c.gone(c.Path("new"), c.Path("link"), c.Path("symlink"), c.Path("renamed"), c.Path("x.lock"))
+		c.is(unix.EEXIST, harness.Take(c.Path("held.lock"), "other"))
 		_, err := open.WriteString(op + "\n")
 		c.do(err)
 	}
-	if len(c.logged("met a defect of latchfs")) != 9 {
+	if len(c.Logged("met a defect of latchfs")) != 9 {
 		t.Error("not every panic was logged")
 	}
 	// And where it is not a handler's.
 	for range 3 {
-		c.endServer(unix.SIGSEGV)
-		c.eventuallyServed()
-		c.is(unix.EEXIST, take(c.path("held.lock"), "other"))
+		c.EndServer(unix.SIGSEGV)
+		c.WaitUntilServed()
+		c.is(unix.EEXIST, harness.Take(c.Path("held.lock"), "other"))
 	}
-	c.do(unix.Unlink(c.path("held.lock")))
+	c.do(unix.Unlink(c.Path("held.lock")))
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"bytes"
@@ -22,6 +22,8 @@ import (
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // failing is a filesystem that passes everything through, and fails what changes it when it is told to.
@@ -99,7 +101,7 @@ func (f *failingFile) Release(ctx context.Context) syscall.Errno {
 // mountFailing mounts such a filesystem over a new directory. What it answers to changes is in errno.
 func mountFailing(t *testing.T) (dir string, errno *atomic.Int32) {
 	t.Helper()
-	needFUSE(t)
+	harness.NeedFUSE(t)
 	dir, errno = t.TempDir(), &atomic.Int32{}
 	root := &gofs.LoopbackRoot{Path: t.TempDir()}
 	root.RootNode = &failing{&gofs.LoopbackNode{RootData: root}, errno}
@@ -119,53 +121,53 @@ func mountFailing(t *testing.T) (dir string, errno *atomic.Int32) {
 // acknowledged are held and can be released, and afterwards all is as it was told.
 func TestFailingJournal(t *testing.T) {
 	disk, errno := mountFailing(t)
-	m := mountOver(t, t.TempDir())
-	m.unmount()
-	m.stateDir = filepath.Join(disk, "state")
-	m.start()
-	holder, other := newLocker(t), newLocker(t)
-	holder.must("ok", "take", m.path("first.lock"))
-	holder.must("ok", "take", m.path("second.lock"))
+	m := harness.MountOver(t, t.TempDir())
+	m.Unmount()
+	m.StateDir = filepath.Join(disk, "state")
+	m.Start()
+	holder, other := harness.StartProcess(t), harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("first.lock"))
+	holder.Must("ok", "take", m.Path("second.lock"))
 	for _, failure := range []unix.Errno{unix.EIO, unix.EROFS} {
 		errno.Store(int32(failure))
 		for i := range 3 {
-			name := m.path(fmt.Sprintf("new%d.lock", i))
-			other.must(unix.ErrnoName(failure), "take", name)
-			if exists(name) {
+			name := m.Path(fmt.Sprintf("new%d.lock", i))
+			other.Must(unix.ErrnoName(failure), "take", name)
+			if harness.Exists(name) {
 				t.Errorf("%v: what was not acquired is there", failure)
 			}
 		}
-		other.must("EEXIST", "take", m.path("first.lock"))
-		other.must("EBUSY", "remove", m.path("first.lock"))
-		if err := os.WriteFile(m.path("file"), []byte("text"), 0o644); err != nil {
+		other.Must("EEXIST", "take", m.Path("first.lock"))
+		other.Must("EBUSY", "remove", m.Path("first.lock"))
+		if err := os.WriteFile(m.Path("file"), []byte("text"), 0o644); err != nil {
 			t.Errorf("%v: an ordinary file: %v", failure, err)
 		}
-		holder.must("ok", "remove", m.path("second.lock"))
-		if exists(m.path("second.lock")) {
+		holder.Must("ok", "remove", m.Path("second.lock"))
+		if harness.Exists(m.Path("second.lock")) {
 			t.Errorf("%v: a lock that was released is there", failure)
 		}
 		// The server dies meanwhile: the next one cannot open the journal, and will when it can.
 		errno.Store(0)
-		other.must("ok", "take", m.path("new.lock"))
-		other.must("ok", "remove", m.path("new.lock"))
-		holder.must("ok", "take", m.path("second.lock"))
-		m.kill()
-		m.start()
-		if l := m.locks(); len(l) != 2 || l["first.lock"].Verdict != "live" || l["second.lock"].Verdict != "live" {
+		other.Must("ok", "take", m.Path("new.lock"))
+		other.Must("ok", "remove", m.Path("new.lock"))
+		holder.Must("ok", "take", m.Path("second.lock"))
+		m.Kill()
+		m.Start()
+		if l := m.Locks(); len(l) != 2 || l["first.lock"].Verdict != "live" || l["second.lock"].Verdict != "live" {
 			t.Errorf("%v: after a restart: %+v", failure, l)
 		}
 	}
-	m.unmount()
+	m.Unmount()
 }
 
 // TestReadOnlyDisk: on a state directory that cannot be written nothing is mounted, and it is said why.
 func TestReadOnlyDisk(t *testing.T) {
-	needFUSE(t)
-	disk := mountTmpfs(t, unix.MS_RDONLY, "")
-	m := &mount{t: t, dir: t.TempDir(), stateDir: filepath.Join(disk, "state"), log: &logBuffer{}}
-	err := m.tryStart()
-	if err == nil || !strings.Contains(err.Error(), "read-only file system") || m.process.ProcessState.ExitCode() != 7 {
-		t.Errorf("%v, exit code %d", err, m.process.ProcessState.ExitCode())
+	harness.NeedFUSE(t)
+	disk := harness.MountTmpfs(t, unix.MS_RDONLY, "")
+	m := &harness.Mount{T: t, Dir: t.TempDir(), StateDir: filepath.Join(disk, "state")}
+	err := m.TryStart()
+	if err == nil || !strings.Contains(err.Error(), "read-only file system") || m.Keeper.ProcessState.ExitCode() != 7 {
+		t.Errorf("%v, exit code %d", err, m.Keeper.ProcessState.ExitCode())
 	}
 	// A directory that is read-only itself is mounted, and what it answers to a lock is EROFS.
 	dir := t.TempDir()
@@ -175,12 +177,12 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
 	}
-	over := mountOver(t, dir)
-	newLocker(t).must("EROFS", "take", over.path("x.lock"))
-	if n := len(over.locks()); n != 0 {
+	over := harness.MountOver(t, dir)
+	harness.StartProcess(t).Must("EROFS", "take", over.Path("x.lock"))
+	if n := len(over.Locks()); n != 0 {
 		t.Errorf("%d locks", n)
 	}
-	over.unmount() // its cleanup unmounts what is beneath
+	over.Unmount() // its cleanup unmounts what is beneath
 }
 
 // memoryGroup makes a control group with so many bytes of memory and puts a process into it.
@@ -192,7 +194,7 @@ func memoryGroup(t *testing.T, limit, pid int) (group string) {
 			continue
 		}
 		t.Cleanup(func() {
-			eventually(t, "the control group is removed", func() bool {
+			harness.Eventually(t, "the control group is removed", func() bool {
 				left, _ := os.ReadFile(filepath.Join(group, "cgroup.procs"))
 				for pid := range strings.FieldsSeq(string(left)) {
 					_ = os.WriteFile(filepath.Join(version.parent, "cgroup.procs"), []byte(pid), 0o644)
@@ -224,25 +226,25 @@ func hog() {
 
 // TestOutOfMemory: when memory runs out the kernel does not kill the keeper, and the mount goes on.
 func TestOutOfMemory(t *testing.T) {
-	if raceEnabled {
+	if harness.RaceEnabled {
 		t.Skip("the race detector takes memory of its own: make test does it")
 	}
-	m := mountOver(t, t.TempDir())
-	holder, other := newLocker(t), newLocker(t)
-	holder.must("ok", "take", m.path("x.lock"))
-	keeper := m.process.Process.Pid
+	m := harness.MountOver(t, t.TempDir())
+	holder, other := harness.StartProcess(t), harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("x.lock"))
+	keeper := m.Keeper.Process.Pid
 	group := memoryGroup(t, 160<<20, keeper)
-	m.killServer() // the next one is in the group
-	m.eventuallyServed()
+	m.KillServer() // the next one is in the group
+	m.WaitUntilServed()
 	// The server first, and then one of those that take the memory.
-	score := fmt.Sprintf("/proc/%d/oom_score_adj", m.server())
+	score := fmt.Sprintf("/proc/%d/oom_score_adj", m.Server())
 	if err := os.WriteFile(score, []byte("1000"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var hogs []*exec.Cmd
 	for range 2 {
 		hog := exec.Command("/proc/self/exe")
-		hog.Env = append(os.Environ(), helperVariable+"=hog")
+		hog.Env = append(os.Environ(), harness.HelperVariable+"=hog")
 		if err := hog.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -256,16 +258,16 @@ func TestOutOfMemory(t *testing.T) {
 			t.Errorf("what took all memory ended with %v", err)
 		}
 	}
-	if ended(keeper) {
+	if harness.HasEnded(keeper) {
 		t.Fatal("the keeper was killed")
 	}
-	if deaths := len(m.logged("the server has died")); deaths < 2 {
+	if deaths := len(m.Logged("the server has died")); deaths < 2 {
 		t.Errorf("the server died %d times", deaths)
 	}
-	m.eventuallyServed()
-	other.must("EBUSY", "remove", m.path("x.lock"))
-	holder.must("ok", "remove", m.path("x.lock"))
-	other.must("ok", "take", m.path("x.lock"))
+	m.WaitUntilServed()
+	other.Must("EBUSY", "remove", m.Path("x.lock"))
+	holder.Must("ok", "remove", m.Path("x.lock"))
+	other.Must("ok", "take", m.Path("x.lock"))
 }
 
 // TestFailingCompaction: a disk that fails again and again while the journal is written and compacted
@@ -273,14 +275,14 @@ func TestOutOfMemory(t *testing.T) {
 func TestFailingCompaction(t *testing.T) {
 	disk, errno := mountFailing(t)
 	program := filepath.Join(t.TempDir(), "latchfs")
-	if err := build(program, "-tags", "crashtest"); err != nil {
+	if err := harness.Build(program, "-tags", "crashtest"); err != nil {
 		t.Fatal(err)
 	}
-	m := (&mount{t: t, program: program, env: []string{"LATCHFS_COMPACT_AT=4096"}}).over(t.TempDir())
-	m.unmount()
-	m.stateDir = filepath.Join(disk, "state")
-	m.start()
-	p := newLocker(t)
+	m := (&harness.Mount{T: t, Program: program, Env: []string{"LATCHFS_COMPACT_AT=4096"}}).Over(t.TempDir())
+	m.Unmount()
+	m.StateDir = filepath.Join(disk, "state")
+	m.Start()
+	p := harness.StartProcess(t)
 	stop := make(chan struct{})
 	var flipping sync.WaitGroup
 	flipping.Go(func() {
@@ -299,9 +301,9 @@ func TestFailingCompaction(t *testing.T) {
 		name := fmt.Sprintf("%d.lock", rand.IntN(40))
 		switch {
 		case held[name]:
-			p.must("ok", "remove", m.path(name))
+			p.Must("ok", "remove", m.Path(name))
 			delete(held, name)
-		case p.do("take", m.path(name)) == "ok":
+		case p.Do("take", m.Path(name)) == "ok":
 			held[name] = true
 		default:
 			failed++
@@ -314,7 +316,7 @@ func TestFailingCompaction(t *testing.T) {
 	}
 	check := func(when string) {
 		var is, want []string
-		for name, l := range m.locks() {
+		for name, l := range m.Locks() {
 			is = append(is, name+" "+l.Verdict)
 		}
 		for name := range held {
@@ -327,51 +329,51 @@ func TestFailingCompaction(t *testing.T) {
 		}
 	}
 	check("before a restart")
-	m.kill()
-	m.start()
+	m.Kill()
+	m.Start()
 	check("after a restart")
-	if info, err := os.Stat(filepath.Join(m.stateDir, "journal")); err != nil || info.Size() > 256<<10 {
+	if info, err := os.Stat(filepath.Join(m.StateDir, "journal")); err != nil || info.Size() > 256<<10 {
 		t.Errorf("the journal was not compacted: %v, %v", info, err)
 	}
-	m.unmount()
+	m.Unmount()
 }
 
 // TestReclaimedGivesWay: killed data locks do not take the journal's room, on a small disk, and what is too large to be
 // kept is listed.
 func TestReclaimedGivesWay(t *testing.T) {
-	needFUSE(t)
-	disk, source := mountTmpfs(t, 0, "size=2m"), filepath.Join(t.TempDir(), "source")
-	m := mountOver(t, testDir(t))
-	m.unmount()
-	m.stateDir = filepath.Join(disk, "state")
-	m.start()
+	harness.NeedFUSE(t)
+	disk, source := harness.MountTmpfs(t, 0, "size=2m"), filepath.Join(t.TempDir(), "source")
+	m := harness.MountOver(t, harness.OpenDir(t))
+	m.Unmount()
+	m.StateDir = filepath.Join(disk, "state")
+	m.Start()
 	kill := func(name string, size int) {
 		if err := os.WriteFile(source, bytes.Repeat([]byte("data "), size/5), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		p := newLocker(t)
-		p.must("ok", "keep", m.path(name), source)
-		p.kill()
+		p := harness.StartProcess(t)
+		p.Must("ok", "keep", m.Path(name), source)
+		p.Kill()
 	}
 	for i := range 6 {
 		name := fmt.Sprintf("%d.lock", i)
 		kill(name, 400<<10)
-		eventually(t, name+" is reaped", func() bool { return !exists(m.path(name)) })
+		harness.Eventually(t, name+" is reaped", func() bool { return !harness.Exists(m.Path(name)) })
 	}
 	kill("large.lock", 3<<20)
 	var said []byte
-	eventually(t, "what is too large is listed", func() bool {
-		said, _ = exec.Command(latchfs, "reclaimed", m.dir).CombinedOutput()
+	harness.Eventually(t, "what is too large is listed", func() bool {
+		said, _ = exec.Command(harness.Latchfs, "reclaimed", m.Dir).CombinedOutput()
 		return bytes.Contains(said, []byte("large.lock"))
 	})
-	if kept := bytes.Count(said, []byte("dead-pid")); kept < 3 || len(m.logged("stays as an ordinary file")) != 1 {
+	if kept := bytes.Count(said, []byte("dead-pid")); kept < 3 || len(m.Logged("stays as an ordinary file")) != 1 {
 		t.Errorf("%s", said)
 	}
-	if info, err := os.Stat(m.path("large.lock")); err != nil || info.Size() < 3<<20-5 {
+	if info, err := os.Stat(m.Path("large.lock")); err != nil || info.Size() < 3<<20-5 {
 		t.Errorf("%v %v", info, err)
 	}
 	// Whatever else fills the disk.
 	_ = os.WriteFile(filepath.Join(disk, "filler"), make([]byte, 2<<20), 0o600)
-	newLocker(t).must("ok", "hoard", m.path("many"), "1000")
-	m.unmount()
+	harness.StartProcess(t).Must("ok", "hoard", m.Path("many"), "1000")
+	m.Unmount()
 }

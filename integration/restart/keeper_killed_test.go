@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"fmt"
@@ -13,12 +13,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // client is a process that takes and gives back locks, and knows which it must have.
 type client struct {
 	t       *testing.T
-	p       *process
+	p       *harness.Process
 	number  int32
 	names   []string
 	holders []atomic.Int32 // of the names, as the clients know it; 0 is none
@@ -31,7 +33,7 @@ func dead(answer string) bool { return answer == "ENOTCONN" || answer == "ECONNA
 // insist makes a call until the mount answers, and says whether it had to be made again.
 func (c *client) insist(words ...string) (answer string, again bool) {
 	for {
-		if answer = c.p.do(words...); !dead(answer) {
+		if answer = c.p.Do(words...); !dead(answer) {
 			return answer, again
 		}
 		again = true
@@ -66,8 +68,8 @@ func (c *client) turn() {
 	time.Sleep(rand.N(10 * time.Millisecond))
 	c.holders[i].Store(0)
 	if rand.IntN(50) == 0 {
-		c.p.kill()
-		c.p = newLocker(c.t)
+		c.p.Kill()
+		c.p = harness.StartProcess(c.t)
 		return
 	}
 	// A call that was not answered may have removed it; then it is free, or another's.
@@ -80,7 +82,7 @@ func (c *client) turn() {
 func startClients(t *testing.T, all *sync.WaitGroup, stop <-chan struct{}, names []string, holders []atomic.Int32) (clients []*client) {
 	t.Helper()
 	for i := range 16 {
-		c := &client{t: t, p: newLocker(t), number: int32(i + 1), names: names, holders: holders}
+		c := &client{t: t, p: harness.StartProcess(t), number: int32(i + 1), names: names, holders: holders}
 		clients = append(clients, c)
 		all.Go(func() {
 			for {
@@ -99,11 +101,11 @@ func startClients(t *testing.T, all *sync.WaitGroup, stop <-chan struct{}, names
 // TestMountKilled: keeper and server are killed together while 16 processes take and give back locks,
 // and latchfs mount is run again, KEEPER_KILLS times.
 func TestMountKilled(t *testing.T) {
-	kills := number(t, "KEEPER_KILLS", 25)
-	m := mountOver(t, t.TempDir())
+	kills := harness.EnvNumber(t, "KEEPER_KILLS", 25)
+	m := harness.MountOver(t, t.TempDir())
 	var names []string
 	for i := range 12 {
-		names = append(names, m.path(fmt.Sprintf("%d.lock", i)))
+		names = append(names, m.Path(fmt.Sprintf("%d.lock", i)))
 	}
 	holders := make([]atomic.Int32, len(names))
 	stop := make(chan struct{})
@@ -112,16 +114,16 @@ func TestMountKilled(t *testing.T) {
 	var took []time.Duration
 	for range kills {
 		time.Sleep(50*time.Millisecond + rand.N(200*time.Millisecond))
-		for _, server := range children(m.process.Process.Pid) {
+		for _, server := range harness.Children(m.Keeper.Process.Pid) {
 			_ = unix.Kill(server, unix.SIGKILL)
 		}
-		m.kill()
+		m.Kill()
 		start := time.Now()
-		if err := m.tryStart(); err != nil {
+		if err := m.TryStart(); err != nil {
 			t.Error(err)
 			break
 		}
-		if _, err := os.ReadFile(m.path(".latchfs/status")); err != nil {
+		if _, err := os.ReadFile(m.Path(".latchfs/status")); err != nil {
 			t.Errorf("after a new mount: %v", err)
 		}
 		took = append(took, time.Since(start))
@@ -131,12 +133,12 @@ func TestMountKilled(t *testing.T) {
 	takes := 0
 	for _, c := range clients {
 		takes += c.takes
-		c.p.kill()
+		c.p.Kill()
 	}
-	other := newLocker(t)
+	other := harness.StartProcess(t)
 	for _, name := range names {
-		eventually(t, name+" is free", func() bool { return other.do("take", name) == "ok" })
-		other.must("ok", "remove", name)
+		harness.Eventually(t, name+" is free", func() bool { return other.Do("take", name) == "ok" })
+		other.Must("ok", "remove", name)
 	}
 	if takes < 10*kills {
 		t.Errorf("locks were taken %d times only", takes)

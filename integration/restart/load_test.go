@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // worker is one of the processes that use a mount while its server is killed: it checks the result
@@ -83,7 +85,7 @@ func (w *worker) call(what string, do func() error) error {
 
 func (w *worker) must(what string, err error) {
 	if err != nil {
-		fail(fmt.Errorf("%s: round %d: %s: %w", w.dir, w.rounds, what, err))
+		harness.FailHelper(fmt.Errorf("%s: round %d: %s: %w", w.dir, w.rounds, what, err))
 	}
 }
 

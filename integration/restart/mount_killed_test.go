@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"bytes"
@@ -12,9 +12,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestKilledDaemon: 50 locks of processes that live and 50 of processes that are killed
@@ -22,29 +23,29 @@ import (
 // error, never the directory beneath.
 func TestKilledDaemon(t *testing.T) {
 	dir := t.TempDir()
-	m := mountOver(t, dir)
+	m := harness.MountOver(t, dir)
 	type held struct {
-		process *process
+		process *harness.Process
 		name    string
 		payload []byte
 		stat    unix.Stat_t
-		lock    lock
+		lock    harness.Lock
 	}
 	var live, dead []*held
 	for i := range 100 {
-		h := &held{process: newLocker(t), name: fmt.Sprintf("%d.lock", i)}
-		h.process.must("ok", "take", m.path(h.name))
+		h := &held{process: harness.StartProcess(t), name: fmt.Sprintf("%d.lock", i)}
+		h.process.Must("ok", "take", m.Path(h.name))
 		if i%2 == 0 {
 			live = append(live, h)
 		} else {
 			dead = append(dead, h)
 		}
 	}
-	before := m.locks()
+	before := m.Locks()
 	for _, h := range live {
 		h.lock = before[h.name]
-		h.payload, _ = os.ReadFile(m.path(h.name))
-		if err := unix.Stat(m.path(h.name), &h.stat); err != nil {
+		h.payload, _ = os.ReadFile(m.Path(h.name))
+		if err := unix.Stat(m.Path(h.name), &h.stat); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -64,7 +65,7 @@ func TestKilledDaemon(t *testing.T) {
 			default:
 			}
 			var fs unix.Statfs_t
-			if err := unix.Statfs(m.dir, &fs); err == nil {
+			if err := unix.Statfs(m.Dir, &fs); err == nil {
 				looks++
 				select {
 				case looking <- struct{}{}:
@@ -79,96 +80,48 @@ func TestKilledDaemon(t *testing.T) {
 		}
 	}()
 	<-looking
-	m.kill()
+	m.Kill()
 	for _, h := range dead {
-		h.process.kill()
+		h.process.Kill()
 	}
-	m.start()
+	m.Start()
 	<-looking // at the new mount too
 	close(stop)
 	for err := range seen {
 		t.Error(err)
 	}
 
-	after := m.locks()
+	after := m.Locks()
 	if len(after) != len(live) {
 		t.Errorf("%d locks are held, not %d", len(after), len(live))
 	}
 	for _, h := range live {
 		var st unix.Stat_t
-		if err := unix.Stat(m.path(h.name), &st); err != nil {
+		if err := unix.Stat(m.Path(h.name), &st); err != nil {
 			t.Error(err)
 			continue
 		}
-		payload, _ := os.ReadFile(m.path(h.name))
+		payload, _ := os.ReadFile(m.Path(h.name))
 		if got := after[h.name]; !reflect.DeepEqual(got, h.lock) || st.Mtim != h.stat.Mtim || st.Ino != h.stat.Ino || st.Uid != h.stat.Uid || !bytes.Equal(payload, h.payload) {
 			t.Errorf("%s: was %+v, is %+v", h.name, h.lock, got)
 		}
 	}
-	other := newLocker(t)
+	other := harness.StartProcess(t)
 	for _, h := range dead {
-		other.must("ok", "take", m.path(h.name))
+		other.Must("ok", "take", m.Path(h.name))
 	}
 	for _, h := range live {
-		other.must("EEXIST", "take", m.path(h.name))
-		h.process.kill()
-		other.must("ok", "take", m.path(h.name))
-	}
-}
-
-// namespace runs latchfs and its users in a mount namespace in which the boot id is what
-// a file says, by the kernel's own interface.
-type namespace struct {
-	t      *testing.T
-	bootID string // the file mounted over the kernel's
-	log    string
-}
-
-func newNamespace(t *testing.T) *namespace {
-	t.Helper()
-	needFUSE(t)
-	dir := t.TempDir()
-	n := &namespace{t: t, bootID: filepath.Join(dir, "boot_id"), log: filepath.Join(dir, "log")}
-	n.boot("11111111-2222-4333-8444-555555555555\n")
-	return n
-}
-
-func (n *namespace) boot(id string) {
-	n.t.Helper()
-	if err := os.WriteFile(n.bootID, []byte(id), 0o444); err != nil {
-		n.t.Fatal(err)
-	}
-}
-
-// run runs a shell script in mount and pid namespaces of its own, with the boot id mounted;
-// all it started ends with it.
-func (n *namespace) run(script string) {
-	n.t.Helper()
-	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", `
-		set -eu
-		mount --bind "$BOOT_ID" /proc/sys/kernel/random/boot_id
-		mounted() { "$LATCHFS" mount --log-level debug --state-dir "$STATE" "$DIR" 2>>"$LOG" & daemon=$!
-			n=0; until test -e "$DIR/.latchfs/status"; do n=$((n+1)); test $n -lt 1000 || { cat "$LOG"; exit 1; }; sleep 0.01; done; }
-		# A lock is taken by a shell of its own, which waits for a word to end.
-		holder() { setsid sh -c 'set -C; echo $$ > "$1"; exec sleep 1000' holder "$DIR/$1" & holder=$!
-			until test -s "$DIR/$1"; do sleep 0.01; done; }
-		`+script)
-	dir := n.t.TempDir()
-	cmd.Env = append(os.Environ(), "BOOT_ID="+n.bootID, "LATCHFS="+latchfs, "DIR="+dir,
-		"STATE="+filepath.Join(n.t.TempDir(), "state"), "LOG="+n.log)
-	limit := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
-	defer limit.Stop()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		log, _ := os.ReadFile(n.log)
-		n.t.Fatalf("%v: %s\n%s", err, out, log)
+		other.Must("EEXIST", "take", m.Path(h.name))
+		h.process.Kill()
+		other.Must("ok", "take", m.Path(h.name))
 	}
 }
 
 // TestBootIDMismatch: after a change of boot id, a live process with the pid and the start
 // time of the holder does not hold.
 func TestBootIDMismatch(t *testing.T) {
-	n := newNamespace(t)
-	n.run(`
+	n := harness.NewBootNamespace(t)
+	n.Run(`
 		mounted; holder x.lock
 		kill -9 $daemon; wait $daemon || true
 		echo aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee > "$BOOT_ID"
@@ -181,8 +134,8 @@ func TestBootIDMismatch(t *testing.T) {
 
 // TestSameBootKeepsLocks is the control run of the test above.
 func TestSameBootKeepsLocks(t *testing.T) {
-	n := newNamespace(t)
-	n.run(`
+	n := harness.NewBootNamespace(t)
+	n.Run(`
 		mounted; holder x.lock
 		kill -9 $daemon; wait $daemon || true
 		mounted
@@ -194,9 +147,9 @@ func TestSameBootKeepsLocks(t *testing.T) {
 
 // TestUnreadableBootID: without a boot id, pid and start time decide.
 func TestUnreadableBootID(t *testing.T) {
-	n := newNamespace(t)
-	n.boot("")
-	n.run(`
+	n := harness.NewBootNamespace(t)
+	n.SetBootID("")
+	n.Run(`
 		mounted; grep -q boot_id=unknown "$LOG"
 		holder live.lock; live=$holder; holder dead.lock
 		kill -9 $daemon; wait $daemon || true
@@ -211,8 +164,8 @@ func TestUnreadableBootID(t *testing.T) {
 // TestRecycledPID: while latchfs is dead the holder ends and another process gets its
 // pid, in a pid namespace where that can be arranged.
 func TestRecycledPID(t *testing.T) {
-	n := newNamespace(t)
-	n.run(`
+	n := harness.NewBootNamespace(t)
+	n.Run(`
 		mounted; holder x.lock; pid=$holder
 		kill -9 $daemon; wait $daemon || true
 		kill -9 $pid; wait $pid || true
@@ -268,25 +221,25 @@ func TestLeftBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := mountOver(t, dir)
-	if _, err := exec.Command("ls", "-l", m.dir).Output(); err != nil {
+	m := harness.MountOver(t, dir)
+	if _, err := exec.Command("ls", "-l", m.Dir).Output(); err != nil {
 		t.Fatal(err)
 	}
 	for name, f := range files {
-		payload, err := os.ReadFile(m.path(name))
+		payload, err := os.ReadFile(m.Path(name))
 		if f.stays && (err != nil || string(payload) != f.payload) {
 			t.Errorf("%s: %v", name, err)
 		} else if !f.stays && !os.IsNotExist(err) {
 			t.Errorf("%s is still there: %v", name, err)
 		}
 	}
-	other := newLocker(t)
-	other.must("EBUSY", "remove", m.path("live.lock"))
+	other := harness.StartProcess(t)
+	other.Must("EBUSY", "remove", m.Path("live.lock"))
 	_ = live.Process.Kill()
 	_ = live.Wait()
 	// It may be a pid file: not as long as the kernel has not said that it is closed.
-	eventually(t, "it is free", func() bool { return other.do("take", m.path("live.lock")) == "ok" })
-	if kept, err := os.ReadDir(filepath.Join(m.stateDir, "reclaimed")); err != nil || len(kept) < 4 {
+	harness.Eventually(t, "it is free", func() bool { return other.Do("take", m.Path("live.lock")) == "ok" })
+	if kept, err := os.ReadDir(filepath.Join(m.StateDir, "reclaimed")); err != nil || len(kept) < 4 {
 		t.Errorf("reclaimed: %v %v", kept, err)
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"fmt"
@@ -11,37 +11,39 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // TestOneLatchfsADirectory: another mount namespace, and a state directory of its own, make no second latchfs. A user
 // who may read the directory cannot keep it from being mounted.
 func TestOneLatchfsADirectory(t *testing.T) {
-	needProgram(t, "unshare")
-	m := mountOver(t, testDir(t))
-	m.killServer()
-	m.eventuallyServed()
+	harness.NeedProgram(t, "unshare")
+	m := harness.MountOver(t, harness.OpenDir(t))
+	m.KillServer()
+	m.WaitUntilServed()
 	second := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `umount "$2" && exec "$0" mount --state-dir "$1" "$2"`,
-		latchfs, filepath.Join(t.TempDir(), "state"), m.dir)
+		harness.Latchfs, filepath.Join(t.TempDir(), "state"), m.Dir)
 	out, _ := second.CombinedOutput() // the exit code says it
-	if says := fmt.Sprintf("another latchfs, process %d,", m.process.Process.Pid); second.ProcessState.ExitCode() != 4 || !strings.Contains(string(out), says) {
+	if says := fmt.Sprintf("another latchfs, process %d,", m.Keeper.Process.Pid); second.ProcessState.ExitCode() != 4 || !strings.Contains(string(out), says) {
 		t.Errorf("%v: %s, which should say %s", second.ProcessState, out, says)
 	}
-	m.unmount()
-	stranger := newLocker(t, asUser(t, 1002)...)
-	stranger.must("ok", "claim", m.dir)
-	m.start()
-	if said := m.logged("pretends to be a latchfs"); len(said) != 1 || said[0]["pid"] != float64(stranger.pid()) {
+	m.Unmount()
+	stranger := harness.StartProcess(t, harness.AsUser(t, 1002)...)
+	stranger.Must("ok", "claim", m.Dir)
+	m.Start()
+	if said := m.Logged("pretends to be a latchfs"); len(said) != 1 || said[0]["pid"] != float64(stranger.PID()) {
 		t.Errorf("%v", said)
 	}
-	if said := m.logged("has the directory open from before"); len(said) != 1 { // the stranger
+	if said := m.Logged("has the directory open from before"); len(said) != 1 { // the stranger
 		t.Errorf("%v", said)
 	}
 }
 
 // TestMountWaitsForTheFormerOne: it was just unmounted, has not ended, and is not said to use the directory.
 func TestMountWaitsForTheFormerOne(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	former := append(m.served(), m.process.Process.Pid)
+	m := harness.MountOver(t, t.TempDir())
+	former := append(m.ServerProcesses(), m.Keeper.Process.Pid)
 	for _, pid := range former {
 		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 			t.Fatal(err)
@@ -53,23 +55,23 @@ func TestMountWaitsForTheFormerOne(t *testing.T) {
 		}
 	}
 	defer goOn()
-	if err := unix.Unmount(m.dir, 0); err != nil {
+	if err := unix.Unmount(m.Dir, 0); err != nil {
 		t.Fatal(err)
 	}
-	again := &mount{t: t, dir: m.dir, stateDir: m.stateDir, log: &logBuffer{}}
+	again := &harness.Mount{T: t, Dir: m.Dir, StateDir: m.StateDir}
 	time.AfterFunc(2500*time.Millisecond, goOn)
-	again.start()
-	again.unmount()
-	if said := again.logged("has the directory open"); said != nil {
+	again.Start()
+	again.Unmount()
+	if said := again.Logged("has the directory open"); said != nil {
 		t.Error(said)
 	}
 }
 
 // TestMountAfterLazyUmount: it says who keeps the former mount.
 func TestMountAfterLazyUmount(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	user := exec.Command("sleep", "1000")
-	user.Dir = m.dir
+	user.Dir = m.Dir
 	if err := user.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -77,10 +79,10 @@ func TestMountAfterLazyUmount(t *testing.T) {
 		_ = user.Process.Kill()
 		_ = user.Wait()
 	}()
-	if code, said := run(t, nil, "umount", "--lazy", m.dir); code != 0 {
+	if code, said := harness.RunAs(t, nil, "umount", "--lazy", m.Dir); code != 0 {
 		t.Fatal(said)
 	}
-	code, said := run(t, nil, "mount", "--state-dir", m.stateDir, m.dir)
+	code, said := harness.RunAs(t, nil, "mount", "--state-dir", m.StateDir, m.Dir)
 	if says := fmt.Sprintf("%d (sleep)", user.Process.Pid); code != 4 || !strings.Contains(said, "since umount --lazy: ") || !strings.Contains(said, says) {
 		t.Errorf("exit code %d, said %q, which should say %s", code, said, says)
 	}

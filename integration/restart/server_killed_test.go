@@ -1,135 +1,23 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
-
-// server is the process that answers for the mount now, 0 while there is none.
-func (m *mount) server() int {
-	for _, pid := range children(m.process.Process.Pid) {
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(comm)) != "latchfs-descriptorKeeper" && !ended(pid) { // a notifier has ended with its server
-			return pid
-		}
-	}
-	return 0
-}
-
-func children(pid int) (pids []int) {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, stat := range stats {
-		text, _ := os.ReadFile(stat)
-		_, rest, _ := strings.Cut(string(text), ") ")
-		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == strconv.Itoa(pid) {
-			child, _ := strconv.Atoi(filepath.Base(filepath.Dir(stat)))
-			pids = append(pids, child)
-		}
-	}
-	return pids
-}
-
-// killServer kills the server there is, and says which that was.
-func (m *mount) killServer() int {
-	m.t.Helper()
-	return m.endServer(unix.SIGKILL)
-}
-
-// endServer ends the server there is by a signal, and says which that was.
-func (m *mount) endServer(by unix.Signal) int {
-	m.t.Helper()
-	pid := 0
-	eventually(m.t, "there is a server", func() bool { pid = m.server(); return pid != 0 })
-	end(m.t, pid, by)
-	return pid
-}
-
-// killers kill the server again and again until stop is closed.
-func (m *mount) killAgainAndAgain(stop <-chan struct{}, least, most time.Duration) (kills func() int) {
-	done, count := make(chan struct{}), 0
-	go func() {
-		defer close(done)
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(least + rand.N(most-least)):
-			}
-			if pid := m.server(); pid != 0 && unix.Kill(pid, unix.SIGKILL) == nil {
-				count++
-			}
-		}
-	}()
-	return func() int { <-done; return count }
-}
-
-// killerVariable has the server of every mount killed again and again.
-const killerVariable = "LATCHFS_TEST_KILLER"
-
-// eventuallyServed waits until there is a server that answers.
-func (m *mount) eventuallyServed() {
-	m.t.Helper()
-	eventually(m.t, "the mount is served", func() bool { return exists(m.path(".latchfs/status")) })
-}
-
-// TestProgramsWhileTheServerIsKilled: the programs' tests pass.
-func TestProgramsWhileTheServerIsKilled(t *testing.T) {
-	if raceEnabled {
-		t.Skip("it takes minutes, and TestServerKilled kills a server that the race detector watches: make test does it")
-	}
-	needFUSE(t)
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(program, "-test.run", "^(TestPrograms|TestOpenClaw.*)$", "-test.timeout", "10m", "-test.v")
-	cmd.Env = append(os.Environ(), killerVariable+"=yes")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if passed := bytes.Count(out, []byte("--- PASS: TestPrograms/")); passed < 10 {
-		t.Errorf("%d programs only", passed)
-	}
-	kills := 0
-	for _, match := range regexp.MustCompile(`servers killed: (\d+)`).FindAllSubmatch(out, -1) {
-		n, _ := strconv.Atoi(string(match[1]))
-		kills += n
-	}
-	t.Logf("servers were killed %d times", kills)
-	if kills < 10 {
-		t.Error("hardly ever")
-	}
-}
-
-// number is an environment variable that is a number, or what it is without.
-func number(t *testing.T, variable string, without int) int {
-	t.Helper()
-	text := os.Getenv(variable)
-	if text == "" {
-		return without
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
 
 // load is a set of workers.
 type load struct {
@@ -148,8 +36,8 @@ var workerKinds = []string{
 // startLoad starts the workers in a directory of the mount.
 func startLoad(t *testing.T, dir string) *load {
 	t.Helper()
-	needProgram(t, "git")
-	needProgram(t, "sqlite3")
+	harness.NeedProgram(t, "git")
+	harness.NeedProgram(t, "sqlite3")
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -158,7 +46,7 @@ func startLoad(t *testing.T, dir string) *load {
 	outside := t.TempDir()
 	for _, kind := range l.names {
 		cmd := exec.Command(program)
-		cmd.Env = append(os.Environ(), helperVariable+"=worker", "WORKER_KIND="+kind, "WORKER_DIR="+dir, "WORKER_OUTSIDE="+outside)
+		cmd.Env = append(os.Environ(), harness.HelperVariable+"=worker", "WORKER_KIND="+kind, "WORKER_DIR="+dir, "WORKER_OUTSIDE="+outside)
 		out := &bytes.Buffer{}
 		cmd.Stdout, cmd.Stderr = out, out
 		in, err := cmd.StdinPipe()
@@ -205,12 +93,12 @@ func (l *load) end() {
 // TestServerKilled: no program sees that the server is killed again and again. OUTLIVE_KILLS is how
 // often.
 func TestServerKilled(t *testing.T) {
-	least := number(t, "OUTLIVE_KILLS", 60)
-	m := mountOver(t, t.TempDir())
-	l := startLoad(t, m.dir)
+	least := harness.EnvNumber(t, "OUTLIVE_KILLS", 60)
+	m := harness.MountOver(t, t.TempDir())
+	l := startLoad(t, m.Dir)
 	stop := make(chan struct{})
-	kills := m.killAgainAndAgain(stop, 50*time.Millisecond, 500*time.Millisecond)
-	for deadline := time.Now().Add(5 * time.Duration(least) * time.Second); len(m.logged("the server has died")) < least; time.Sleep(time.Second) {
+	kills := m.KillServerRepeatedly(stop, 50*time.Millisecond, 500*time.Millisecond)
+	for deadline := time.Now().Add(5 * time.Duration(least) * time.Second); len(m.Logged("the server has died")) < least; time.Sleep(time.Second) {
 		if time.Now().After(deadline) {
 			t.Fatal("the server was not killed often enough")
 		}
@@ -218,33 +106,23 @@ func TestServerKilled(t *testing.T) {
 	close(stop)
 	t.Logf("%d kills", kills())
 	l.end()
-	m.leftNothing()
-}
-
-// leftNothing checks that the locks of processes that have ended are gone, and that the mount still
-// has its first connection.
-func (m *mount) leftNothing() {
-	m.t.Helper()
-	eventually(m.t, "nothing is locked", func() bool { return len(m.locks()) == 0 })
-	if len(m.logged("mounting anew")) != 0 {
-		m.t.Error("it was mounted anew")
-	}
+	m.CheckNothingLeft()
 }
 
 // TestUpgrade: nor that it is replaced.
 func TestUpgrade(t *testing.T) {
-	upgrades := number(t, "OUTLIVE_UPGRADES", 20)
-	m := mountOver(t, t.TempDir())
-	l := startLoad(t, m.dir)
+	upgrades := harness.EnvNumber(t, "OUTLIVE_UPGRADES", 20)
+	m := harness.MountOver(t, t.TempDir())
+	l := startLoad(t, m.Dir)
 	for range upgrades {
-		if out, err := exec.Command(latchfs, "upgrade", m.dir).CombinedOutput(); err != nil {
+		if out, err := exec.Command(harness.Latchfs, "upgrade", m.Dir).CombinedOutput(); err != nil {
 			t.Fatalf("upgrade: %v: %s", err, out)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	l.end()
-	m.leftNothing()
-	if handed := len(m.logged("making way")); handed != upgrades {
+	m.CheckNothingLeft()
+	if handed := len(m.Logged("making way")); handed != upgrades {
 		t.Errorf("handed over %d times, not %d", handed, upgrades)
 	}
 }
@@ -252,19 +130,19 @@ func TestUpgrade(t *testing.T) {
 // TestServerPanics: a server that ends by a fault of its own is replaced too, and why it ended is
 // logged. (SIGQUIT ends a Go program as a panic does.)
 func TestServerPanics(t *testing.T) {
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	for range 3 {
-		m.endServer(unix.SIGQUIT)
-		if err := os.WriteFile(m.path("file"), []byte("text"), 0o644); err != nil {
+		m.EndServer(unix.SIGQUIT)
+		if err := os.WriteFile(m.Path("file"), []byte("text"), 0o644); err != nil {
 			t.Error(err)
 		}
 	}
-	for _, entry := range m.logged("the server has died") {
+	for _, entry := range m.Logged("the server has died") {
 		if entry["reason"] != "exit status 2" {
 			t.Errorf("%v", entry)
 		}
 	}
-	m.leftNothing()
+	m.CheckNothingLeft()
 }
 
 // copyProgram puts a latchfs at a path of its own, by renaming it there as a package manager does.
@@ -287,11 +165,11 @@ func copyProgram(t *testing.T, from, to string) {
 func TestUpgradeToWhatCannot(t *testing.T) {
 	dir := t.TempDir()
 	program := filepath.Join(dir, "latchfs")
-	copyProgram(t, latchfs, program)
-	m := (&mount{t: t, program: program}).over(t.TempDir())
-	holder := newLocker(t)
-	holder.must("ok", "take", m.path("x.lock"))
-	file, err := os.Create(m.path("open"))
+	copyProgram(t, harness.Latchfs, program)
+	m := (&harness.Mount{T: t, Program: program}).Over(t.TempDir())
+	holder := harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("x.lock"))
+	file, err := os.Create(m.Path("open"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,56 +179,56 @@ func TestUpgradeToWhatCannot(t *testing.T) {
 		t.Fatal(err)
 	}
 	copyProgram(t, filepath.Join(dir, "text"), program)
-	if err := m.process.Process.Signal(unix.SIGHUP); err != nil {
+	if err := m.Keeper.Process.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is said", func() bool { return len(m.logged("no server could be started")) > 0 })
-	m.eventuallyServed()
+	harness.Eventually(t, "it is said", func() bool { return len(m.Logged("no server could be started")) > 0 })
+	m.WaitUntilServed()
 	if _, err := file.WriteString("text"); err != nil {
 		t.Error(err)
 	}
 	// Should it die, another of the version before is started, though its file is gone.
-	m.killServer()
+	m.KillServer()
 	if err := unix.Fstat(int(file.Fd()), &unix.Stat_t{}); err != nil {
 		t.Error(err)
 	}
 
 	other := filepath.Join(dir, "other")
-	if err := build(other, "-tags", "formattest"); err != nil {
+	if err := harness.Build(other, "-tags", "formattest"); err != nil {
 		t.Fatal(err)
 	}
 	copyProgram(t, other, program)
-	if out, err := exec.Command(latchfs, "upgrade", m.dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command(harness.Latchfs, "upgrade", m.Dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if len(m.logged("cannot read the tables of the running one: mounting anew")) != 1 {
+	if len(m.Logged("cannot read the tables of the running one: mounting anew")) != 1 {
 		t.Error("it was not said that it is mounted anew")
 	}
-	if l := m.locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.cmd.Process.Pid {
+	if l := m.Locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.Cmd.Process.Pid {
 		t.Errorf("%+v", l)
 	}
 	// The kernel may still have its attributes cached.
-	eventually(t, "a file that was open fails", func() bool { return unix.Fstat(int(file.Fd()), &unix.Stat_t{}) == unix.ENOTCONN })
+	harness.Eventually(t, "a file that was open fails", func() bool { return unix.Fstat(int(file.Fd()), &unix.Stat_t{}) == unix.ENOTCONN })
 }
 
 // TestIdle: what must not die holds little memory, and nobody does anything while the mount is idle.
 func TestIdle(t *testing.T) {
-	m := mountOver(t, t.TempDir())
-	m.killServer()
-	m.eventuallyServed()
+	m := harness.MountOver(t, t.TempDir())
+	m.KillServer()
+	m.WaitUntilServed()
 	descriptorKeeper := 0
-	for _, pid := range append(children(m.server()), children(m.process.Process.Pid)...) {
-		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); string(comm) == "latchfs-descriptorKeeper\n" && !ended(pid) {
+	for _, pid := range append(harness.Children(m.Server()), harness.Children(m.Keeper.Process.Pid)...) {
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); strings.TrimSpace(string(comm)) == harness.DescriptorKeeperName && !harness.HasEnded(pid) {
 			descriptorKeeper = pid
 		}
 	}
 	if descriptorKeeper == 0 {
-		t.Fatal("there is no descriptorKeeper")
+		t.Fatal("there is no descriptor keeper")
 	}
 	switches := func(pid int) (n int) {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 		for _, task := range tasks {
-			n += statusNumber(t, task, "voluntary_ctxt_switches:")
+			n += harness.StatusNumber(t, task, "voluntary_ctxt_switches:")
 		}
 		return n
 	}
@@ -358,11 +236,11 @@ func TestIdle(t *testing.T) {
 		name string
 		pid  int
 		most int // MiB resident
-	}{{"keeper", m.process.Process.Pid, 16}, {"descriptorKeeper", descriptorKeeper, 10}, {"server", m.server(), 30}} {
+	}{{"keeper", m.Keeper.Process.Pid, 16}, {"descriptor keeper", descriptorKeeper, 10}, {"server", m.Server(), 30}} {
 		name, pid := p.name, p.pid
-		resident := statusNumber(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
+		resident := harness.StatusNumber(t, fmt.Sprintf("/proc/%d/status", pid), "VmRSS:")
 		t.Logf("%s: %d KiB resident", name, resident)
-		if resident > p.most<<10 && !raceEnabled {
+		if resident > p.most<<10 && !harness.RaceEnabled {
 			t.Errorf("the %s has %d KiB", name, resident)
 		}
 		// What it still had to do is over in one of these.
@@ -376,19 +254,4 @@ func TestIdle(t *testing.T) {
 			t.Errorf("the %s was never idle for a second", name)
 		}
 	}
-}
-
-// statusNumber is a number in a file like proc_pid_status(5).
-func statusNumber(t *testing.T, path, field string) int {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(text), "\n"+field)
-	n := 0
-	if _, err := fmt.Sscan(rest, &n); !ok || err != nil {
-		t.Fatalf("%s: no %s", path, field)
-	}
-	return n
 }

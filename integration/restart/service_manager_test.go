@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"net"
@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"latchfs/integration/harness"
 )
 
 // serviceManager plays systemd's part in keeping descriptors (sd_notify(3), sd_listen_fds(3)).
@@ -61,41 +63,41 @@ func (s *serviceManager) untilReady() {
 }
 
 // restart starts the service again, with what was stored.
-func (s *serviceManager) restart(m *mount) {
+func (s *serviceManager) restart(m *harness.Mount) {
 	s.t.Helper()
 	names := []string{"latchfs-tables", "latchfs-device", "latchfs-root"}
 	for _, name := range names {
-		m.files = append(m.files, s.stored[name])
+		m.Files = append(m.Files, s.stored[name])
 		if s.stored[name] == nil {
 			s.t.Fatalf("%s was not stored", name)
 		}
 	}
-	m.env = append(m.env, "LISTEN_FDS=3", "LISTEN_FDNAMES="+strings.Join(names, ":"))
-	m.start("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "-")
+	m.Env = append(m.Env, "LISTEN_FDS=3", "LISTEN_FDNAMES="+strings.Join(names, ":"))
+	m.Start("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "-")
 }
 
 // TestKeeperKilledUnderAServiceManager: with a descriptor store the mount outlives even its keeper.
 func TestKeeperKilledUnderAServiceManager(t *testing.T) {
 	manager, path := newServiceManager(t)
-	m := (&mount{t: t, env: []string{"NOTIFY_SOCKET=" + path}}).over(t.TempDir())
+	m := (&harness.Mount{T: t, Env: []string{"NOTIFY_SOCKET=" + path}}).Over(t.TempDir())
 	manager.untilReady()
 	t.Cleanup(func() { // before the mount's own clean-up: it would live on
 		for _, file := range manager.stored {
 			file.Close()
 		}
 	})
-	holder, dies := newLocker(t), newLocker(t)
-	holder.must("ok", "take", m.path("held.lock"))
-	dies.must("ok", "take", m.path("dead.lock"))
-	session, err := os.OpenFile(m.path("session"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	holder, dies := harness.StartProcess(t), harness.StartProcess(t)
+	holder.Must("ok", "take", m.Path("held.lock"))
+	dies.Must("ok", "take", m.Path("dead.lock"))
+	session, err := os.OpenFile(m.Path("session"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer session.Close()
-	if err := unix.Mkdir(m.path("sub"), 0o755); err != nil {
+	if err := unix.Mkdir(m.Path("sub"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.Open(m.path("sub"))
+	dir, err := os.Open(m.Path("sub"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,39 +109,39 @@ func TestKeeperKilledUnderAServiceManager(t *testing.T) {
 		}
 	}
 	write()
-	server := m.server()
-	m.kill()
-	eventually(t, "its server has ended too", func() bool { return ended(server) })
-	dies.kill()
+	server := m.Server()
+	m.Kill()
+	harness.Eventually(t, "its server has ended too", func() bool { return harness.HasEnded(server) })
+	dies.Kill()
 	done := make(chan error, 1)
 	go func() { // waits rather than failing
-		done <- os.WriteFile(m.path("sub/file"), []byte("text"), 0o644)
+		done <- os.WriteFile(m.Path("sub/file"), []byte("text"), 0o644)
 	}()
 	manager.restart(m)
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
 	write()
-	if text, err := os.ReadFile(m.path("session")); string(text) != "line\nline\n" {
+	if text, err := os.ReadFile(m.Path("session")); string(text) != "line\nline\n" {
 		t.Errorf("%q %v", text, err)
 	}
 	if names, err := dir.Readdirnames(-1); err != nil || len(names) != 1 {
 		t.Error(names, err)
 	}
-	eventually(t, "the dead one's lock is free", func() bool { return !exists(m.path("dead.lock")) })
-	if l := m.locks()["held.lock"]; l.Verdict != "live" || l.Holder.PID != holder.cmd.Process.Pid {
+	harness.Eventually(t, "the dead one's lock is free", func() bool { return !harness.Exists(m.Path("dead.lock")) })
+	if l := m.Locks()["held.lock"]; l.Verdict != "live" || l.Holder.PID != holder.Cmd.Process.Pid {
 		t.Errorf("%+v", l)
 	}
-	newLocker(t).must("EEXIST", "take", m.path("held.lock"))
+	harness.StartProcess(t).Must("EEXIST", "take", m.Path("held.lock"))
 	// And from then on as before.
-	m.killServer()
+	m.KillServer()
 	write()
 }
 
 // TestWatchdog: a service manager that wants to know is told that the server is alive, after its replacement too.
 func TestWatchdog(t *testing.T) {
 	manager, path := newServiceManager(t)
-	m := (&mount{t: t, env: []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=150000"}}).over(t.TempDir())
+	m := (&harness.Mount{T: t, Env: []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=150000"}}).Over(t.TempDir())
 	manager.untilReady()
 	t.Cleanup(func() {
 		for _, file := range manager.stored {
@@ -157,7 +159,7 @@ func TestWatchdog(t *testing.T) {
 				alive++
 			}
 		}
-		m.killServer()
-		m.eventuallyServed()
+		m.KillServer()
+		m.WaitUntilServed()
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package restart
 
 import (
 	"encoding/json"
@@ -13,6 +13,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"latchfs/integration/harness"
 )
 
 // figures are what must not grow.
@@ -22,22 +24,22 @@ type figures struct {
 	journal                                                   int // KiB
 }
 
-// measured reads them once the kernel has forgotten what it had cached, and latchfs what it had then.
-func (m *mount) measured(base *figures) (f figures) {
-	m.t.Helper()
+// readFigures reads them once the kernel has forgotten what it had cached, and latchfs what it had then.
+func readFigures(m *harness.Mount, base *figures) (f figures) {
+	m.T.Helper()
 	read := func() bool {
 		_ = os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0)
 		var status struct {
 			Inodes, Handles, Goroutines int
 		}
-		text, err := os.ReadFile(m.path(".latchfs/status"))
+		text, err := os.ReadFile(m.Path(".latchfs/status"))
 		if err == nil {
 			err = json.Unmarshal(text, &status)
 		}
 		if err != nil {
-			m.t.Fatal(err)
+			m.T.Fatal(err)
 		}
-		server := m.server()
+		server := m.Server()
 		f = figures{goroutines: status.Goroutines, inodes: status.Inodes, handles: status.Handles}
 		links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", server))
 		for _, link := range links {
@@ -52,9 +54,9 @@ func (m *mount) measured(base *figures) (f figures) {
 				f.descriptors++
 			}
 		}
-		f.server = statusNumber(m.t, fmt.Sprintf("/proc/%d/status", server), "VmRSS:")
-		f.keeper = statusNumber(m.t, fmt.Sprintf("/proc/%d/status", m.process.Process.Pid), "VmRSS:")
-		if info, err := os.Stat(filepath.Join(m.stateDir, "journal")); err == nil {
+		f.server = harness.StatusNumber(m.T, fmt.Sprintf("/proc/%d/status", server), "VmRSS:")
+		f.keeper = harness.StatusNumber(m.T, fmt.Sprintf("/proc/%d/status", m.Keeper.Process.Pid), "VmRSS:")
+		if info, err := os.Stat(filepath.Join(m.StateDir, "journal")); err == nil {
 			f.journal = int(info.Size() >> 10)
 		}
 		return base == nil || f.settled(*base) == ""
@@ -92,7 +94,7 @@ func (f figures) settled(base figures) string {
 // TestSoak: after SOAK of mixed load, clients killed all the time and servers in the first half, all is
 // as it was.
 func TestSoak(t *testing.T) {
-	if raceEnabled {
+	if harness.RaceEnabled {
 		t.Skip("the race detector has memory of its own: make test and make soak do it")
 	}
 	length := 8 * time.Second
@@ -102,14 +104,14 @@ func TestSoak(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	m := mountOver(t, t.TempDir())
+	m := harness.MountOver(t, t.TempDir())
 	var names []string
 	for i := range 12 {
-		names = append(names, m.path(fmt.Sprintf("%d.lock", i)))
+		names = append(names, m.Path(fmt.Sprintf("%d.lock", i)))
 	}
 	takes, kills := 0, 0
 	round := func(length time.Duration, killed bool) {
-		dir := m.path("load")
+		dir := m.Path("load")
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -117,7 +119,7 @@ func TestSoak(t *testing.T) {
 		stop := make(chan struct{})
 		killing := func() int { return 0 }
 		if killed {
-			killing = m.killAgainAndAgain(stop, 100*time.Millisecond, 2*time.Second)
+			killing = m.KillServerRepeatedly(stop, 100*time.Millisecond, 2*time.Second)
 		}
 		var all sync.WaitGroup
 		clients := startClients(t, &all, stop, names, make([]atomic.Int32, len(names)))
@@ -127,16 +129,16 @@ func TestSoak(t *testing.T) {
 		kills += killing()
 		for _, c := range clients {
 			takes += c.takes
-			c.p.kill()
+			c.p.Kill()
 		}
 		l.end()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
-		m.leftNothing()
+		m.CheckNothingLeft()
 	}
 	round(time.Second, true)
-	base := m.measured(nil)
+	base := readFigures(m, nil)
 
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -150,7 +152,7 @@ func TestSoak(t *testing.T) {
 	start := time.Now()
 	for i := range rounds {
 		round(length/rounds, i < rounds/2)
-		f := m.measured(&base)
+		f := readFigures(m, &base)
 		line(time.Since(start), f)
 		if grown := f.settled(base); grown != "" {
 			t.Error(grown)

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package vm
 
 import (
 	"os"
@@ -8,16 +8,18 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"latchfs/integration/harness"
 )
 
 // TestOldKernel: on Debian 12's kernel (6.1), which cannot send requests again, a server that dies is
 // followed by a new mount, and that is said; how a process ended is known to root from the kernel's process
 // events, and to others not. integration/vm/oldkernel is what happens in the virtual machine.
 func TestOldKernel(t *testing.T) {
-	if raceEnabled {
+	if harness.RaceEnabled {
 		t.Skip("emulated, the race detector is too slow: make test does it")
 	}
-	programs := map[string]string{"latchfs": buildStatic(t), "bootid.test": filepath.Join(t.TempDir(), "bootid.test")}
+	programs := map[string]string{"latchfs": harness.BuildStatic(t), "bootid.test": filepath.Join(t.TempDir(), "bootid.test")}
 	build := exec.Command("go", "test", "-c", "-o", programs["bootid.test"], "latchfs/bootid")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -32,7 +34,7 @@ func TestOldKernel(t *testing.T) {
 	for _, path := range regexp.MustCompile(`/\S+`).FindAllString(string(libraries), -1) {
 		programs[".."+path] = path
 	}
-	m := newMachine(t, "oldkernel", "", programs)
-	m.boot("")
-	m.results(m.until("RESULT done"), 18)
+	m := harness.NewVM(t, "oldkernel", "", programs)
+	m.Boot("")
+	m.CheckResults(m.ReadUntil("RESULT done"), 18)
 }

@@ -1,6 +1,6 @@
 //go:build linux
 
-package integration
+package vm
 
 import (
 	"encoding/json"
@@ -14,6 +14,8 @@ import (
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"latchfs/integration/harness"
 )
 
 // In these tests a virtual machine with a disk is reset or cut from its power while locks are held.
@@ -42,7 +44,7 @@ func said(lines []string, word string) (found []string) {
 func TestReset(t *testing.T) {
 	needReboot(t)
 	t.Parallel()
-	program := buildStatic(t)
+	program := harness.BuildStatic(t)
 	for _, scenario := range []string{"reset", "noid"} {
 		t.Run(scenario, func(t *testing.T) {
 			t.Parallel()
@@ -50,13 +52,13 @@ func TestReset(t *testing.T) {
 			if scenario == "reset" {
 				programs["lockfiles.tar"] = packageLocksInVM(t)
 			}
-			m := newMachine(t, "reboot", "64M", programs)
-			m.boot("scenario=" + scenario)
-			before := m.until("HOLDING")
-			m.results(before, 1)
-			m.reset()
-			after := m.until("RESULT done")
-			m.results(after, 40)
+			m := harness.NewVM(t, "reboot", "64M", programs)
+			m.Boot("scenario=" + scenario)
+			before := m.ReadUntil("HOLDING")
+			m.CheckResults(before, 1)
+			m.Reset()
+			after := m.ReadUntil("RESULT done")
+			m.CheckResults(after, 40)
 			report(t, scenario, before, after)
 		})
 	}
@@ -76,7 +78,7 @@ func packageLocksInVM(t *testing.T) (archive string) {
 	for pid := range 2000 {
 		pids = append(pids, strconv.Itoa(25000+pid)) // of those who write them there
 	}
-	writePackageLocks(t, 200, pids, dirs...)
+	harness.WritePackageLocks(t, 200, pids, dirs...)
 	archive = filepath.Join(dir, "lockfiles.tar")
 	if out, err := exec.Command("tar", "-C", filepath.Join(dir, "files"), "-cf", archive, ".").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -127,13 +129,13 @@ func report(t *testing.T, scenario string, before, after []string) {
 }
 
 // listedLocks are what latchfs ls --json said on a console, by name.
-func listedLocks(t *testing.T, lines []string) map[string]lock {
+func listedLocks(t *testing.T, lines []string) map[string]harness.Lock {
 	t.Helper()
-	var list []lock
+	var list []harness.Lock
 	if len(lines) != 1 || json.Unmarshal([]byte(lines[0]), &list) != nil {
 		t.Fatalf("not one list: %q", lines)
 	}
-	byName := make(map[string]lock)
+	byName := make(map[string]harness.Lock)
 	for _, l := range list {
 		byName[l.Name] = l
 	}
@@ -144,16 +146,16 @@ func listedLocks(t *testing.T, lines []string) map[string]lock {
 func TestPowerCut(t *testing.T) {
 	needReboot(t)
 	t.Parallel()
-	program := buildStatic(t)
+	program := harness.BuildStatic(t)
 	for i := range 2 {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, "reboot", "64M", map[string]string{"latchfs": program})
-			m.boot("scenario=cut")
-			m.until("HAMMERING")
+			m := harness.NewVM(t, "reboot", "64M", map[string]string{"latchfs": program})
+			m.Boot("scenario=cut")
+			m.ReadUntil("HAMMERING")
 			time.Sleep(time.Second + rand.N(3*time.Second))
-			written := said(m.cut(), "WRITTEN")
-			m.afterCut("cut", written)
+			written := said(m.CutPower(), "WRITTEN")
+			afterCut(m, "cut", written)
 		})
 	}
 }
@@ -162,42 +164,42 @@ func TestPowerCut(t *testing.T) {
 func TestPowerCutInCompaction(t *testing.T) {
 	needReboot(t)
 	t.Parallel()
-	programs := map[string]string{"latchfs": buildStatic(t), "latchfs-crash": buildStatic(t, "-tags", "crashtest")}
+	programs := map[string]string{"latchfs": harness.BuildStatic(t), "latchfs-crash": harness.BuildStatic(t, "-tags", "crashtest")}
 	for _, point := range []string{"begun", "written", "renamed"} {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
-			m := newMachine(t, "reboot", "64M", programs)
-			m.boot("scenario=compaction point=" + point)
-			m.until("PAUSED compaction " + point)
+			m := harness.NewVM(t, "reboot", "64M", programs)
+			m.Boot("scenario=compaction point=" + point)
+			m.ReadUntil("PAUSED compaction " + point)
 			time.Sleep(time.Second)
-			m.cut()
-			m.afterCut("compaction", nil)
+			m.CutPower()
+			afterCut(m, "compaction", nil)
 		})
 	}
 }
 
 // afterCut boots again; written are the numbers of the lines that had been synced.
-func (m *machine) afterCut(scenario string, written []string) {
-	m.t.Helper()
-	m.boot("scenario=" + scenario)
-	after := m.until("RESULT done")
-	m.results(after, 25)
+func afterCut(m *harness.VM, scenario string, written []string) {
+	m.T.Helper()
+	m.Boot("scenario=" + scenario)
+	after := m.ReadUntil("RESULT done")
+	m.CheckResults(after, 25)
 	least := 0
 	if len(written) > 0 {
 		least, _ = strconv.Atoi(written[len(written)-1])
 	}
 	lines := said(after, "LINES")
 	if len(lines) != 1 {
-		m.t.Fatalf("%q", lines)
+		m.T.Fatalf("%q", lines)
 	}
 	if n, err := strconv.Atoi(lines[0]); err != nil || n < least {
-		m.t.Errorf("%d lines had been written and synced, %d are there", least, n)
+		m.T.Errorf("%d lines had been written and synced, %d are there", least, n)
 	}
 	reclaimed := 0
-	for _, l := range listedLocks(m.t, said(after, "FOUND")) {
+	for _, l := range listedLocks(m.T, said(after, "FOUND")) {
 		if l.ReclaimedAt != nil {
 			reclaimed++
 		}
 	}
-	m.t.Logf("%d lines of a session written and synced, %s there after the cut; locks reclaimed: %d; left empty, without a record: %q", least, lines[0], reclaimed, said(after, "LEFT"))
+	m.T.Logf("%d lines of a session written and synced, %s there after the cut; locks reclaimed: %d; left empty, without a record: %q", least, lines[0], reclaimed, said(after, "LEFT"))
 }
