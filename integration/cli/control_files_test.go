@@ -31,6 +31,7 @@ func getxattr(t *testing.T, path, name string) string {
 
 // TestLooking: whatever a lock is looked at by says the same of it.
 func TestLooking(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	holder := harness.StartProcess(t)
 	holder.Must("ok", "mkdir", m.Path("deep"))
@@ -105,6 +106,7 @@ func TestLooking(t *testing.T) {
 
 // TestLookingAtDirectories: a directory with data at a lock name is no lock, for latchfs why too, of many files; locks in it are found.
 func TestLookingAtDirectories(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	m.MustRun(`mkdir data.lock with.lock; for d in data.lock with.lock; do touch $d/1 $d/2 $d/3 $d/4 $d/5; done`)
 	holder := harness.StartProcess(t)
@@ -123,6 +125,7 @@ func TestLookingAtDirectories(t *testing.T) {
 
 // TestEvents: a reader of events sees all that happens, in order.
 func TestEvents(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	type event struct {
 		Event, Name, Reason string
@@ -207,6 +210,7 @@ func TestEvents(t *testing.T) {
 
 // TestSlowReaderOfEvents loses some, is told how many, and holds nobody up.
 func TestSlowReaderOfEvents(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	file, err := os.Open(m.Path(".latchfs/events"))
 	if err != nil {
@@ -248,6 +252,7 @@ func TestSlowReaderOfEvents(t *testing.T) {
 
 // TestControl: what an operator writes to ctl is done, and what another user writes is refused and logged.
 func TestControl(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
 	holder := harness.StartProcess(t)
 	holder.Must("ok", "take", m.Path("x.lock"))
@@ -282,6 +287,7 @@ func TestControl(t *testing.T) {
 // TestControlAsksWhoOpened: a descriptor of ctl obeys only if both who opened it and who writes may, after a restart of the
 // server as well.
 func TestControlAsksWhoOpened(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
 	harness.StartProcess(t).Must("ok", "take", m.Path("x.lock"))
 	ctl := m.Path(".latchfs/ctl")
@@ -310,6 +316,7 @@ func TestControlAsksWhoOpened(t *testing.T) {
 
 // TestEveryControlFile: each file of the control directory, and each attribute, says what latchfs ls --json says.
 func TestEveryControlFile(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "getfattr")
 	m := harness.MountOver(t, t.TempDir())
 	holder, dead := harness.StartProcess(t), harness.StartProcess(t)

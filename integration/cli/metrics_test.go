@@ -17,6 +17,7 @@ import (
 // TestMetrics: they agree with what was done, to the count, wherever they are read, and promtool has nothing to say
 // against them.
 func TestMetrics(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "promtool")
 	m := harness.MountOver(t, t.TempDir(), "--metrics-listen", ":0")
 	holder, other := harness.StartProcess(t), harness.StartProcess(t)
@@ -92,6 +93,7 @@ func TestMetrics(t *testing.T) {
 
 // TestMetricsAddress: an address that cannot be had is an error of the mount; a server that takes another's place gets it.
 func TestMetricsAddress(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--metrics-listen", "localhost:0")
 	address := m.MetricsAddress()
 	out, err := exec.Command(harness.Latchfs, "mount", "--daemon", "--state-dir", t.TempDir(), "--metrics-listen", address, t.TempDir()).CombinedOutput()
@@ -117,6 +119,7 @@ func TestMetricsAddress(t *testing.T) {
 
 // TestExamples: what is shipped for Prometheus and Grafana asks for metrics that there are.
 func TestExamples(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "promtool")
 	const examples = "../../cmd/latchfs/package/examples/"
 	if out, err := exec.Command("promtool", "check", "rules", examples+"alerts.yml").CombinedOutput(); err != nil {

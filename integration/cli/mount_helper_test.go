@@ -40,6 +40,7 @@ func inNamespace(t *testing.T, script string, env ...string) []string {
 
 // TestMountHelper: mount(8), fstab(5) and umount(8) as with any filesystem, options, and what is refused.
 func TestMountHelper(t *testing.T) {
+	t.Parallel()
 	base := t.TempDir()
 	dir := filepath.Join(base, "sessions")
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -110,6 +111,7 @@ func TestMountHelper(t *testing.T) {
 // TestPatternAttributes: close frees a lock at its close, and an exception leaves its names alone, whichever way the
 // mount was made.
 func TestPatternAttributes(t *testing.T) {
+	t.Parallel()
 	script := `
 		soon() { for _ in $(seq 500); do if "$@"; then return; fi; sleep 0.01; done; echo "it is not so: $*"; exit 1; }
 		cd "$DIR"
@@ -150,6 +152,7 @@ func TestPatternAttributes(t *testing.T) {
 
 // TestMountOfAUser: who is not root mounts through fusermount3, and unmounts with fusermount3 -u.
 func TestMountOfAUser(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "fusermount3")
 	harness.NeedProgram(t, "setpriv")
 	dir, state := harness.SharedDir(t), harness.SharedDir(t)

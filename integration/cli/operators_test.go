@@ -14,7 +14,8 @@ import (
 
 // TestOperators release what others hold, by force, and say so in the log.
 func TestOperators(t *testing.T) {
-	m := harness.MountOver(t, harness.OpenDir(t))
+	t.Parallel()
+	m := harness.MountOver(t, harness.PublicDir(t))
 	if err := os.Chmod(m.Dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +31,7 @@ func TestOperators(t *testing.T) {
 		{[]string{"release", "/x.lock"}, 4, "not in a latchfs mount"},
 		{[]string{"release"}, 2, "usage"},
 	} {
-		if code, said := harness.RunAs(t, nil, c.args...); code != c.code || !strings.Contains(said, c.says) {
+		if code, said := harness.RunLatchfs(t, nil, c.args...); code != c.code || !strings.Contains(said, c.says) {
 			t.Errorf("%v: exit code %d: %s", c.args, code, said)
 		}
 	}
@@ -38,7 +39,7 @@ func TestOperators(t *testing.T) {
 	if err == nil || !strings.Contains(string(out), "only root") {
 		t.Errorf("%v: %s", err, out)
 	}
-	if code, said := harness.RunAs(t, nil, "release", "--force", lock); code != 0 || harness.Exists(lock) {
+	if code, said := harness.RunLatchfs(t, nil, "release", "--force", lock); code != 0 || harness.Exists(lock) {
 		t.Errorf("exit code %d: %s", code, said)
 	}
 	if logged := m.Logged("an operator released a lock"); len(logged) != 1 || !strings.HasPrefix(fmt.Sprint(logged[0]["holder"]), strconv.Itoa(s.PID)+"(") {

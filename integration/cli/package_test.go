@@ -21,6 +21,7 @@ const packageDir = "../../cmd/latchfs/package/"
 
 // TestUnits: systemd has nothing to say against the units that are shipped, and knows them to be no worse than before.
 func TestUnits(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "systemd-analyze")
 	for _, kind := range []string{"system", "user"} {
 		text, err := os.ReadFile(packageDir + kind + "/latchfs@.service")
@@ -51,6 +52,7 @@ func TestUnits(t *testing.T) {
 
 // TestUnitAllowsCalls: what a mount does in its life is allowed by the filter of system calls in the unit.
 func TestUnitAllowsCalls(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "systemd-analyze")
 	harness.NeedProgram(t, "strace")
 	text, err := os.ReadFile(packageDir + "system/latchfs@.service")
@@ -127,6 +129,7 @@ func callsOf(t *testing.T, word string) (calls []string) {
 
 // TestContainerExamples: as far as that can be known without a container engine.
 func TestContainerExamples(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "python3")
 	text, err := os.ReadFile(packageDir + "examples/Containerfile")
 	if err != nil {
@@ -157,6 +160,7 @@ assert os.path.exists(os.path.join(at, "go.mod")) and os.path.exists(os.path.joi
 
 // TestPackage installs the package on a new Debian, uses it, and purges it.
 func TestPackage(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("PACKAGE") == "" {
 		t.Skip("make test-package does it")
 	}

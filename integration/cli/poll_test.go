@@ -40,6 +40,7 @@ func terminal(t *testing.T) (terminal, printed *os.File) {
 
 // TestEventsCommand prints what happens at once, to a pipe and to a terminal, over a restart of the server too.
 func TestEventsCommand(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	holder := harness.StartProcess(t)
 	for _, to := range []string{"pipe", "terminal"} {
@@ -95,6 +96,7 @@ func TestEventsCommand(t *testing.T) {
 // TestPollWait: who polls wait/NAME is in line, and told when its turn has come, whether or not the server is killed meanwhile; and who closes
 // it is not. Other files are ready at once.
 func TestPollWait(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	holder := harness.StartProcess(t)
 	holder.Must("ok", "take", m.Path("x.lock"))

@@ -19,6 +19,7 @@ import (
 
 // TestCapabilities: all processes of a mount have the capabilities the README lists, and no other.
 func TestCapabilities(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	var allowed uint64
 	for _, c := range []int{

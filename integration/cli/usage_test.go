@@ -19,8 +19,9 @@ import (
 
 // TestBadUse: every mistake is answered with one line and its exit code.
 func TestBadUse(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
-	dir, state := harness.OpenDir(t), filepath.Join(t.TempDir(), "state")
+	dir, state := harness.PublicDir(t), filepath.Join(t.TempDir(), "state")
 	file := filepath.Join(dir, "file")
 	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o644), os.Mkdir(dir+"/sub", 0o777), os.Symlink("sub", dir+"/link"), os.Mkdir(dir+"/private", 0o700)); err != nil {
 		t.Fatal(err)
@@ -31,7 +32,7 @@ func TestBadUse(t *testing.T) {
 		os.Mkdir(states+"/open", 0o700), os.Chmod(states+"/open", 0o770)); err != nil {
 		t.Fatal(err)
 	}
-	m := harness.MountOver(t, harness.OpenDir(t))
+	m := harness.MountOver(t, harness.PublicDir(t))
 	if err := os.Mkdir(m.Path("inner"), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func TestBadUse(t *testing.T) {
 		{"state is a file", nil, []string{"mount", "--state-dir", file + "/state", dir}, 7, "state directory"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			code, said := harness.RunAs(t, c.credential, c.args...)
+			code, said := harness.RunLatchfs(t, c.credential, c.args...)
 			if code != c.code || !strings.Contains(said, c.says) || strings.Count(strings.TrimSpace(said), "\n") > 0 {
 				t.Errorf("exit code %d, not %d; said %q, which should say %q on one line", code, c.code, said, c.says)
 			}
@@ -94,6 +95,7 @@ func TestBadUse(t *testing.T) {
 
 // TestNoFUSE: without the device there is one clear line.
 func TestNoFUSE(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c",
 		`mount -t tmpfs none /dev && exec "$0" mount --state-dir "$1" "$2"`, harness.Latchfs, filepath.Join(t.TempDir(), "state"), t.TempDir())
@@ -105,12 +107,13 @@ func TestNoFUSE(t *testing.T) {
 
 // TestDaemon: --daemon returns when the mount is usable, or with the error and its code.
 func TestDaemon(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	dir, state := t.TempDir(), filepath.Join(t.TempDir(), "state")
-	if code, said := harness.RunAs(t, nil, "mount", "--daemon", "--state-dir", state, dir); code != 0 || !strings.Contains(said, "mounted") {
+	if code, said := harness.RunLatchfs(t, nil, "mount", "--daemon", "--state-dir", state, dir); code != 0 || !strings.Contains(said, "mounted") {
 		t.Fatalf("exit code %d: %s", code, said)
 	}
-	if code, said := harness.RunAs(t, nil, "mount", "--daemon", "--state-dir", state+"2", dir); code != 4 || !strings.Contains(said, "mounted already") {
+	if code, said := harness.RunLatchfs(t, nil, "mount", "--daemon", "--state-dir", state+"2", dir); code != 4 || !strings.Contains(said, "mounted already") {
 		t.Errorf("exit code %d: %s", code, said)
 	}
 	holder, other := harness.StartProcess(t), harness.StartProcess(t)
@@ -123,11 +126,11 @@ func TestDaemon(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if code, said := harness.RunAs(t, nil, "umount", dir); code != 9 || !strings.Contains(said, fmt.Sprintf("by %d (", os.Getpid())) {
+	if code, said := harness.RunLatchfs(t, nil, "umount", dir); code != 9 || !strings.Contains(said, fmt.Sprintf("by %d (", os.Getpid())) {
 		t.Errorf("exit code %d: %s", code, said)
 	}
 	busy.Close()
-	if code, said := harness.RunAs(t, nil, "umount", dir); code != 0 {
+	if code, said := harness.RunLatchfs(t, nil, "umount", dir); code != 0 {
 		t.Errorf("exit code %d: %s", code, said)
 	}
 	// Beneath lies the lock file, as it would without latchfs.
@@ -138,6 +141,7 @@ func TestDaemon(t *testing.T) {
 
 // TestSignalUnmounts: SIGTERM ends the mount; a busy one lazily, naming who keeps it so.
 func TestSignalUnmounts(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	if err := os.WriteFile(m.Path("file"), []byte("still read"), 0o644); err != nil {
 		t.Fatal(err)
@@ -166,12 +170,13 @@ func TestSignalUnmounts(t *testing.T) {
 
 // TestOrdinaryUser mounts, locks, contends and unmounts without root.
 func TestOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	harness.NeedProgram(t, "fusermount3")
 	if info, err := os.Stat("/dev/fuse"); err != nil || info.Mode().Perm()&0o006 != 0o006 {
 		harness.FailOrSkip(t, "/dev/fuse is not open to all users, as udev has it; run make deps")
 	}
-	home := harness.OpenDir(t)
+	home := harness.PublicDir(t)
 	nobody := &syscall.Credential{Uid: 65534, Gid: 65534} // fusermount3 wants a user with a name
 	script := `set -eu
 		cd "$HOME"; mkdir sessions; echo data > sessions/file

@@ -23,6 +23,7 @@ const holdAs1 = `test $$ = 1; take() { (set -C; echo '{"pid":1,"hostname":"box"}
 // TestContainersExcludeEachOther: two with the same host name, the same pids and payloads that
 // are the same to the byte.
 func TestContainersExcludeEachOther(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for range 3 {
 		first, said := m.StartContainer(holdAs1)
@@ -55,6 +56,7 @@ func TestContainersExcludeEachOther(t *testing.T) {
 // TestContainerRestart: what a former container left is free in the next one, where its pid is
 // another process.
 func TestContainerRestart(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	// As pid 7 of its container, by way of the kernel's counter.
 	as7 := `echo 6 > /proc/sys/kernel/ns_last_pid; bash -c 'test $$ = 7 || exit 1; `
@@ -78,6 +80,7 @@ func TestContainerRestart(t *testing.T) {
 // TestPayloadOfAPIDNamespace: a launcher in a container names its daemon by the number that has
 // there, and ends.
 func TestPayloadOfAPIDNamespace(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	c, said := m.StartContainer(`bash -c 'setsid sleep 1000 & set -C; echo $! > x.lock'; cat x.lock; while :; do sleep 1; done`)
 	if said == "" {
@@ -97,6 +100,7 @@ func TestPayloadOfAPIDNamespace(t *testing.T) {
 // TestCallersOutOfSight: latchfs runs in a pid namespace, with a /proc of its own, and programs
 // outside of that use the mount.
 func TestCallersOutOfSight(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	harness.NeedProgram(t, "unshare")
 	dir, state := t.TempDir(), filepath.Join(t.TempDir(), "state")
@@ -158,6 +162,7 @@ func TestDaemonInAContainer(t *testing.T) {
 
 // TestProcOfAnotherNamespace: with the wrong /proc nobody can be identified, and it says so.
 func TestProcOfAnotherNamespace(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	harness.NeedProgram(t, "unshare")
 	dir := t.TempDir()

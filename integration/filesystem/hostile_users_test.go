@@ -3,7 +3,6 @@
 package filesystem
 
 import (
-	"encoding/binary"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,11 +15,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs"
 	"latchfs/integration/harness"
 )
 
 // TestHostileUser: what another user tries against locks that are not its own.
 func TestHostileUser(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	m := harness.MountOver(t, harness.SharedDir(t))
 	victim, attacker := harness.StartProcess(t), harness.StartProcess(t, harness.AsUser(t, harness.AttackerUID)...)
@@ -53,6 +54,7 @@ func TestHostileUser(t *testing.T) {
 
 // TestLimitsPerUser: one user cannot take locks without end, and others do not notice.
 func TestLimitsPerUser(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	const limit = 40
 	m := harness.MountOver(t, harness.SharedDir(t), "--max-locks-per-user", strconv.Itoa(limit))
@@ -86,6 +88,7 @@ func TestLimitsPerUser(t *testing.T) {
 
 // TestWaitingIsLimited: one user cannot wait and follow events without end, and what it has costs the server little; others do not notice.
 func TestWaitingIsLimited(t *testing.T) {
+	t.Parallel()
 	const limit = 20
 	m := harness.MountOver(t, harness.SharedDir(t), "--max-waiting-per-user", strconv.Itoa(limit))
 	holder := harness.StartProcess(t)
@@ -115,6 +118,7 @@ func TestWaitingIsLimited(t *testing.T) {
 
 // TestManyEventStreams: 10,000 streams that nobody reads cost neither memory nor time.
 func TestManyEventStreams(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
 	const streams = 10_000
 	var files unix.Rlimit
@@ -208,6 +212,7 @@ func TestDescriptorsAreShared(t *testing.T) {
 
 // TestOddNames: locks at names of odd bytes, of the greatest length, and deeper than a path can say.
 func TestOddNames(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	var names []string
 	for _, name := range []string{
@@ -259,6 +264,7 @@ func TestOddNames(t *testing.T) {
 // TestNoWayOut: while parents are exchanged for symbolic links that lead out of the directory, nothing
 // outside is read, made or removed.
 func TestNoWayOut(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	outside := harness.SharedDir(t)
 	if err := os.WriteFile(filepath.Join(outside, "file"), []byte("outside"), 0o644); err != nil {
@@ -316,20 +322,16 @@ func TestNoWayOut(t *testing.T) {
 	}
 }
 
-// denyingACL is mode 0755 for all but one user (linux/posix_acl_xattr.h).
-func denyingACL(uid uint32) (acl []byte) {
+// denyingACL is an ACL that grants mode 0755 to all users but one.
+func denyingACL(uid uint32) []byte {
 	const undefined = ^uint32(0)
-	acl = binary.LittleEndian.AppendUint32(acl, 2)
-	for _, e := range []struct{ tag, perm, id uint32 }{{1, 7, undefined}, {2, 0, uid}, {4, 5, undefined}, {0x10, 5, undefined}, {0x20, 5, undefined}} {
-		acl = binary.LittleEndian.AppendUint32(acl, e.perm<<16|e.tag)
-		acl = binary.LittleEndian.AppendUint32(acl, e.id)
-	}
-	return acl
+	return harness.EncodeACL([][3]uint32{{1, 7, undefined}, {2, 0, uid}, {4, 5, undefined}, {16, 5, undefined}, {32, 5, undefined}})
 }
 
 // TestPrivateDirectory: another user hears nothing of the locks in a directory that is closed to it, whatever it looks at; the
 // directory's owner and root hear everything. By mode or by ACL, and where names may be looked up but not listed too.
 func TestPrivateDirectory(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
 	owner, dead := harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...), harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...)
 	private := m.Path("private")
@@ -364,7 +366,7 @@ func TestPrivateDirectory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(150 * time.Millisecond) // what users may see is remembered for a moment
+		time.Sleep(fs.AccessLifetime * 3 / 2) // latchfs remembers for this long what a user may see
 		for _, name := range []string{"locks", "locks.json", "reclaimed", "events"} {
 			for uid, fd := range events {
 				var text string

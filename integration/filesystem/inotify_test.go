@@ -20,6 +20,7 @@ import (
 // TestInotify: who watches a directory, or a lock in it, hears that the lock was removed because its holder has died, or by
 // an operator.
 func TestInotify(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	if err := os.Mkdir(m.Path("sub"), 0o755); err != nil {
 		t.Fatal(err)
@@ -54,6 +55,7 @@ func TestInotify(t *testing.T) {
 
 // TestInotifyPrograms: those that people use are told too.
 func TestInotifyPrograms(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "inotifywait")
 	harness.NeedProgram(t, "node")
 	m := harness.MountOver(t, t.TempDir())
@@ -97,6 +99,7 @@ func watchesInotify(pid int) bool {
 // TestNotifierTakesNothing: a name that was made anew at once, as a lock or as data, stays, however often the one before it
 // was reaped.
 func TestNotifierTakesNothing(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	next := harness.StartProcess(t)
 	created := harness.WatchInotify(t, m.Dir, unix.IN_CREATE|unix.IN_DELETE)
@@ -128,6 +131,7 @@ func TestNotifierTakesNothing(t *testing.T) {
 
 // TestNotifierOfDeadServer: one whose server was killed is waited for.
 func TestNotifierOfDeadServer(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	directory := harness.WatchInotify(t, m.Dir, unix.IN_DELETE)
 	holder := harness.StartProcess(t)

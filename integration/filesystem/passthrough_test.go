@@ -17,6 +17,7 @@ import (
 // TestPassthroughRequests: reads and writes of an ordinary file do not visit latchfs, nor
 // does the kernel ask for anything before each of them.
 func TestPassthroughRequests(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--log-level", "trace")
 	if strings.Contains(m.Log(), `"passthrough":false`) {
 		t.Skip("this kernel's FUSE has no passthrough (before 6.9)")
@@ -53,6 +54,7 @@ func TestPassthroughRequests(t *testing.T) {
 // TestMappedAppend: what is changed in the mapping of a file that was opened to append stays at its
 // place, at a lock name too, where writes do not go to the file by themselves.
 func TestMappedAppend(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, name := range []string{"file", "x.lock"} {
 		fd, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_APPEND, 0o644)
@@ -82,6 +84,7 @@ func TestMappedAppend(t *testing.T) {
 // TestMixedOpens: a file that is open with passthrough can be opened in the ways that must come by,
 // and each sees what the others wrote: a file that got set-user-id, and a pid file.
 func TestMixedOpens(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, name := range []string{"file", "x.lock"} {
 		first, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_RDWR, 0o644)

@@ -37,11 +37,12 @@ var users = []struct {
 }
 
 func TestSameAsBeneath(t *testing.T) {
+	t.Parallel()
 	for _, operations := range []string{"table", "random"} {
 		for _, user := range users {
 			t.Run(operations+"/"+user.name, func(t *testing.T) {
 				harness.NeedFUSE(t)
-				mounted, plain := harness.OpenDir(t), harness.OpenDir(t)
+				mounted, plain := harness.PublicDir(t), harness.PublicDir(t)
 				harness.MakeTree(t, mounted)
 				harness.MakeTree(t, plain)
 				harness.MountOver(t, mounted)
@@ -77,7 +78,7 @@ func runOperations(t *testing.T, operations, dir string, seed int, user *syscall
 		t.Fatal(err)
 	}
 	// The test binary lies where other users may not go.
-	binary := filepath.Join(harness.OpenDir(t), "operations")
+	binary := filepath.Join(harness.PublicDir(t), "operations")
 	if out, err := exec.Command("cp", program, binary).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -15,15 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// container is a process tree in user, pid, mount and UTS namespaces of its own, in each of
-// which the first process is pid 1 of a machine called box.
+// A Container is a tree of processes in user, pid, mount and UTS namespaces of its own. Its first process is pid 1,
+// and its host name is "box", as in every other Container.
 type Container struct {
 	t   *testing.T
 	cmd *exec.Cmd
 	out *bufio.Reader
 }
 
-// newContainer runs a script as its pid 1, and returns once that has printed a line.
+// StartContainer runs a bash script in the mount as pid 1 of a container, and returns the first line that the
+// script prints.
 func (m *Mount) StartContainer(script string) (*Container, string) {
 	m.T.Helper()
 	NeedProgram(m.T, "unshare")
@@ -45,12 +46,12 @@ func (m *Mount) StartContainer(script string) (*Container, string) {
 	defer silent.Stop()
 	line, err := c.out.ReadString('\n')
 	if err != nil {
-		m.T.Fatalf("the container said nothing: %v", err)
+		m.T.Fatalf("the container printed nothing: %v", err)
 	}
 	return c, strings.TrimSpace(line)
 }
 
-// kill ends every process in it at once, as the death of pid 1 does.
+// Kill kills every process of the container at once, as the death of pid 1 does.
 func (c *Container) Kill() {
 	if c.cmd.ProcessState == nil {
 		_ = unix.Kill(-c.cmd.Process.Pid, unix.SIGKILL)
@@ -59,14 +60,15 @@ func (c *Container) Kill() {
 	}
 }
 
-// namespace runs latchfs and its users in a mount namespace in which the boot id is what
-// a file says, by the kernel's own interface.
+// A BootNamespace runs latchfs and programs that use it in namespaces in which the test sets the boot id: a file is
+// mounted over /proc/sys/kernel/random/boot_id.
 type BootNamespace struct {
 	t      *testing.T
-	bootID string // the file mounted over the kernel's
-	log    string
+	bootID string // the file with the boot id
+	log    string // the file with latchfs's log
 }
 
+// NewBootNamespace returns one with some boot id.
 func NewBootNamespace(t *testing.T) *BootNamespace {
 	t.Helper()
 	NeedFUSE(t)
@@ -76,6 +78,7 @@ func NewBootNamespace(t *testing.T) *BootNamespace {
 	return n
 }
 
+// SetBootID changes the boot id.
 func (n *BootNamespace) SetBootID(id string) {
 	n.t.Helper()
 	if err := os.WriteFile(n.bootID, []byte(id), 0o444); err != nil {
@@ -83,8 +86,9 @@ func (n *BootNamespace) SetBootID(id string) {
 	}
 }
 
-// run runs a shell script in mount and pid namespaces of its own, with the boot id mounted;
-// all it started ends with it.
+// Run runs a shell script in mount and pid namespaces of its own. All processes that it starts end with it. The
+// script has the variables DIR, STATE, LOG, LATCHFS and BOOT_ID, and two functions: "mounted" mounts over DIR, and
+// "holder NAME" starts a process that takes the lock NAME and sets $holder to its pid.
 func (n *BootNamespace) Run(script string) {
 	n.t.Helper()
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", `
@@ -92,7 +96,6 @@ func (n *BootNamespace) Run(script string) {
 		mount --bind "$BOOT_ID" /proc/sys/kernel/random/boot_id
 		mounted() { "$LATCHFS" mount --log-level debug --state-dir "$STATE" "$DIR" 2>>"$LOG" & daemon=$!
 			n=0; until test -e "$DIR/.latchfs/status"; do n=$((n+1)); test $n -lt 1000 || { cat "$LOG"; exit 1; }; sleep 0.01; done; }
-		# A lock is taken by a shell of its own, which waits for a word to end.
 		holder() { setsid sh -c 'set -C; echo $$ > "$1"; exec sleep 1000' holder "$DIR/$1" & holder=$!
 			until test -s "$DIR/$1"; do sleep 0.01; done; }
 		`+script)

@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watch begins to watch a path with inotify(7) and returns its events, as names and masks, until the end of the test.
+// WatchInotify watches a path with inotify(7) until the end of the test. An event is "delete NAME", "create NAME" or
+// "delete_self NAME".
 func WatchInotify(t *testing.T, path string, mask uint32) <-chan string {
 	t.Helper()
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK) // so that Close ends Read
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK) // so that Close interrupts Read
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,7 +52,7 @@ func WatchInotify(t *testing.T, path string, mask uint32) <-chan string {
 	return events
 }
 
-// heard waits for an event and returns those before it.
+// WaitForInotify waits for an event and returns the events before it.
 func WaitForInotify(t *testing.T, events <-chan string, want string) (before []string) {
 	t.Helper()
 	for {
@@ -62,7 +63,7 @@ func WaitForInotify(t *testing.T, events <-chan string, want string) (before []s
 			}
 			before = append(before, e)
 		case <-time.After(20 * time.Second):
-			t.Fatalf("%q was not heard, but %q", want, before)
+			t.Fatalf("%q was not received, but %q", want, before)
 		}
 	}
 }

@@ -15,7 +15,8 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// metrics are all samples of a text in Prometheus's format, by name and labels; of a histogram its count.
+// ParseMetrics returns all samples of a text in Prometheus's format, by "NAME LABEL=VALUE ...". The sample of a
+// histogram is its count.
 func ParseMetrics(t *testing.T, text []byte) map[string]float64 {
 	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
@@ -43,7 +44,7 @@ func ParseMetrics(t *testing.T, text []byte) map[string]float64 {
 	return samples
 }
 
-// metric is a sample of .latchfs/metrics.
+// Metric returns a sample of .latchfs/metrics, 0 if there is no such sample.
 func (m *Mount) Metric(name string) float64 {
 	m.T.Helper()
 	text, err := os.ReadFile(m.Path(".latchfs/metrics"))
@@ -53,14 +54,14 @@ func (m *Mount) Metric(name string) float64 {
 	return ParseMetrics(m.T, text)[name]
 }
 
-// metricsAddress is where a mount with --metrics-listen serves them.
+// MetricsAddress returns the address at which a mount with --metrics-listen serves metrics.
 func (m *Mount) MetricsAddress() string {
 	m.T.Helper()
 	Eventually(m.T, "metrics are served", func() bool { return len(m.Logged("serving metrics")) > 0 })
 	return fmt.Sprint(m.Logged("serving metrics")[0]["address"])
 }
 
-// statusNumber is a number in a file like proc_pid_status(5).
+// StatusNumber returns the number after field, which begins a line of a file such as /proc/PID/status.
 func StatusNumber(t *testing.T, path, field string) int {
 	t.Helper()
 	text, err := os.ReadFile(path)

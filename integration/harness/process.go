@@ -17,11 +17,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test binary runs itself as the processes that lock: this variable says which one.
+// HelperVariable is an environment variable with the name of the helper that Main runs instead of the tests.
 const HelperVariable = "LATCHFS_TEST_HELPER"
 
-// locker takes commands, a line each, and answers each with a line: "ok" or an errno. A word that
-// begins with a quote is Go's text of a word.
+// locker is the main function of a Process. It reads commands from standard input, one on a line, carries each out
+// and answers with a line: "ok" or the name of an errno. A word that begins with a quote is a Go string.
 func locker() {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
@@ -33,13 +33,13 @@ func locker() {
 		}
 		var err error
 		switch words[0] {
-		case "take": // take FILE [PAYLOAD]: its own pid without
+		case "take": // take FILE [PAYLOAD]: the default payload is its own pid
 			payload := strconv.Itoa(os.Getpid()) + "\n"
 			if len(words) == 3 {
 				payload = words[2]
 			}
 			err = Take(words[1], payload)
-		case "make": // take FILE and write nothing
+		case "make": // make FILE: take it and write nothing
 			err = Take(words[1], "")
 		case "remove":
 			err = unix.Unlink(words[1])
@@ -58,13 +58,13 @@ func locker() {
 			if fd, err = unix.Open(words[1], unix.O_WRONLY|unix.O_TRUNC, 0); err == nil {
 				unix.Close(fd)
 			}
-		case "break": // break FILE PID:MICROSECONDS: remove-if-stale, as programs do it
+		case "break": // break FILE PID:MICROSECONDS: remove the lock if it is stale and take it
 			err = breakStale(words[1], words[2])
-		case "keep": // take FILE SOURCE: with what is in SOURCE, and keep it open
+		case "keep": // keep FILE SOURCE: create it with the content of SOURCE and keep it open
 			err = keepOpen(words[1], words[2])
 		case "overwriting", "excluding", "replacing": // WAY DIR SOURCE: copy the files of SOURCE into DIR
 			err = copyFiles(words[0], words[1], words[2])
-		case "enter": // enter DIR, made if it is not there
+		case "enter": // enter DIR: change to it, and make it first if it does not exist
 			if err = unix.Mkdir(words[1], 0o777); err == nil || err == unix.EEXIST {
 				err = unix.Chdir(words[1])
 			}
@@ -73,9 +73,9 @@ func locker() {
 			if fd, err = unix.Open(words[1], unix.O_RDONLY, 0); err == nil {
 				unix.Close(fd)
 			}
-		case "await": // await WAIT: read that file until it answers
+		case "await": // await WAIT: read that file of .latchfs/wait until it answers
 			err = await(words[1])
-		case "queue": // queue WAIT FILE: take FILE when it is its turn
+		case "queue": // queue WAIT FILE: wait for its turn and take FILE
 			for {
 				if err = await(words[1]); err != nil {
 					break
@@ -84,9 +84,9 @@ func locker() {
 					break
 				}
 			}
-		case "crowd": // crowd WAIT N: N threads that wait
+		case "crowd": // crowd WAIT N: start N threads that wait
 			err = crowd(words[1], words[2])
-		case "open": // open FILE N: open it N times and keep that
+		case "open": // open FILE N: open it N times and keep it open
 			n, _ := strconv.Atoi(words[2])
 			for i := 0; i < n && err == nil; i++ {
 				_, err = unix.Open(words[1], unix.O_RDONLY, 0)
@@ -104,7 +104,7 @@ func locker() {
 					break
 				}
 			}
-		case "claim": // claim DIR: as a latchfs does that serves it
+		case "claim": // claim DIR: lock it as a latchfs that serves it does
 			var fd int
 			if fd, err = unix.Open(words[1], unix.O_RDONLY, 0); err == nil {
 				err = unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_RDLCK, Start: 1 << 40, Len: 1})
@@ -123,7 +123,7 @@ func locker() {
 			err = unix.Rename(words[1], words[2])
 		case "exit":
 			return
-		case "fail": // fail STATUS: end with it
+		case "fail": // fail STATUS: exit with it
 			status, _ := strconv.Atoi(words[1])
 			os.Exit(status)
 		}
@@ -135,8 +135,8 @@ func locker() {
 	}
 }
 
-// breakStale waits until the process named in a lock file is dead, judges the lock stale by
-// that, and after a moment removes it and takes it.
+// breakStale waits until the holder of a lock is dead, waits for a moment, and then removes and takes the lock, as
+// programs do that remove stale locks themselves.
 func breakStale(path, argument string) error {
 	var pid, delay int
 	if _, err := fmt.Sscanf(argument, "%d:%d", &pid, &delay); err != nil {
@@ -146,12 +146,12 @@ func breakStale(path, argument string) error {
 	}
 	for until := time.Now().Add(time.Duration(delay) * time.Microsecond); time.Now().Before(until); {
 	}
-	// Its errors do not keep these programs from trying.
+	// These programs try to take the lock even if the removal fails.
 	_ = unix.Unlink(path)
 	return Take(path, strconv.Itoa(os.Getpid())+"\n")
 }
 
-// cycle takes a lock and gives it back.
+// cycle takes a lock and releases it.
 func cycle(path string) error {
 	if err := Take(path, strconv.Itoa(os.Getpid())+"\n"); err != nil {
 		return err
@@ -159,7 +159,7 @@ func cycle(path string) error {
 	return unix.Unlink(path)
 }
 
-// keepOpen makes an exclusive file with the content of another one.
+// keepOpen creates a file exclusively, with the content of another one, and keeps it open.
 func keepOpen(path, source string) error {
 	text, err := os.ReadFile(source)
 	if err != nil {
@@ -179,8 +179,8 @@ func keepOpen(path, source string) error {
 	return nil
 }
 
-// copyFiles copies the files of source to names in dir that are free: opened without O_EXCL, with it, or by
-// a temporary file that is renamed.
+// copyFiles copies the files of source to free names in dir, in one of three ways: without O_EXCL ("overwriting"),
+// with it ("excluding"), or through a temporary file that is renamed ("replacing").
 func copyFiles(way, dir, source string) error {
 	entries, err := os.ReadDir(source)
 	if err != nil {
@@ -218,7 +218,7 @@ func copyFiles(way, dir, source string) error {
 	return nil
 }
 
-// await reads a file of .latchfs/wait, which answers when it is the reader's turn.
+// await reads a file of .latchfs/wait until it answers, which it does at the reader's turn.
 func await(path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY, 0)
 	if err != nil {
@@ -232,7 +232,7 @@ func await(path string) error {
 	}
 }
 
-// crowd has many threads wait, and does not wait for them.
+// crowd starts many threads that wait, and returns at once.
 func crowd(path, number string) error {
 	n, err := strconv.Atoi(number)
 	if err != nil {
@@ -245,7 +245,7 @@ func crowd(path, number string) error {
 	return nil
 }
 
-// take makes an exclusive lock file and writes payload to it.
+// Take creates a lock file exclusively and writes payload to it.
 func Take(path, payload string) error {
 	fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o644)
 	if err != nil {
@@ -259,9 +259,8 @@ func Take(path, payload string) error {
 	return err
 }
 
-// process is a helper that a test talks to. It is in a session of its own and its parent is
-// the test, which is therefore an ancestor of them all: tests touch locks only through
-// helpers.
+// A Process is a helper process to which a test sends commands, listed in locker. All of them are children of the
+// test, and a parent belongs to the family of its children: so a test touches locks only through a Process.
 type Process struct {
 	t       *testing.T
 	Cmd     *exec.Cmd
@@ -270,7 +269,7 @@ type Process struct {
 	ended   bool
 }
 
-// newLocker starts one, with prefix before its command line.
+// StartProcess starts a Process, behind the words of prefix. It is killed at the end of the test.
 func StartProcess(t *testing.T, prefix ...string) *Process {
 	t.Helper()
 	words := append(prefix, "/proc/self/exe")
@@ -300,16 +299,17 @@ func StartProcess(t *testing.T, prefix ...string) *Process {
 	return p
 }
 
+// PID returns its pid.
 func (p *Process) PID() int { return p.Cmd.Process.Pid }
 
-// do has it carry a command out and returns its answer.
+// Do sends a command and returns the answer.
 func (p *Process) Do(words ...string) string {
 	p.t.Helper()
 	p.Send(words...)
 	return p.Answer()
 }
 
-// send sends a command and does not wait for the answer.
+// Send sends a command and does not wait for the answer.
 func (p *Process) Send(words ...string) {
 	p.t.Helper()
 	if _, err := fmt.Fprintln(p.in, strings.Join(words, " ")); err != nil {
@@ -317,7 +317,7 @@ func (p *Process) Send(words ...string) {
 	}
 }
 
-// answer waits for the answer to a command.
+// Answer waits for the answer to a command that was sent.
 func (p *Process) Answer() string {
 	p.t.Helper()
 	if !p.answers.Scan() {
@@ -326,7 +326,7 @@ func (p *Process) Answer() string {
 	return p.answers.Text()
 }
 
-// must fails the test if the answer is another one.
+// Must sends a command and fails the test unless this is the answer.
 func (p *Process) Must(answer string, words ...string) {
 	p.t.Helper()
 	if got := p.Do(words...); got != answer {
@@ -334,7 +334,7 @@ func (p *Process) Must(answer string, words ...string) {
 	}
 }
 
-// kill ends it with SIGKILL, and waits until it has ended.
+// Kill kills the process and waits until it has ended.
 func (p *Process) Kill() {
 	if !p.ended {
 		p.ended = true
@@ -343,7 +343,7 @@ func (p *Process) Kill() {
 	}
 }
 
-// fail has it end with a status other than 0.
+// ExitWith ends the process with an exit status other than 0.
 func (p *Process) ExitWith(status int) {
 	p.t.Helper()
 	p.ended = true
@@ -355,7 +355,7 @@ func (p *Process) ExitWith(status int) {
 	}
 }
 
-// exit lets it end by itself.
+// Exit ends the process with the exit status 0.
 func (p *Process) Exit() {
 	p.t.Helper()
 	p.ended = true
@@ -365,14 +365,16 @@ func (p *Process) Exit() {
 	}
 }
 
+// OwnPID returns the payload of a lock that the test takes itself.
 func OwnPID() string { return strconv.Itoa(os.Getpid()) + "\n" }
 
+// FailHelper ends a helper process with an error.
 func FailHelper(err error) {
 	fmt.Fprintln(os.Stderr, os.Getpid(), err)
 	os.Exit(3)
 }
 
-// number is an environment variable that is a number, or what it is without.
+// EnvNumber returns the number in an environment variable, or a default if the variable is not set.
 func EnvNumber(t *testing.T, variable string, without int) int {
 	t.Helper()
 	text := os.Getenv(variable)
@@ -386,7 +388,7 @@ func EnvNumber(t *testing.T, variable string, without int) int {
 	return n
 }
 
-// deadPID is the pid of a process that has ended.
+// DeadPID returns the pid of a process that has ended.
 func DeadPID(t *testing.T) int {
 	t.Helper()
 	cmd := exec.Command("true")

@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// start runs a script in the mount in a session of its own and returns once it has printed a
-// line, which is the pid of what holds.
+// StartScript runs a bash script in the mount, in a session of its own, and returns once the script has printed a
+// line with the pid of the process that holds the lock.
 func (m *Mount) StartScript(script string) *Script {
 	m.T.Helper()
 	s := &Script{t: m.T, Cmd: exec.Command("bash", "-c", script)}
@@ -34,25 +34,26 @@ func (m *Mount) StartScript(script string) *Script {
 	m.T.Cleanup(s.End)
 	s.Out = bufio.NewReader(out)
 	if _, err := fmt.Fscanln(s.Out, &s.PID); err != nil {
-		m.T.Fatalf("%s: did not say who holds: %v", script, err)
+		m.T.Fatalf("%s: the script did not print the pid of the holder: %v", script, err)
 	}
 	return s
 }
 
+// A Script is a bash script that runs in a mount.
 type Script struct {
 	t   *testing.T
 	Cmd *exec.Cmd
-	Out *bufio.Reader
-	PID int
+	Out *bufio.Reader // what it prints after the pid
+	PID int           // the process that it printed, which holds the lock
 }
 
-// kill ends what holds and returns once it has.
+// Kill kills the process that holds the lock and returns once that process has ended.
 func (s *Script) Kill() {
 	s.t.Helper()
 	Kill(s.t, s.PID, unix.SIGKILL)
 }
 
-// end ends all of it.
+// End kills all processes of the script.
 func (s *Script) End() {
 	group := -s.Cmd.Process.Pid
 	_ = unix.Kill(group, unix.SIGKILL)
@@ -60,7 +61,7 @@ func (s *Script) End() {
 	Eventually(s.t, "all its processes have ended", func() bool { return unix.Kill(group, unix.SIGKILL) != nil })
 }
 
-// another runs a script in the mount that is no relative of any other, and says how it went.
+// RunScript runs a bash script in the mount and returns its output. It belongs to the family of no other script.
 func (m *Mount) RunScript(script string) (string, error) {
 	cmd := exec.Command("bash", "-ec", script)
 	cmd.Dir = m.Dir
@@ -68,6 +69,7 @@ func (m *Mount) RunScript(script string) (string, error) {
 	return strings.TrimSpace(string(out)), err
 }
 
+// MustFail runs a bash script in the mount, which must fail and print a text.
 func (m *Mount) MustFail(says, script string) {
 	m.T.Helper()
 	if out, err := m.RunScript(script); err == nil || !strings.Contains(out, says) {
@@ -75,6 +77,7 @@ func (m *Mount) MustFail(says, script string) {
 	}
 }
 
+// MustRun runs a bash script in the mount, which must succeed.
 func (m *Mount) MustRun(script string) {
 	m.T.Helper()
 	if out, err := m.RunScript(script); err != nil {
@@ -82,7 +85,7 @@ func (m *Mount) MustRun(script string) {
 	}
 }
 
-// inShell runs a script in dir and returns what it printed.
+// RunShell runs a bash script in dir, which must succeed, and returns what it printed. git works in it.
 func RunShell(t *testing.T, dir, script string) string {
 	t.Helper()
 	cmd := exec.Command("bash", "-euc", script)
@@ -97,8 +100,8 @@ func RunShell(t *testing.T, dir, script string) string {
 	return string(out)
 }
 
-// run runs latchfs and returns its exit code and what it said on standard error.
-func RunAs(t *testing.T, credential *syscall.Credential, args ...string) (int, string) {
+// RunLatchfs runs latchfs as a user, root if credential is nil, and returns its exit code and its standard error.
+func RunLatchfs(t *testing.T, credential *syscall.Credential, args ...string) (int, string) {
 	t.Helper()
 	cmd := exec.Command(Latchfs, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: credential}

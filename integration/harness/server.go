@@ -18,17 +18,18 @@ import (
 // server that has died. The server sets it in fs/descriptor_keeper.go.
 const DescriptorKeeperName = "latchfs-anchor"
 
-// server is the process that answers for the mount now, 0 while there is none.
+// Server returns the pid of the process that serves the mount now, 0 while there is none.
 func (m *Mount) Server() int {
 	for _, pid := range Children(m.Keeper.Process.Pid) {
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if err == nil && strings.TrimSpace(string(comm)) != DescriptorKeeperName && !HasEnded(pid) { // a notifier has ended with its server
+		if err == nil && strings.TrimSpace(string(comm)) != DescriptorKeeperName && !HasEnded(pid) {
 			return pid
 		}
 	}
 	return 0
 }
 
+// Children returns the pids of the children of a process.
 func Children(pid int) (pids []int) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, stat := range stats {
@@ -42,13 +43,13 @@ func Children(pid int) (pids []int) {
 	return pids
 }
 
-// killServer kills the server there is, and says which that was.
+// KillServer kills the current server and returns its pid.
 func (m *Mount) KillServer() int {
 	m.T.Helper()
 	return m.EndServer(unix.SIGKILL)
 }
 
-// endServer ends the server there is by a signal, and says which that was.
+// EndServer ends the current server by a signal and returns its pid.
 func (m *Mount) EndServer(by unix.Signal) int {
 	m.T.Helper()
 	pid := 0
@@ -57,7 +58,8 @@ func (m *Mount) EndServer(by unix.Signal) int {
 	return pid
 }
 
-// killers kill the server again and again until stop is closed.
+// KillServerRepeatedly kills the server, after pauses between least and most, until stop is closed. The function
+// that it returns waits for the end of that and returns how many servers were killed.
 func (m *Mount) KillServerRepeatedly(stop <-chan struct{}, least, most time.Duration) (kills func() int) {
 	done, count := make(chan struct{}), 0
 	go func() {
@@ -76,17 +78,17 @@ func (m *Mount) KillServerRepeatedly(stop <-chan struct{}, least, most time.Dura
 	return func() int { <-done; return count }
 }
 
-// killerVariable has the server of every mount killed again and again.
+// KillServersVariable is an environment variable. If it is set, MountOver kills the servers of every mount
+// repeatedly.
 const KillServersVariable = "LATCHFS_TEST_KILLER"
 
-// eventuallyServed waits until there is a server that answers.
+// WaitUntilServed waits until a server answers.
 func (m *Mount) WaitUntilServed() {
 	m.T.Helper()
 	Eventually(m.T, "the mount is served", func() bool { return Exists(m.Path(".latchfs/status")) })
 }
 
-// leftNothing checks that the locks of processes that have ended are gone, and that the mount still
-// has its first connection.
+// CheckNothingLeft waits until no lock is held, and fails the test if the server had to mount anew.
 func (m *Mount) CheckNothingLeft() {
 	m.T.Helper()
 	Eventually(m.T, "nothing is locked", func() bool { return len(m.Locks()) == 0 })
@@ -95,7 +97,7 @@ func (m *Mount) CheckNothingLeft() {
 	}
 }
 
-// ended says that a process has ended, be it reaped by its parent or not.
+// HasEnded reports whether a process has ended. Its parent may not have waited for it yet.
 func HasEnded(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// holds checks what is in a file.
+// CheckContent fails the test if a file does not contain exactly text.
 func CheckContent(t *testing.T, path, text string) {
 	t.Helper()
 	if got, err := os.ReadFile(path); err != nil || string(got) != text {
@@ -25,7 +25,8 @@ func CheckContent(t *testing.T, path, text string) {
 	}
 }
 
-// makeGround makes directories of every kind of permission to work in.
+// MakeTree makes directories in dir with all kinds of permissions, for tests that compare a mount with a plain
+// directory.
 func MakeTree(t *testing.T, dir string) {
 	t.Helper()
 	for _, d := range []struct {
@@ -43,15 +44,15 @@ func MakeTree(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
-	// user::rwx group::r-x other::r-x user:1002:rwx mask::rwx, for what is made in it
+	// The default ACL is user::rwx group::r-x other::r-x user:1002:rwx mask::rwx.
 	acl := EncodeACL([][3]uint32{{1, 7, ^uint32(0)}, {2, 7, 1002}, {4, 5, ^uint32(0)}, {16, 7, ^uint32(0)}, {32, 5, ^uint32(0)}})
 	if err := unix.Setxattr(filepath.Join(dir, "acl"), "system.posix_acl_default", acl, 0); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// encodeACL is an ACL of entries of tag, permissions and id as an extended attribute has it (acl(5),
-// linux/posix_acl_xattr.h).
+// EncodeACL returns the extended attribute for an ACL (acl(5), linux/posix_acl_xattr.h). An entry is a tag,
+// permissions and an id.
 func EncodeACL(entries [][3]uint32) []byte {
 	acl := []byte{2, 0, 0, 0}
 	for _, e := range entries {
@@ -62,6 +63,8 @@ func EncodeACL(entries [][3]uint32) []byte {
 	return acl
 }
 
+// CompareLines fails the test at the first line in which a mount differs from a plain directory. The seed, or the
+// number of a stage, is for the message.
 func CompareLines(t *testing.T, seed int, got, want []string) {
 	t.Helper()
 	for i := range max(len(got), len(want)) {
@@ -82,7 +85,7 @@ func CompareLines(t *testing.T, seed int, got, want []string) {
 	}
 }
 
-// dumpTree describes all there is in dir.
+// DumpTree returns a line of Describe for dir and for everything in it.
 func DumpTree(t *testing.T, dir string) []string {
 	t.Helper()
 	var lines []string
@@ -101,8 +104,8 @@ func DumpTree(t *testing.T, dir string) []string {
 	return lines
 }
 
-// describe is what stat, xattrs and content say of a file; no times but those that were
-// set, which lie in the past.
+// Describe returns what stat(2), the extended attributes and the content say of a file. Times are included only if
+// they lie before 2017, because a test has set these.
 func Describe(path string) string {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
@@ -139,7 +142,7 @@ func Describe(path string) string {
 	return text
 }
 
-// mountTmpfs mounts one until the end of the test.
+// MountTmpfs mounts a tmpfs until the end of the test.
 func MountTmpfs(t *testing.T, flags uintptr, options string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()

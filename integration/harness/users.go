@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// asUser is the prefix of a command that another user runs.
+// AsUser returns the words before a command that run it as another user, without capabilities.
 func AsUser(t *testing.T, uid int) []string {
 	t.Helper()
 	NeedProgram(t, "setpriv")
@@ -20,7 +20,7 @@ func AsUser(t *testing.T, uid int) []string {
 	return []string{"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups", "--bounding-set=-all"}
 }
 
-// sharedDir is a directory in which everybody may make files, as in /tmp.
+// SharedDir returns a temporary directory of the test in which every user may create files, without the sticky bit.
 func SharedDir(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -35,12 +35,13 @@ func SharedDir(t *testing.T) string {
 	return dir
 }
 
+// The users of tests with several users.
 const (
 	AttackerUID  = 1002
 	BystanderUID = 1003
 )
 
-// as calls do on a thread that is another user to filesystems.
+// WithUID calls do on a thread that acts as another user on filesystems.
 func WithUID(uid int, do func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -49,7 +50,7 @@ func WithUID(uid int, do func()) {
 	do()
 }
 
-// openAs opens a file as another user.
+// OpenAs opens a file as another user until the end of the test.
 func OpenAs(t *testing.T, uid int, path string, flags int) (fd int) {
 	t.Helper()
 	var err error
@@ -61,8 +62,9 @@ func OpenAs(t *testing.T, uid int, path string, flags int) (fd int) {
 	return fd
 }
 
-// testDir is a temporary directory that every user can reach.
-func OpenDir(t *testing.T) string {
+// PublicDir returns a temporary directory in which every user may create files. Unlike SharedDir it is directly in
+// the system's directory for temporary files.
+func PublicDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "latchfs-test-")
 	if err != nil {

@@ -14,19 +14,18 @@ import (
 	"time"
 )
 
-// machine is a virtual machine with Debian 12's kernel, whose first process is a script of
-// integration/vm.
+// A VM is a virtual machine with Debian 12's kernel. Its first process is a script of integration/vm.
 type VM struct {
 	T       *testing.T
 	args    []string
 	monitor string
 	cmd     *exec.Cmd
-	lines   chan string // of the console; closed when it has ended
+	lines   chan string // of the console; closed once the machine has ended
 	console strings.Builder
 }
 
-// newMachine makes a machine that runs the script, with latchfs and other programs in it and, if
-// it has a size, a disk that keeps what is written to it.
+// NewVM prepares a machine that runs a script of integration/vm. The machine has a directory of programs, by name,
+// and, unless the size is empty, a disk.
 func NewVM(t *testing.T, script string, disk string, programs map[string]string) *VM {
 	t.Helper()
 	for _, program := range []string{"qemu-system-x86_64", "busybox", "cpio", "mkfs.ext4"} {
@@ -87,7 +86,7 @@ func NewVM(t *testing.T, script string, disk string, programs map[string]string)
 	return m
 }
 
-// boot starts it, with words on the kernel's command line.
+// Boot starts the machine, with further words on the kernel's command line.
 func (m *VM) Boot(words string) {
 	m.T.Helper()
 	m.cmd = exec.Command("qemu-system-x86_64", append(m.args, "-append", "console=ttyS0 quiet panic=-1 "+words)...)
@@ -98,7 +97,7 @@ func (m *VM) Boot(words string) {
 	}
 	m.lines = make(chan string, 1<<16)
 	go func(cmd *exec.Cmd) {
-		_ = cmd.Wait() // what it says is what counts
+		_ = cmd.Wait() // tests judge by the console
 		in.Close()
 	}(m.cmd)
 	go func(lines chan string) {
@@ -115,14 +114,14 @@ func (m *VM) Boot(words string) {
 	}(m.lines)
 }
 
-// until reads the console up to a line that begins with word, and returns all lines.
+// ReadUntil reads the console up to a line that begins with word and returns all lines.
 func (m *VM) ReadUntil(word string) (lines []string) {
 	m.T.Helper()
 	for timeout := time.After(4 * time.Minute); ; {
 		select {
 		case line, open := <-m.lines:
 			if !open {
-				m.T.Fatalf("the machine ended before it said %s", word)
+				m.T.Fatalf("the machine ended before it printed %s", word)
 			}
 			m.console.WriteString(line + "\n")
 			lines = append(lines, line)
@@ -130,12 +129,12 @@ func (m *VM) ReadUntil(word string) (lines []string) {
 				return lines
 			}
 		case <-timeout:
-			m.T.Fatalf("the machine did not say %s", word)
+			m.T.Fatalf("the machine did not print %s", word)
 		}
 	}
 }
 
-// reset resets it as the button does: it boots again.
+// Reset resets the machine, as its reset button would. It boots again.
 func (m *VM) Reset() {
 	m.T.Helper()
 	monitor, err := net.Dial("unix", m.monitor)
@@ -146,7 +145,7 @@ func (m *VM) Reset() {
 	if _, err := io.WriteString(monitor, "system_reset\n"); err != nil {
 		m.T.Fatal(err)
 	}
-	// It has been read when it is echoed.
+	// The monitor echoes a command once it has read it.
 	for r := bufio.NewReader(monitor); ; {
 		if line, err := r.ReadString('\n'); err != nil || strings.Contains(line, "system_reset") {
 			return
@@ -154,8 +153,8 @@ func (m *VM) Reset() {
 	}
 }
 
-// cut ends it as a cut of its power does: what its kernel had not written to the disk is lost. What it
-// said before is returned.
+// CutPower ends the machine. What its kernel had not written to the disk is lost. CutPower returns the rest of the
+// console.
 func (m *VM) CutPower() (lines []string) {
 	if m.cmd == nil {
 		return nil
@@ -169,7 +168,7 @@ func (m *VM) CutPower() (lines []string) {
 	return lines
 }
 
-// results fails the test if the lines do not tell of at least so many results that are all right.
+// CheckResults fails the test if a line of the console reports a failure, or fewer than least a success.
 func (m *VM) CheckResults(lines []string, least int) {
 	m.T.Helper()
 	right := 0
@@ -181,20 +180,8 @@ func (m *VM) CheckResults(lines []string, least int) {
 		}
 	}
 	if right < least {
-		m.T.Errorf("%d results, not %d", right, least)
+		m.T.Errorf("%d successes, not at least %d", right, least)
 	}
-}
-
-// buildStatic builds a latchfs that needs no libraries.
-func BuildStatic(t *testing.T, args ...string) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "latchfs")
-	cmd := exec.Command("go", append(append([]string{"build", "-o", program}, args...), "latchfs/cmd/latchfs")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return program
 }
 
 // vmPath returns the path of a file of integration/vm.

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// waitsForAnswer says that a thread of a process waits for what a filesystem answers.
+// IsWaiting reports whether a thread of a process waits for the answer of a FUSE filesystem.
 func IsWaiting(pid int) bool {
 	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/wchan", pid))
 	return slices.ContainsFunc(threads, func(file string) bool {
@@ -19,11 +19,11 @@ func IsWaiting(pid int) bool {
 	})
 }
 
-// wait is the file that answers whose turn it is to take name.
+// WaitFile returns the path of the control file in which a process waits for its turn to take name.
 func (m *Mount) WaitFile(name string) string { return m.Path(".latchfs/wait/" + name) }
 
-// eventuallyWaiting waits until so many wait.
+// WaitForWaiters waits until n processes wait in control files.
 func (m *Mount) WaitForWaiters(n int) {
 	m.T.Helper()
-	Eventually(m.T, fmt.Sprintf("%d wait", n), func() bool { return StatusNumber(m.T, m.Path(".latchfs/status"), `  "waiting":`) == n })
+	Eventually(m.T, fmt.Sprintf("%d processes wait", n), func() bool { return StatusNumber(m.T, m.Path(".latchfs/status"), `  "waiting":`) == n })
 }

@@ -52,6 +52,7 @@ func hammer() {
 // TestHammer: 24 processes hammer one name and 24 a name each, and are killed at random. A
 // "begin" may only follow an "end", or the death of the one who began.
 func TestHammer(t *testing.T) {
+	t.Parallel()
 	length := time.Minute
 	if text := os.Getenv("HAMMER_TIME"); text != "" {
 		var err error

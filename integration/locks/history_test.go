@@ -15,6 +15,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"latchfs/fs"
 	"latchfs/integration/harness"
 )
 
@@ -46,8 +47,8 @@ const (
 	// after it was made.
 	stale = -1
 
-	// attributesCached is fs.createLifetime and what the kernel rounds it up by.
-	attributesCached = 30 * time.Millisecond
+	// attributesCached is how long the kernel caches the attributes of a new lock. It rounds up to a clock tick.
+	attributesCached = fs.LockAttributesLifetime + 10*time.Millisecond
 )
 
 // oneLock is the model.
@@ -235,6 +236,7 @@ const operationsEach = 2000
 // order, also while the server is killed. HISTORIES is how many of either are made, HISTORY_SEED the
 // seed of the first.
 func TestHistories(t *testing.T) {
+	t.Parallel()
 	histories := harness.EnvNumber(t, "HISTORIES", 8)
 	first := harness.EnvNumber(t, "HISTORY_SEED", int(time.Now().Unix()))
 	t.Logf("HISTORY_SEED=%d", first)
@@ -263,6 +265,7 @@ func TestHistories(t *testing.T) {
 
 // TestHistoriesCanFail: with a fault put in on purpose there is no order.
 func TestHistoriesCanFail(t *testing.T) {
+	t.Parallel()
 	program := filepath.Join(t.TempDir(), "latchfs")
 	if err := harness.Build(program, "-tags", "mutation"); err != nil {
 		t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 // TestHoldersAreJudgedRightly: whatever a holder does to itself or suffers, its lock is live as
 // long as it is there, and free when it is not.
 func TestHoldersAreJudgedRightly(t *testing.T) {
+	t.Parallel()
 	const hold = `set -C; echo $$ > x.lock; `
 	for _, c := range []struct {
 		name   string
@@ -89,6 +90,7 @@ ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
 
 // TestZombieHoldsNothing: its parent never waits for it.
 func TestZombieHoldsNothing(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	holder := exec.Command("bash", "-c", "set -C; echo $$ > x.lock; kill -9 $$")
 	holder.Dir = m.Dir
@@ -105,6 +107,7 @@ func TestZombieHoldsNothing(t *testing.T) {
 
 // TestStoppedHolderKeepsItsLock against programs that judge by age.
 func TestStoppedHolderKeepsItsLock(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("waits for 15 s, longer than proper-lockfile's limit")
 	}
@@ -149,6 +152,7 @@ func TestStoppedHolderKeepsItsLock(t *testing.T) {
 
 // TestLiveLockLooksFresh to others, and to its family as it is.
 func TestLiveLockLooksFresh(t *testing.T) {
+	t.Parallel()
 	past := time.Now().Add(-30 * time.Second).Unix() // earlier would be a copy
 	for _, heartbeat := range []bool{true, false} {
 		var flags []string

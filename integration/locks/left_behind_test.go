@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"latchfs/fs"
 	"latchfs/integration/harness"
 )
 
@@ -73,6 +74,7 @@ func TestManyLeftBehind(t *testing.T) {
 
 // TestLeftBehindIsJudgedUnasked: nobody looks at the file.
 func TestLeftBehindIsJudgedUnasked(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "a/b"), 0o755); err != nil {
 		t.Fatal(err)
@@ -88,6 +90,7 @@ func TestLeftBehindIsJudgedUnasked(t *testing.T) {
 
 // TestListedIsJudged though the kernel asks for the attributes of the first entries only.
 func TestListedIsJudged(t *testing.T) {
+	t.Parallel()
 	const files = 1000
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
@@ -116,6 +119,7 @@ func TestListedIsJudged(t *testing.T) {
 
 // TestACLIsSeen though ls asked before there was one, set in the mount or beneath it.
 func TestACLIsSeen(t *testing.T) {
+	t.Parallel()
 	const acl = "system.posix_acl_access"
 	dir, outside := t.TempDir(), t.TempDir()
 	path, beneath := filepath.Join(dir, "file"), filepath.Join(outside, "file")
@@ -125,7 +129,7 @@ func TestACLIsSeen(t *testing.T) {
 	if err := os.Link(beneath, path); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(1100 * time.Millisecond) // its change is old enough to be remembered
+	time.Sleep(fs.ACLSettledTime * 11 / 10) // latchfs remembers that there is no ACL once the last change is this old
 	m := harness.MountOver(t, dir)
 	// user::rw- group::r-- other::r-- user:1:r-- mask::r--
 	withUser := harness.EncodeACL([][3]uint32{{1, 6, ^uint32(0)}, {2, 4, 1}, {4, 4, ^uint32(0)}, {16, 4, ^uint32(0)}, {32, 4, ^uint32(0)}})
@@ -153,7 +157,7 @@ func TestACLIsSeen(t *testing.T) {
 		if err := unix.Removexattr(path, acl); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(1100 * time.Millisecond)
+		time.Sleep(fs.ACLSettledTime * 11 / 10)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 // TestShell takes a lock as shells do, contends for it, and is killed.
 func TestShell(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	// Each shell is a child of a shell of its own, as in two terminals.
 	holder := exec.Command("sh", "-c", `set -C; echo $$ > s.jsonl.lock && echo taken && exec sleep 1000`)
@@ -68,6 +69,7 @@ func TestShell(t *testing.T) {
 
 // TestFreeAtOnce kills holders and takes their lock with the very next system call.
 func TestFreeAtOnce(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	next := harness.StartProcess(t)
 	for range 50 {
@@ -82,6 +84,7 @@ func TestFreeAtOnce(t *testing.T) {
 
 // TestLiveLockCannotBeTakenAway tries all that would.
 func TestLiveLockCannotBeTakenAway(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	holder, other := harness.StartProcess(t), harness.StartProcess(t)
 	lock, data := m.Path("x.lock"), m.Path("data")
@@ -110,6 +113,7 @@ func TestLiveLockCannotBeTakenAway(t *testing.T) {
 
 // TestFamilyMay: a child may remove its parent's lock, and a parent its child's.
 func TestFamilyMay(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, script := range []string{
 		`set -C; echo $$ > x.lock && rm x.lock && test ! -e x.lock`,
@@ -131,6 +135,7 @@ func TestFamilyMay(t *testing.T) {
 // TestHolderNamedByLauncher: a launcher writes the pid of the daemon that it has started and ends; the daemon
 // holds.
 func TestHolderNamedByLauncher(t *testing.T) {
+	t.Parallel()
 	for how, launch := range map[string]string{
 		"exclusively": "set -C; sleep 1000 >/dev/null 2>&1 & echo $! >d.lock", "in a pid file": "sleep 1000 >/dev/null 2>&1 & echo $! >d.lock",
 		"twice": "set -C; sleep 1000 >/dev/null 2>&1 & echo $$ >d.lock; set +C; echo $! >d.lock",
@@ -168,6 +173,7 @@ func TestHolderNamedByLauncher(t *testing.T) {
 // TestEmptyLock: killed between making the lock and writing into it, a holder leaves
 // nothing; one that ends by itself leaves an ordinary file.
 func TestEmptyLock(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	other := harness.StartProcess(t)
 	killed := harness.StartProcess(t)
@@ -187,6 +193,7 @@ func TestEmptyLock(t *testing.T) {
 
 // TestInheritedDescriptor: the creator is killed while a child has the descriptor.
 func TestInheritedDescriptor(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	other := harness.StartProcess(t)
 	shell := exec.Command("sh", "-c", `set -C; exec 3> x.lock; echo $$ >&3; sleep 1000 >/dev/null 2>&1 & echo $!; wait`)
@@ -216,6 +223,7 @@ func TestInheritedDescriptor(t *testing.T) {
 
 // TestStoppedHolderIsLive: a holder that does not run is still there.
 func TestStoppedHolderIsLive(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--stale-after", "1ms")
 	holder, other := harness.StartProcess(t), harness.StartProcess(t)
 	holder.Must("ok", "take", m.Path("x.lock"))
@@ -226,6 +234,7 @@ func TestStoppedHolderIsLive(t *testing.T) {
 
 // TestDirectoryRename carries the locks beneath along, over a restart too.
 func TestDirectoryRename(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	holder, other := harness.StartProcess(t), harness.StartProcess(t)
 	if err := os.MkdirAll(m.Path("a/b"), 0o755); err != nil {
@@ -311,11 +320,12 @@ func TestLockCycleAllocations(t *testing.T) {
 // TestGoneForStat kills holders and looks with stat(2), as shells do before they create,
 // with the very next system call, while the kernel has the entry cached.
 func TestGoneForStat(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for i := range 100 {
 		p := harness.StartProcess(t)
 		p.Must("ok", "take", m.Path("x.lock"))
-		time.Sleep(30 * time.Millisecond) // attributes from the creation are cached no longer
+		time.Sleep(attributesCached) // the kernel no longer caches the attributes from the creation
 		if !harness.Exists(m.Path("x.lock")) {
 			t.Fatal("a live lock is not there")
 		}

@@ -15,6 +15,7 @@ import (
 // TestPayloads: whatever a program writes into its lock, its bytes stay as they are while it
 // lives, and are kept aside when it is killed.
 func TestPayloads(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	other := harness.StartProcess(t)
 	for name, payload := range map[string][]byte{

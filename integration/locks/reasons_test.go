@@ -19,6 +19,7 @@ import (
 // TestReasons: every reason for which a lock is stale comes of a real situation, and is told in
 // the log, by latchfs ls --json and by latchfs scan.
 func TestReasons(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		reason string
 		// leave makes x.lock in dir, the way a program that ran before latchfs would have.
@@ -29,12 +30,6 @@ func TestReasons(t *testing.T) {
 			write(t, dir, fmt.Sprintf(`{"pid":%d,"bootId":"11111111-2222-4333-8444-555555555555"}`, os.Getpid()))
 		}},
 		{"dead-pid", func(t *testing.T, dir string) { write(t, dir, strconv.Itoa(harness.DeadPID(t))) }},
-		{"recycled-pid", func(t *testing.T, dir string) {
-			pid := harness.DeadPID(t)
-			write(t, dir, strconv.Itoa(pid))
-			time.Sleep(50 * time.Millisecond) // start times count clock ticks of 10 ms
-			recycle(t, pid)
-		}},
 		{"missing-pid", func(t *testing.T, dir string) {
 			write(t, dir, `{"pid":0,"createdAt":"2026-01-01T00:00:00Z"}`)
 			time.Sleep(1500 * time.Millisecond)
@@ -72,7 +67,22 @@ func TestReasons(t *testing.T) {
 			}
 		})
 	}
-	// The machine is booted, as far as it says itself, after the file was made.
+	// In a pid namespace a test can choose the next pid.
+	t.Run("recycled-pid", func(t *testing.T) {
+		n := harness.NewBootNamespace(t)
+		n.Run(`
+			sh -c 'echo $$ > "$DIR/x.lock"'; pid=$(cat "$DIR/x.lock")
+			sleep 0.05 # start times count clock ticks of 10 ms
+			echo $((pid - 1)) > /proc/sys/kernel/ns_last_pid
+			sleep 1000 & again=$!; test $again = $pid
+			"$LATCHFS" scan --json "$DIR" | grep -q '"reason": "recycled-pid"'
+			mounted
+			test ! -e "$DIR/x.lock"
+			grep -q 'reclaimed a stale lock.*path=x.lock.*reason=recycled-pid' "$LOG"
+			"$LATCHFS" ls --json "$DIR" | grep -q '"reason": "recycled-pid"'
+			kill -9 $again; "$LATCHFS" umount "$DIR"`)
+	})
+	// According to /proc/stat the machine booted after the file was made.
 	t.Run("before-boot", func(t *testing.T) {
 		n := harness.NewBootNamespace(t)
 		n.Run(`
@@ -94,25 +104,6 @@ func write(t *testing.T, dir, payload string) {
 	}
 }
 
-// recycle starts a process with that pid.
-func recycle(t *testing.T, pid int) {
-	t.Helper()
-	for range 100 {
-		if err := os.WriteFile("/proc/sys/kernel/ns_last_pid", []byte(strconv.Itoa(pid-1)), 0); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command("sleep", "1000")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-		if cmd.Process.Pid == pid {
-			return
-		}
-	}
-	t.Fatalf("pid %d could not be had again", pid)
-}
-
 // scan is what latchfs scan --json says of a directory.
 func scan(t *testing.T, dir string, flags ...string) (found []struct {
 	harness.Lock
@@ -131,6 +122,7 @@ func scan(t *testing.T, dir string, flags ...string) (found []struct {
 
 // TestScanFix removes what is stale and leaves the rest, of every kind.
 func TestScanFix(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	dead, self := strconv.Itoa(harness.DeadPID(t)), strconv.Itoa(os.Getpid())
 	make := func(name, text string) {
@@ -185,13 +177,13 @@ func TestScanFix(t *testing.T) {
 	}
 	harness.NeedFUSE(t)
 	m := harness.MountOver(t, dir)
-	if code, said := harness.RunAs(t, nil, "scan", m.Dir); code != 4 || !strings.Contains(said, "use latchfs ls") {
+	if code, said := harness.RunLatchfs(t, nil, "scan", m.Dir); code != 4 || !strings.Contains(said, "use latchfs ls") {
 		t.Errorf("exit code %d: %s", code, said)
 	}
-	if code, _ := harness.RunAs(t, nil, "scan", filepath.Join(dir, "none")); code != 3 {
+	if code, _ := harness.RunLatchfs(t, nil, "scan", filepath.Join(dir, "none")); code != 3 {
 		t.Errorf("exit code %d", code)
 	}
-	if code, _ := harness.RunAs(t, nil, "scan", "--lock-pattern", "a/b", t.TempDir()); code != 2 {
+	if code, _ := harness.RunLatchfs(t, nil, "scan", "--lock-pattern", "a/b", t.TempDir()); code != 2 {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -199,6 +191,7 @@ func TestScanFix(t *testing.T) {
 // TestSharedStorage: a lock recorded by another machine is unknown, and no boot id of that
 // machine is compared with ours.
 func TestSharedStorage(t *testing.T) {
+	t.Parallel()
 	n := harness.NewBootNamespace(t)
 	n.Run(`
 		echo 11111111111111111111111111111111 > "$DIR.machine"; mount --bind "$DIR.machine" /etc/machine-id

@@ -19,6 +19,7 @@ import (
 
 // TestScriptHoldsItsLockDirectory: mkdir(1) has ended, the script that ran it holds.
 func TestScriptHoldsItsLockDirectory(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, script := range []string{
 		`mkdir x.lock && echo $$; while :; do sleep 1; done`,
@@ -49,6 +50,7 @@ func TestScriptHoldsItsLockDirectory(t *testing.T) {
 
 // TestLinksAndRenames: the other ways of making a name exclusively.
 func TestLinksAndRenames(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.lock", "--lock-pattern", "Singleton*")
 	for kind, take := range map[string]string{
 		"symlink": `ln -s $$ x.lock`,
@@ -90,6 +92,7 @@ func TestLinksAndRenames(t *testing.T) {
 
 // TestHolderStaysWhenItsFamilyReplaces: as git's hooks rename index.lock.lock over index.lock.
 func TestHolderStaysWhenItsFamilyReplaces(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	s := m.StartScript(`set -C; echo $$ > x.lock; bash -c 'set -C; echo '$$' > x.lock.lock; mv x.lock.lock x.lock'; echo $$; while :; do sleep 1; done`)
 	m.MustFail("Device or resource busy", "rm x.lock")
@@ -103,6 +106,7 @@ func TestHolderStaysWhenItsFamilyReplaces(t *testing.T) {
 // TestDaemonNamedByItsLauncher: it holds once the launcher has ended, through a pid
 // namespace of its own too.
 func TestDaemonNamedByItsLauncher(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for name, launch := range map[string]string{
 		"create":  `setsid sleep 1000 & echo $! > x.lock; echo $!`,
@@ -123,6 +127,7 @@ func TestDaemonNamedByItsLauncher(t *testing.T) {
 
 // TestPIDFileIsHeld: an ordinary file that names who wrote it has a holder.
 func TestPIDFileIsHeld(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.pid")
 	s := m.StartScript(`echo $$ > d.pid; echo $$; while :; do sleep 1; done`)
 	m.MustFail("Device or resource busy", "rm d.pid")
@@ -142,6 +147,7 @@ func TestPIDFileIsHeld(t *testing.T) {
 // TestWaitersOnAPIDFileExcludeEachOther: they wait with flock(2); its holder, named in it, is
 // killed; those who waited and those who come then still have one file.
 func TestWaitersOnAPIDFileExcludeEachOther(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "flock")
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.pid")
 	side := t.TempDir()
@@ -185,6 +191,7 @@ func TestWaitersOnAPIDFileExcludeEachOther(t *testing.T) {
 
 // TestChildCarriesOnWithTheDescriptor: a program locks, forks and ends of itself.
 func TestChildCarriesOnWithTheDescriptor(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, payload := range []string{`echo $$ >&3`, `true`, `echo data >&3`} {
 		s := m.StartScript(`set -C; exec 3> x.lock; ` + payload + `; exec sleep 1000 & exec 3>&-; echo $!`)
@@ -211,6 +218,7 @@ func TestChildCarriesOnWithTheDescriptor(t *testing.T) {
 
 // TestKilledGitLeavesNoLock: while it has index.lock open; what it had written is kept.
 func TestKilledGitLeavesNoLock(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "git")
 	harness.NeedProgram(t, "strace")
 	m := harness.MountOver(t, t.TempDir())
@@ -233,6 +241,7 @@ func TestKilledGitLeavesNoLock(t *testing.T) {
 
 // TestCloseEndsALock: a lock that a living process forgot is not stuck.
 func TestCloseEndsALock(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.lock", "--lock-pattern", "*.session.lock,close")
 	s := m.StartScript(`mkfifo go; set -C; exec 3> a.session.lock 4> b.lock; echo $$ >&3; echo $$ >&4; echo $$; read x < go; exec 3>&- 4>&-; while :; do sleep 1; done`)
 	m.MustFail("cannot overwrite existing file", "set -C; : > a.session.lock")
@@ -246,6 +255,7 @@ func TestCloseEndsALock(t *testing.T) {
 
 // TestHolderMapsItsLock: what it writes to a mapping of it gets there; what others write does not.
 func TestHolderMapsItsLock(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	const mapped = `import mmap, os
 fd = os.open("x.lock", os.O_RDWR); text = mmap.mmap(fd, 4); text[0:4] = b"%s"

@@ -21,6 +21,7 @@ import (
 // TestWaitersTakeTurns: 64 processes get a lock in the order in which they came, whether the one before
 // released it or was killed, and whether or not the server is killed meanwhile.
 func TestWaitersTakeTurns(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	const name = "x.lock"
 	path := m.Path(name)
@@ -59,6 +60,7 @@ func TestWaitersTakeTurns(t *testing.T) {
 // TestTurnIsReserved: a name that is free is nobody else's during the turn of who waited, in any way in
 // which it could be taken.
 func TestTurnIsReserved(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	path, other := m.Path("x.lock"), m.Path("file")
 	waiter, contender := harness.StartProcess(t), harness.StartProcess(t)
@@ -86,6 +88,7 @@ func TestTurnIsReserved(t *testing.T) {
 
 // TestWaitEnds: those who wait are told of whatever frees a name, and can give up.
 func TestWaitEnds(t *testing.T) {
+	t.Parallel()
 	beneath := t.TempDir()
 	if err := os.WriteFile(filepath.Join(beneath, "old.lock"), []byte("another.example:4711\n"), 0o644); err != nil {
 		t.Fatal(err)
@@ -171,6 +174,7 @@ func TestWaitEnds(t *testing.T) {
 
 // TestManyWaiting: the mount serves while 10,000 wait.
 func TestManyWaiting(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	n := 10_000
 	if harness.RaceEnabled {
@@ -198,6 +202,7 @@ func TestManyWaiting(t *testing.T) {
 // TestNoRequestWaits: whatever the kernel holds a directory for is answered while the holder of a lock
 // is stopped and others wait for it; and then the holder's own requests in that directory are.
 func TestNoRequestWaits(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	path, file, dir := m.Path("x.lock"), m.Path("file"), m.Path("dir.lock")
 	holder, other := harness.StartProcess(t), harness.StartProcess(t)
@@ -224,6 +229,7 @@ func TestNoRequestWaits(t *testing.T) {
 // TestWaitTakesTheRightToTake: who may not make a file in a directory cannot keep others from it by
 // waiting.
 func TestWaitTakesTheRightToTake(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
 	for dir, mode := range map[string]os.FileMode{"open": 0o777, "closed": 0o755, "closed/open": 0o777, "hidden": 0o700, "hidden/open": 0o777} {
 		if err := os.MkdirAll(m.Path(dir), 0o755); err != nil {
@@ -260,6 +266,7 @@ func TestWaitTakesTheRightToTake(t *testing.T) {
 
 // TestLockCommand runs commands under a lock, as with flock(1).
 func TestLockCommand(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	path := m.Path("x.lock")
 	if err := os.WriteFile(m.Path("no-program"), nil, 0o644); err != nil {
@@ -321,6 +328,7 @@ func TestLockCommand(t *testing.T) {
 
 // TestInterruptedOnce: the kernel is not asked to send an INTERRUPT again, and none is lost, whenever it comes.
 func TestInterruptedOnce(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	harness.StartProcess(t).Must("ok", "take", m.Path("x.lock"))
 	const rounds = 100

@@ -14,6 +14,7 @@ import (
 
 // TestProgramsWhileTheServerIsKilled: the programs' tests pass.
 func TestProgramsWhileTheServerIsKilled(t *testing.T) {
+	t.Parallel()
 	if harness.RaceEnabled {
 		t.Skip("it takes minutes, and TestServerKilled kills a server that the race detector watches: make test does it")
 	}

@@ -120,6 +120,7 @@ func mustAcquire(t *testing.T, g *gateway, session string, timeout, maxHold time
 
 // TestOpenClawAlternates: two gateways take turns.
 func TestOpenClawAlternates(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	s := session(t, m.Dir)
 	holder, waiter := newGateway(t, true), newGateway(t, true)
@@ -143,6 +144,7 @@ func TestOpenClawAlternates(t *testing.T) {
 
 // TestOpenClawSucceedsTheKilled: the next attempt finds the lock free.
 func TestOpenClawSucceedsTheKilled(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	s := session(t, m.Dir)
 	for range 3 {
@@ -157,6 +159,7 @@ func TestOpenClawSucceedsTheKilled(t *testing.T) {
 // TestOpenClawCannotStealALiveLock: neither when the holder's arguments do not say openclaw,
 // nor when its maxHoldMs is over. On a plain directory both are taken.
 func TestOpenClawCannotStealALiveLock(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name      string
 		says      bool

@@ -232,8 +232,10 @@ func (g *ground) try(p lockingProgram, prefix ...string) (bool, string) {
 
 // TestPrograms: real programs acquire, contend, release, are killed and succeeded.
 func TestPrograms(t *testing.T) {
+	t.Parallel()
 	for _, p := range lockingPrograms() {
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
 			for _, program := range p.needs {
 				harness.NeedProgram(t, program)
 			}
@@ -274,12 +276,14 @@ func (p lockingProgram) flags() (flags []string) {
 // TestProgramsSeeNoDifference: their system calls and what these return are those of a plain
 // directory.
 func TestProgramsSeeNoDifference(t *testing.T) {
+	t.Parallel()
 	if harness.RaceEnabled {
 		t.Skip("what programs see does not depend on the race detector: make test compares it")
 	}
 	harness.NeedProgram(t, "strace")
 	for _, p := range lockingPrograms() {
 		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
 			for _, program := range p.needs {
 				harness.NeedProgram(t, program)
 			}

@@ -16,6 +16,7 @@ import (
 // TestGit works in a repository inside the mount; its lock files hold data and are renamed
 // into place.
 func TestGit(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "git")
 	m := harness.MountOver(t, t.TempDir())
 	said := harness.RunShell(t, m.Dir, `
@@ -91,6 +92,7 @@ func TestProjectTree(t *testing.T) {
 
 // TestWarnsOfProcessesBeneath: who had the directory open before is named.
 func TestWarnsOfProcessesBeneath(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	dir := t.TempDir()
 	early := exec.Command("sleep", "1000")
@@ -108,6 +110,7 @@ func TestWarnsOfProcessesBeneath(t *testing.T) {
 
 // TestFilesStay: what was in a directory is there before, during and after, unchanged.
 func TestFilesStay(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	dir := t.TempDir()
 	harness.MakeTree(t, dir)
@@ -121,6 +124,7 @@ func TestFilesStay(t *testing.T) {
 // TestMoreFilesThanDescriptors: a tree of more files than latchfs may open is served all the
 // same.
 func TestMoreFilesThanDescriptors(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"prlimit", "setpriv"} {
 		harness.NeedProgram(t, program)
 	}

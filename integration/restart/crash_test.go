@@ -313,6 +313,7 @@ func (c *crashing) happened() {
 // TestCrashPoints: whatever the server is doing when it dies, the result is what it would
 // have been.
 func TestCrashPoints(t *testing.T) {
+	t.Parallel()
 	c := mountCrashing(t)
 	handles := func() (n int) {
 		text, err := os.ReadFile(c.Path(".latchfs/status"))
@@ -361,6 +362,7 @@ func TestCrashPoints(t *testing.T) {
 
 // TestPanic: a request that makes a handler panic is answered EIO, once, and everything else goes on.
 func TestPanic(t *testing.T) {
+	t.Parallel()
 	c := mountCrashing(t)
 	c.write(c.Path("file"), "text")
 	c.do(os.Mkdir(c.Path("dir"), 0o755))

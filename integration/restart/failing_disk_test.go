@@ -120,6 +120,7 @@ func mountFailing(t *testing.T) (dir string, errno *atomic.Int32) {
 // TestFailingJournal: while the disk of the journal fails, nothing new is acquired, the locks that are
 // acknowledged are held and can be released, and afterwards all is as it was told.
 func TestFailingJournal(t *testing.T) {
+	t.Parallel()
 	disk, errno := mountFailing(t)
 	m := harness.MountOver(t, t.TempDir())
 	m.Unmount()
@@ -162,6 +163,7 @@ func TestFailingJournal(t *testing.T) {
 
 // TestReadOnlyDisk: on a state directory that cannot be written nothing is mounted, and it is said why.
 func TestReadOnlyDisk(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	disk := harness.MountTmpfs(t, unix.MS_RDONLY, "")
 	m := &harness.Mount{T: t, Dir: t.TempDir(), StateDir: filepath.Join(disk, "state")}
@@ -273,6 +275,7 @@ func TestOutOfMemory(t *testing.T) {
 // TestFailingCompaction: a disk that fails again and again while the journal is written and compacted
 // loses no lock that was acknowledged, and brings none back that was released.
 func TestFailingCompaction(t *testing.T) {
+	t.Parallel()
 	disk, errno := mountFailing(t)
 	program := filepath.Join(t.TempDir(), "latchfs")
 	if err := harness.Build(program, "-tags", "crashtest"); err != nil {
@@ -341,9 +344,10 @@ func TestFailingCompaction(t *testing.T) {
 // TestReclaimedGivesWay: killed data locks do not take the journal's room, on a small disk, and what is too large to be
 // kept is listed.
 func TestReclaimedGivesWay(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	disk, source := harness.MountTmpfs(t, 0, "size=2m"), filepath.Join(t.TempDir(), "source")
-	m := harness.MountOver(t, harness.OpenDir(t))
+	m := harness.MountOver(t, harness.PublicDir(t))
 	m.Unmount()
 	m.StateDir = filepath.Join(disk, "state")
 	m.Start()

@@ -17,6 +17,7 @@ import (
 // TestFullDisk: an acquisition fails with ENOSPC, the locks there are stay and can be
 // released, and mounting again works.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	disk := harness.MountTmpfs(t, 0, "size=512k")
 	m := harness.MountOver(t, t.TempDir())
@@ -69,6 +70,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestCorruptJournal: what is whole is recovered, the rest is kept aside, and the mount works.
 func TestCorruptJournal(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	holder, other := harness.StartProcess(t), harness.StartProcess(t)
 	holder.Must("ok", "take", m.Path("whole.lock"))
@@ -97,6 +99,7 @@ func TestCorruptJournal(t *testing.T) {
 
 // TestNewerJournal is refused, and left as it is.
 func TestNewerJournal(t *testing.T) {
+	t.Parallel()
 	harness.NeedFUSE(t)
 	dir, state := t.TempDir(), t.TempDir()
 	header := binary.LittleEndian.AppendUint32([]byte("latchfs\x00"), 1000)
@@ -105,7 +108,7 @@ func TestNewerJournal(t *testing.T) {
 	if err := os.WriteFile(path, header, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	code, said := harness.RunAs(t, nil, "mount", "--state-dir", state, dir)
+	code, said := harness.RunLatchfs(t, nil, "mount", "--state-dir", state, dir)
 	if code != 8 || !strings.Contains(said, "newer format") {
 		t.Errorf("exit code %d: %s", code, said)
 	}

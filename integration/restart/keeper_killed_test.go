@@ -101,6 +101,7 @@ func startClients(t *testing.T, all *sync.WaitGroup, stop <-chan struct{}, names
 // TestMountKilled: keeper and server are killed together while 16 processes take and give back locks,
 // and latchfs mount is run again, KEEPER_KILLS times.
 func TestMountKilled(t *testing.T) {
+	t.Parallel()
 	kills := harness.EnvNumber(t, "KEEPER_KILLS", 25)
 	m := harness.MountOver(t, t.TempDir())
 	var names []string

@@ -22,6 +22,7 @@ import (
 // while latchfs is dead. A program that looks in a loop sees the mount or an
 // error, never the directory beneath.
 func TestKilledDaemon(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	m := harness.MountOver(t, dir)
 	type held struct {
@@ -120,6 +121,7 @@ func TestKilledDaemon(t *testing.T) {
 // TestBootIDMismatch: after a change of boot id, a live process with the pid and the start
 // time of the holder does not hold.
 func TestBootIDMismatch(t *testing.T) {
+	t.Parallel()
 	n := harness.NewBootNamespace(t)
 	n.Run(`
 		mounted; holder x.lock
@@ -134,6 +136,7 @@ func TestBootIDMismatch(t *testing.T) {
 
 // TestSameBootKeepsLocks is the control run of the test above.
 func TestSameBootKeepsLocks(t *testing.T) {
+	t.Parallel()
 	n := harness.NewBootNamespace(t)
 	n.Run(`
 		mounted; holder x.lock
@@ -147,6 +150,7 @@ func TestSameBootKeepsLocks(t *testing.T) {
 
 // TestUnreadableBootID: without a boot id, pid and start time decide.
 func TestUnreadableBootID(t *testing.T) {
+	t.Parallel()
 	n := harness.NewBootNamespace(t)
 	n.SetBootID("")
 	n.Run(`
@@ -164,6 +168,7 @@ func TestUnreadableBootID(t *testing.T) {
 // TestRecycledPID: while latchfs is dead the holder ends and another process gets its
 // pid, in a pid namespace where that can be arranged.
 func TestRecycledPID(t *testing.T) {
+	t.Parallel()
 	n := harness.NewBootNamespace(t)
 	n.Run(`
 		mounted; holder x.lock; pid=$holder
@@ -182,6 +187,7 @@ func TestRecycledPID(t *testing.T) {
 
 // TestLeftBehind: lock files without a record are judged when they are first seen.
 func TestLeftBehind(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	live := exec.Command("sleep", "1000")
 	if err := live.Start(); err != nil {

@@ -18,8 +18,9 @@ import (
 // TestOneLatchfsADirectory: another mount namespace, and a state directory of its own, make no second latchfs. A user
 // who may read the directory cannot keep it from being mounted.
 func TestOneLatchfsADirectory(t *testing.T) {
+	t.Parallel()
 	harness.NeedProgram(t, "unshare")
-	m := harness.MountOver(t, harness.OpenDir(t))
+	m := harness.MountOver(t, harness.PublicDir(t))
 	m.KillServer()
 	m.WaitUntilServed()
 	second := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `umount "$2" && exec "$0" mount --state-dir "$1" "$2"`,
@@ -42,6 +43,7 @@ func TestOneLatchfsADirectory(t *testing.T) {
 
 // TestMountWaitsForTheFormerOne: it was just unmounted, has not ended, and is not said to use the directory.
 func TestMountWaitsForTheFormerOne(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	former := append(m.ServerProcesses(), m.Keeper.Process.Pid)
 	for _, pid := range former {
@@ -69,6 +71,7 @@ func TestMountWaitsForTheFormerOne(t *testing.T) {
 
 // TestMountAfterLazyUmount: it says who keeps the former mount.
 func TestMountAfterLazyUmount(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	user := exec.Command("sleep", "1000")
 	user.Dir = m.Dir
@@ -79,10 +82,10 @@ func TestMountAfterLazyUmount(t *testing.T) {
 		_ = user.Process.Kill()
 		_ = user.Wait()
 	}()
-	if code, said := harness.RunAs(t, nil, "umount", "--lazy", m.Dir); code != 0 {
+	if code, said := harness.RunLatchfs(t, nil, "umount", "--lazy", m.Dir); code != 0 {
 		t.Fatal(said)
 	}
-	code, said := harness.RunAs(t, nil, "mount", "--state-dir", m.StateDir, m.Dir)
+	code, said := harness.RunLatchfs(t, nil, "mount", "--state-dir", m.StateDir, m.Dir)
 	if says := fmt.Sprintf("%d (sleep)", user.Process.Pid); code != 4 || !strings.Contains(said, "since umount --lazy: ") || !strings.Contains(said, says) {
 		t.Errorf("exit code %d, said %q, which should say %s", code, said, says)
 	}

@@ -93,6 +93,7 @@ func (l *load) end() {
 // TestServerKilled: no program sees that the server is killed again and again. OUTLIVE_KILLS is how
 // often.
 func TestServerKilled(t *testing.T) {
+	t.Parallel()
 	least := harness.EnvNumber(t, "OUTLIVE_KILLS", 60)
 	m := harness.MountOver(t, t.TempDir())
 	l := startLoad(t, m.Dir)
@@ -111,6 +112,7 @@ func TestServerKilled(t *testing.T) {
 
 // TestUpgrade: nor that it is replaced.
 func TestUpgrade(t *testing.T) {
+	t.Parallel()
 	upgrades := harness.EnvNumber(t, "OUTLIVE_UPGRADES", 20)
 	m := harness.MountOver(t, t.TempDir())
 	l := startLoad(t, m.Dir)
@@ -130,6 +132,7 @@ func TestUpgrade(t *testing.T) {
 // TestServerPanics: a server that ends by a fault of its own is replaced too, and why it ended is
 // logged. (SIGQUIT ends a Go program as a panic does.)
 func TestServerPanics(t *testing.T) {
+	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for range 3 {
 		m.EndServer(unix.SIGQUIT)
@@ -163,6 +166,7 @@ func copyProgram(t *testing.T, from, to string) {
 // TestUpgradeToWhatCannot: a file that is no program leaves all as it is. A latchfs of another format
 // mounts anew, and says so; the locks of who lives are held.
 func TestUpgradeToWhatCannot(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "latchfs")
 	copyProgram(t, harness.Latchfs, program)

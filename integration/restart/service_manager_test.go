@@ -78,6 +78,7 @@ func (s *serviceManager) restart(m *harness.Mount) {
 
 // TestKeeperKilledUnderAServiceManager: with a descriptor store the mount outlives even its keeper.
 func TestKeeperKilledUnderAServiceManager(t *testing.T) {
+	t.Parallel()
 	manager, path := newServiceManager(t)
 	m := (&harness.Mount{T: t, Env: []string{"NOTIFY_SOCKET=" + path}}).Over(t.TempDir())
 	manager.untilReady()
@@ -140,6 +141,7 @@ func TestKeeperKilledUnderAServiceManager(t *testing.T) {
 
 // TestWatchdog: a service manager that wants to know is told that the server is alive, after its replacement too.
 func TestWatchdog(t *testing.T) {
+	t.Parallel()
 	manager, path := newServiceManager(t)
 	m := (&harness.Mount{T: t, Env: []string{"NOTIFY_SOCKET=" + path, "WATCHDOG_USEC=150000"}}).Over(t.TempDir())
 	manager.untilReady()

@@ -20,7 +20,7 @@ func TestOldKernel(t *testing.T) {
 		t.Skip("emulated, the race detector is too slow: make test does it")
 	}
 	programs := map[string]string{"latchfs": harness.BuildStatic(t), "bootid.test": filepath.Join(t.TempDir(), "bootid.test")}
-	build := exec.Command("go", "test", "-c", "-o", programs["bootid.test"], "latchfs/bootid")
+	build := exec.Command("go", "test", "-C", harness.RepoPath(), "-c", "-o", programs["bootid.test"], "./bootid")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
