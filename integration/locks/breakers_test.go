@@ -14,9 +14,9 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestBreakersRace: two contenders that both have judged the same lock stale remove it and take
-// it, as fast as they can. In the mount one of them has it in the end; on a plain directory
-// often both believe so.
+// TestBreakersRace lets two contenders, which both have judged the same lock stale, remove and take it as fast as
+// they can. In the mount only one of them ever has it. On a plain directory, the control run, both often believe
+// that they do.
 func TestBreakersRace(t *testing.T) {
 	rounds := 1000
 	if testing.Short() || harness.RaceEnabled {
@@ -29,11 +29,11 @@ func TestBreakersRace(t *testing.T) {
 	both := race(t, t.TempDir(), rounds)
 	t.Logf("both held the lock in 0 of %d rounds in the mount, in %d on a plain directory", rounds, both)
 	if both == 0 {
-		t.Error("the control run shows nothing")
+		t.Error("in the control run the two never met")
 	}
 }
 
-// race returns in how many rounds two held.
+// race returns the number of rounds in which both contenders took the lock.
 func race(t *testing.T, dir string, rounds int) (both int) {
 	t.Helper()
 	seed := time.Now().UnixNano()
@@ -76,13 +76,13 @@ func race(t *testing.T, dir string, rounds int) (both int) {
 			}
 		}
 		if held == 0 {
-			t.Fatalf("round %d: nobody took it", round)
+			t.Fatalf("round %d: no contender took it", round)
 		}
 		if held == 2 {
 			both++
 		}
 		for _, c := range contenders {
-			c.Do("remove", lock) // whoever has it
+			c.Do("remove", lock) // one of them has it
 		}
 	}
 	return both

@@ -16,16 +16,15 @@ import (
 	"latchfs/integration/harness"
 )
 
-// datum is data that somebody leaves at the name x.lock.
+// A datum is data that a process leaves at the name x.lock.
 type datum struct {
 	name string
-	// leave makes x.lock in dir and returns its text. In the mount m.killServer kills the server;
-	// in the control run m is nil.
+	// leave creates x.lock in dir and returns its text. In the control run m is nil.
 	leave func(t *testing.T, m *harness.Mount, dir string) (text string)
-	file  string // where the text is, x.lock if it is ""
+	file  string // the file with the text; x.lock if empty
 }
 
-// ways of making x.lock with a text, as scripts. Each ends at once.
+// ways are scripts that create x.lock with a text. Each ends at once.
 var ways = map[string]string{
 	"renamed":          `printf %%s '%s' >t; setsid -f -w mv t x.lock`,
 	"made exclusively": `set -C; printf %%s '%s' >x.lock`,
@@ -34,12 +33,12 @@ var ways = map[string]string{
 	"written":          `printf %%s '%s' >x.lock`,
 }
 
-// leftBy leaves a text by a script, which prints the text.
+// leftBy leaves a text through a script, which prints that text.
 func leftBy(script string) func(*testing.T, *harness.Mount, string) string {
 	return func(t *testing.T, _ *harness.Mount, dir string) string { return harness.RunShell(t, dir, script) }
 }
 
-// background starts a process that is no relative of any other, and ends it with the test.
+// background starts a process in a family of its own and ends it with the test.
 func background(t *testing.T, words ...string) (pid int) {
 	t.Helper()
 	cmd := exec.Command(words[0], words[1:]...)
@@ -50,8 +49,8 @@ func background(t *testing.T, words ...string) (pid int) {
 	return cmd.Process.Pid
 }
 
-// data are the data and the copies that must stay. Of the numbers, 3, 7, 15, 18 and 42 are kernel
-// threads on most machines.
+// data returns the data and the copies that must stay. The numbers 3, 7, 15, 18 and 42 are kernel threads on most
+// machines.
 func data(t *testing.T) (all []datum) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -72,12 +71,12 @@ func data(t *testing.T) (all []datum) {
 			}})
 		}
 	}
-	// A copy that names the copier itself, but for something that contradicts it.
+	// Copies that name the copier itself, with something that contradicts it.
 	for _, contradiction := range []string{`"starttime":17`, `"hostname":"another-machine.example.org"`, `"bootId":"11111111-2222-4333-8444-555555555555"`} {
 		all = append(all, datum{name: "a copy whose pid is the copier's, with " + contradiction,
 			leave: leftBy(`printf '{"pid":%d,` + contradiction + `}' $$ >t; cp t x.lock; cat t`)})
 	}
-	// A daemon renames what it got from another machine, and goes on.
+	// A daemon renames a file that it received from another machine, and lives on.
 	for _, text := range []string{`{"pid":4123,"hostname":"another-machine.example.org"}`, `another-machine.example.org:4123`, `4111111`, running} {
 		daemon := harness.StartProcess(t)
 		all = append(all, datum{name: "a daemon synchronizes " + text, leave: func(t *testing.T, _ *harness.Mount, dir string) string {
@@ -88,7 +87,7 @@ func data(t *testing.T) (all []datum) {
 			return text
 		}})
 	}
-	// The server dies around a plain write of a number.
+	// The server dies before or after a plain write of a number.
 	const plain = `import os, sys
 fd = os.open("x.lock", os.O_CREAT | os.O_WRONLY)
 for line in sys.stdin:
@@ -141,8 +140,8 @@ for line in sys.stdin:
 	)
 }
 
-// TestDataIsNobodys: data and copies at lock names stay, and nobody holds them, whatever numbers are in
-// them and whoever made them. The control run does the same in a plain directory.
+// TestDataIsNobodys checks that data and copies at lock names stay, and have no holder, regardless of the numbers
+// in them and of their writer. The control run does the same in a plain directory.
 func TestDataIsNobodys(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)

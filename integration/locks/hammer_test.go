@@ -18,8 +18,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// hammer takes and gives back the lock HAMMER_LOCK until it is killed. While it has it, it
-// appends "begin PID" and "end PID" to the witness, with time between.
+// hammer takes and releases the lock HAMMER_LOCK until it is killed. While it holds the lock, it appends "begin
+// PID", and after a moment "end PID", to the file HAMMER_WITNESS.
 func hammer() {
 	lock, witness := os.Getenv("HAMMER_LOCK"), os.Getenv("HAMMER_WITNESS")
 	pid := strconv.Itoa(os.Getpid())
@@ -49,8 +49,8 @@ func hammer() {
 	}
 }
 
-// TestHammer: 24 processes hammer one name and 24 a name each, and are killed at random. A
-// "begin" may only follow an "end", or the death of the one who began.
+// TestHammer runs 24 processes that take the same lock, and 24 with a lock each, and kills them at random. In a
+// witness file "begin" may only follow "end", or the death of the process that wrote the last "begin".
 func TestHammer(t *testing.T) {
 	t.Parallel()
 	length := time.Minute
@@ -62,7 +62,7 @@ func TestHammer(t *testing.T) {
 	} else if testing.Short() {
 		length = 5 * time.Second
 	} else if harness.RaceEnabled {
-		length = 20 * time.Second // a race shows soon
+		length = 20 * time.Second // the race detector finds a race soon
 	}
 	m := harness.MountOver(t, t.TempDir())
 	const each = 24
@@ -132,7 +132,7 @@ func TestHammer(t *testing.T) {
 		}
 		file.Close()
 		if count == 0 {
-			t.Errorf("nobody ever got %s", lock(i))
+			t.Errorf("no process ever took %s", lock(i))
 		}
 		turns += count
 		other := harness.StartProcess(t)

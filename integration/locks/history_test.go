@@ -19,41 +19,41 @@ import (
 	"latchfs/integration/harness"
 )
 
-// A history is what several processes did to a few locks, and when each call was made and had
-// returned. It is right if there is an order of these moments in which each lock has one holder at
-// a time and is free when that has died.
+// A history lists the calls that several processes made on a few locks, with the times of call and return. It is
+// right if the calls can be ordered, each between its two times, so that each lock has one holder at a time and is
+// free once its holder has died.
 
 // lockCall is an operation of a history.
 type lockCall struct {
 	what    string // take, remove, look or die
-	process int    // each has a number of its own
+	process int    // a number for each process
 	from    time.Duration
 	to      time.Duration
 }
 
-// unanswered is the result of a call whose process was killed meanwhile.
+// unanswered is the result of a call whose process was killed during the call.
 const unanswered = "unanswered"
 
 // lockState is the state of a lock in the model.
 type lockState struct {
 	holder int // a process, free or stale
-	// attributes is until when the kernel may have those of the lock cached.
+	// attributes is the time until which the kernel may have the attributes of the lock cached.
 	attributes time.Duration
 }
 
 const (
 	free = 0
-	// stale is free too, but who removes it may find that it was there, and who looks too for a moment
-	// after it was made.
+	// A stale lock is free too. But a process that removes it may find it there, and so may a process that looks
+	// shortly after it was made.
 	stale = -1
 
 	// attributesCached is how long the kernel caches the attributes of a new lock. It rounds up to a clock tick.
 	attributesCached = fs.LockAttributesLifetime + 10*time.Millisecond
 )
 
-// oneLock is the model.
+// oneLock is porcupine's model of a lock.
 var oneLock = porcupine.NondeterministicModel{
-	// The history before this one ended with the death of all.
+	// The history before this one left locks of dead processes.
 	Init: func() []any { return []any{lockState{}, lockState{stale, attributesCached}} },
 	Step: func(state, input, output any) []any {
 		lock, call := state.(lockState), input.(lockCall)
@@ -101,7 +101,7 @@ var oneLock = porcupine.NondeterministicModel{
 	DescribeOperation: func(input, output any) string { return fmt.Sprintf("%s: %v", input.(lockCall).what, output) },
 }
 
-// recorder gathers the operations of a history, for each lock.
+// A recorder collects the operations of a history, for each lock.
 type recorder struct {
 	start time.Time
 
@@ -123,7 +123,7 @@ func (r *recorder) add(names []string, client int, call lockCall, from time.Dura
 	}
 }
 
-// record makes a history of so many operations in the directory.
+// record makes a history of a number of operations in a directory.
 func record(t *testing.T, dir string, seed uint64, operations int) *recorder {
 	t.Helper()
 	const clients = 6
@@ -184,7 +184,7 @@ func record(t *testing.T, dir string, seed uint64, operations int) *recorder {
 	return r
 }
 
-// check says what porcupine says of all of a history, and where the first lock goes wrong.
+// check returns porcupine's verdict on a history, and where the first lock goes wrong.
 func (r *recorder) check() (porcupine.CheckResult, string) {
 	model := oneLock.ToModel()
 	for name, operations := range r.operations {
@@ -203,7 +203,8 @@ func (r *recorder) check() (porcupine.CheckResult, string) {
 	return porcupine.Ok, ""
 }
 
-// around lists the end of the longest order that was found, and the first of what has no place in it.
+// around lists the end of the longest order that porcupine found, and the first operations that have no place in
+// it.
 func around(longest, all []porcupine.Operation) string {
 	var text strings.Builder
 	line := func(prefix string, o porcupine.Operation) {
@@ -232,8 +233,8 @@ func around(longest, all []porcupine.Operation) string {
 
 const operationsEach = 2000
 
-// TestHistories: what processes see of locks that are taken, given back and left by the killed has an
-// order, also while the server is killed. HISTORIES is how many of either are made, HISTORY_SEED the
+// TestHistories checks that the answers to processes that take, release and look at locks, and are killed, have an
+// order, without and with kills of the server. HISTORIES is the number of histories of each kind, HISTORY_SEED the
 // seed of the first.
 func TestHistories(t *testing.T) {
 	t.Parallel()
@@ -263,7 +264,8 @@ func TestHistories(t *testing.T) {
 	}
 }
 
-// TestHistoriesCanFail: with a fault put in on purpose there is no order.
+// TestHistoriesCanFail checks that TestHistories finds faults: with a fault built into latchfs there is a history
+// without an order.
 func TestHistoriesCanFail(t *testing.T) {
 	t.Parallel()
 	program := filepath.Join(t.TempDir(), "latchfs")
@@ -281,7 +283,7 @@ func TestHistoriesCanFail(t *testing.T) {
 					return
 				}
 			}
-			t.Error("a hundred histories were found to be right")
+			t.Error("a hundred histories had an order")
 		})
 	}
 }

@@ -17,13 +17,13 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestOrphanOfAProcessGroupIsNotTooOld: a script makes a lock directory, starts a daemon and ends. Nobody is
-// known to hold the directory; while the daemon runs it may, so age does not end the lock.
+// TestOrphanOfAProcessGroupIsNotTooOld runs a script that makes a lock directory, starts a daemon and ends. The
+// holder is then not known. The daemon may be the holder, so age does not end the lock while the daemon runs.
 func TestOrphanOfAProcessGroupIsNotTooOld(t *testing.T) {
 	t.Parallel()
 	const limit = time.Second
 	m := harness.MountOver(t, t.TempDir(), "--stale-after", limit.String())
-	// The script is an orphan, so that nobody but the daemon is left when it ends.
+	// The script has no parent that waits for it, so that only the daemon is left when the script ends.
 	s := m.StartScript(`starter=$$; setsid bash -c '
 		while test $(ps -o ppid= $$) = $0; do sleep 0.01; done
 		mkdir x.lock; cd /; nohup sleep 1000 >/dev/null & echo $!' $starter 2>/dev/null &`)
@@ -41,7 +41,8 @@ func TestOrphanOfAProcessGroupIsNotTooOld(t *testing.T) {
 	harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("x.lock")) })
 }
 
-// TestDaemonOfAnotherUserHoldsWhatItsLauncherWrote: root may name its child of another user.
+// TestDaemonOfAnotherUserHoldsWhatItsLauncherWrote checks that root may name its child, which runs as another
+// user, as the holder.
 func TestDaemonOfAnotherUserHoldsWhatItsLauncherWrote(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
@@ -61,7 +62,8 @@ func TestDaemonOfAnotherUserHoldsWhatItsLauncherWrote(t *testing.T) {
 	}
 }
 
-// TestEverybodysAncestorHoldsNothing: a user names the daemon that logged it in, which is root's, and ends.
+// TestEverybodysAncestorHoldsNothing checks that a user's process cannot name as the holder the root process that
+// logged the user in.
 func TestEverybodysAncestorHoldsNothing(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
@@ -80,7 +82,7 @@ func TestEverybodysAncestorHoldsNothing(t *testing.T) {
 	}
 }
 
-// TestLongPIDFileIsHeld: Postgres writes more than 256 bytes into one.
+// TestLongPIDFileIsHeld checks pid files of more than 256 bytes, as Postgres writes them.
 func TestLongPIDFileIsHeld(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.pid")
@@ -99,13 +101,14 @@ func TestLongPIDFileIsHeld(t *testing.T) {
 	}
 }
 
-// TestToolsNameWhoHasTheDescriptor: the maker of a lock is dead, and its descriptor lives on. The tools do not say
-// that the dead process holds it, nor that it should be killed: its pid is free for others.
+// TestToolsNameWhoHasTheDescriptor checks the tools for a lock whose creator is dead while its descriptor is open
+// in another process. The tools do not name the dead process as the holder or advise to kill it, because its pid
+// may be reused.
 func TestToolsNameWhoHasTheDescriptor(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name, script string
-		named        bool // the process that has it open, which is the maker's child
+		named        bool // whether the lock names the child of its creator, which has it open
 	}{
 		{"in a child", `import os, time
 fd = os.open("x.lock", os.O_CREAT | os.O_EXCL | os.O_WRONLY); os.write(fd, str(os.getpid()).encode())

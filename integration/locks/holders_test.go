@@ -16,8 +16,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestHoldersAreJudgedRightly: whatever a holder does to itself or suffers, its lock is live as
-// long as it is there, and free when it is not.
+// TestHoldersAreJudgedRightly checks that a lock is live as long as its holder exists, in whatever state, and free
+// afterwards.
 func TestHoldersAreJudgedRightly(t *testing.T) {
 	t.Parallel()
 	const hold = `set -C; echo $$ > x.lock; `
@@ -81,14 +81,14 @@ ctypes.CDLL(None).syscall(60, 0)'`, then: func(t *testing.T, pid int) {
 			if l := m.Locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != s.PID {
 				t.Errorf("%+v", l)
 			}
-			// Dead it is a zombie as well: the script's own parent has not waited for it.
+			// Once dead it is a zombie too, because its parent, the test, has not waited for it.
 			harness.Signal(t, s.PID, unix.SIGKILL)
 			harness.Eventually(t, "it is free", func() bool { _, err := m.RunScript("set -C; : > x.lock"); return err == nil })
 		})
 	}
 }
 
-// TestZombieHoldsNothing: its parent never waits for it.
+// TestZombieHoldsNothing checks a dead holder whose parent never waits for it.
 func TestZombieHoldsNothing(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -105,7 +105,8 @@ func TestZombieHoldsNothing(t *testing.T) {
 	m.MustRun("set -C; echo $$ > x.lock")
 }
 
-// TestStoppedHolderKeepsItsLock against programs that judge by age.
+// TestStoppedHolderKeepsItsLock checks that programs that judge locks by age do not take the lock of a stopped
+// holder.
 func TestStoppedHolderKeepsItsLock(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -133,7 +134,7 @@ func TestStoppedHolderKeepsItsLock(t *testing.T) {
 	go contend("lockfile", `lockfile -1 -l 5 -r 60 f.lock && rm -f f.lock`)
 	select {
 	case name := <-taken:
-		t.Fatalf("%s did not wait", name)
+		t.Fatalf("%s took the lock", name)
 	case <-time.After(7 * time.Second):
 	}
 	for _, name := range []string{"d.lock", "f.lock"} {
@@ -150,10 +151,11 @@ func TestStoppedHolderKeepsItsLock(t *testing.T) {
 	}
 }
 
-// TestLiveLockLooksFresh to others, and to its family as it is.
+// TestLiveLockLooksFresh checks that a live lock always looks recently modified to other processes, and as it is
+// to its holder's family.
 func TestLiveLockLooksFresh(t *testing.T) {
 	t.Parallel()
-	past := time.Now().Add(-30 * time.Second).Unix() // earlier would be a copy
+	past := time.Now().Add(-30 * time.Second).Unix() // a file with an older time would be a copy
 	for _, heartbeat := range []bool{true, false} {
 		var flags []string
 		if !heartbeat {
@@ -174,7 +176,7 @@ func TestLiveLockLooksFresh(t *testing.T) {
 			if now-born > 60 {
 				t.Errorf("%s: its birth time is %d, it is %d", kind, born, now)
 			}
-			// A breaker's touch succeeds and changes nothing for the holder.
+			// Another process may touch(1) the lock. Its holder does not see that.
 			m.MustRun("touch x.lock")
 			if out, err := m.RunScript("echo > ask; cat answer"); err != nil || out != strconv.FormatInt(past, 10)+".123456789" {
 				t.Errorf("%s: its holder sees %q %v", kind, out, err)

@@ -18,8 +18,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestManyLeftBehind: 10,000 lock files from before, half of them stale, among 10,000 that are
-// data. All are judged, and rightly, by the first listing.
+// TestManyLeftBehind mounts over 10,000 lock files, half of them stale, among 10,000 files of data. The first
+// listing already judges all of them rightly.
 func TestManyLeftBehind(t *testing.T) {
 	files := 10_000
 	if testing.Short() || harness.RaceEnabled {
@@ -72,7 +72,8 @@ func TestManyLeftBehind(t *testing.T) {
 	}
 }
 
-// TestLeftBehindIsJudgedUnasked: nobody looks at the file.
+// TestLeftBehindIsJudgedUnasked checks that lock files from before the mount are judged even if no process looks
+// at them.
 func TestLeftBehindIsJudgedUnasked(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -88,7 +89,8 @@ func TestLeftBehindIsJudgedUnasked(t *testing.T) {
 	harness.Eventually(t, "both are reclaimed", func() bool { return len(harness.ReclaimedFiles(t, m)) == 2 })
 }
 
-// TestListedIsJudged though the kernel asks for the attributes of the first entries only.
+// TestListedIsJudged checks that a listing judges all entries, although the kernel asks only for the attributes of
+// the first ones.
 func TestListedIsJudged(t *testing.T) {
 	t.Parallel()
 	const files = 1000
@@ -117,7 +119,8 @@ func TestListedIsJudged(t *testing.T) {
 	}
 }
 
-// TestACLIsSeen though ls asked before there was one, set in the mount or beneath it.
+// TestACLIsSeen checks that an ACL that is set in the mount or in the backing directory is seen, although ls has
+// asked for it before.
 func TestACLIsSeen(t *testing.T) {
 	t.Parallel()
 	const acl = "system.posix_acl_access"
@@ -131,7 +134,7 @@ func TestACLIsSeen(t *testing.T) {
 	}
 	time.Sleep(fs.ACLSettledTime * 11 / 10) // latchfs remembers that there is no ACL once the last change is this old
 	m := harness.MountOver(t, dir)
-	// user::rw- group::r-- other::r-- user:1:r-- mask::r--
+	// The ACL is user::rw- group::r-- other::r-- user:1:r-- mask::r--.
 	withUser := harness.EncodeACL([][3]uint32{{1, 6, ^uint32(0)}, {2, 4, 1}, {4, 4, ^uint32(0)}, {16, 4, ^uint32(0)}, {32, 4, ^uint32(0)}})
 	has := func() bool {
 		m.MustRun("ls -l")
@@ -142,7 +145,7 @@ func TestACLIsSeen(t *testing.T) {
 		return err == nil
 	}
 	for _, set := range []string{path, beneath} {
-		for range 2 { // the second time from memory
+		for range 2 { // latchfs answers from memory the second time
 			if has() {
 				t.Error("there is one")
 			}
@@ -161,7 +164,8 @@ func TestACLIsSeen(t *testing.T) {
 	}
 }
 
-// listings is the median time of some runs of ls -l, 5 if their number is not given, of a directory of files.
+// listings returns the median time of some runs of ls -l of a directory, by default 5, and checks the number of
+// files listed.
 func listings(t *testing.T, dir string, files int, runs ...int) time.Duration {
 	t.Helper()
 	n := 5
@@ -172,7 +176,7 @@ func listings(t *testing.T, dir string, files int, runs ...int) time.Duration {
 	for range n {
 		start := time.Now()
 		out, err := exec.Command("ls", "-l", dir).Output()
-		if listed := strings.Count(string(out), "\n") - 1; err != nil || listed != files { // without "total"
+		if listed := strings.Count(string(out), "\n") - 1; err != nil || listed != files { // without the line "total"
 			t.Fatalf("ls: %v, %d files of %d", err, listed, files)
 		}
 		times = append(times, time.Since(start))

@@ -11,11 +11,12 @@ import (
 	"latchfs/integration/harness"
 )
 
-// claim is what a program with a pid writes into the lock that it takes for somebody else.
+// claim is the payload of a program that takes a lock for another process.
 func claim(pid int) string { return fmt.Sprintf(`{"claimId":"c","pid":%d}`, pid) }
 
-// TestFinishedCommandKeepsItsLock: a command that takes a lock, names itself in it and ends with status 0 left
-// it on purpose. Nobody is known to hold it, contenders find it, and whoever may remove the file may.
+// TestFinishedCommandKeepsItsLock runs a command that takes a lock, names itself in it and exits with status 0.
+// The lock stays, as the command must have meant it to. Its holder is unknown, contenders find it taken, and any
+// process that may remove the file may remove the lock.
 func TestFinishedCommandKeepsItsLock(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -49,7 +50,8 @@ func TestFinishedCommandKeepsItsLock(t *testing.T) {
 	}
 }
 
-// TestFailedCommandLosesItsLock: one that ends with another status, or is killed, left it not on purpose.
+// TestFailedCommandLosesItsLock checks that the lock goes if such a command exits with another status or is
+// killed.
 func TestFailedCommandLosesItsLock(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -78,13 +80,13 @@ func TestFailedCommandLosesItsLock(t *testing.T) {
 	}
 }
 
-// TestHeartbeatRenewsALockThatWasLeft, by commands that have nothing to do with each other; without it age
-// ends the lock.
+// TestHeartbeatRenewsALockThatWasLeft renews such a lock through unrelated commands. Without a heartbeat its age
+// ends it.
 func TestHeartbeatRenewsALockThatWasLeft(t *testing.T) {
 	t.Parallel()
 	const limit = 2 * time.Second
 	m := harness.MountOver(t, t.TempDir(), "--stale-after", limit.String())
-	// In a session of its own: while one of its group runs, a lock does not get too old.
+	// The command has a session of its own, because a lock does not get too old while a process of its group runs.
 	m.MustRun(`setsid -w sh -c 'set -C; echo "{\"claimId\":\"c\",\"pid\":$$}" >x.lock'`)
 	var renewed time.Time
 	for start := time.Now(); time.Since(start) < 2*limit; time.Sleep(limit / 8) {
@@ -103,15 +105,15 @@ func TestHeartbeatRenewsALockThatWasLeft(t *testing.T) {
 	}
 }
 
-// TestAccidentIsNoLock: data in which the number of its maker occurs settles when the maker ends of itself,
-// with whatever status, and goes when the maker is killed, as it may be the maker's lock.
+// TestAccidentIsNoLock checks data that happens to contain the pid of its creator. It settles if the creator
+// exits, with any status. It is removed if the creator is killed, because it may be the creator's lock.
 func TestAccidentIsNoLock(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, end := range []struct {
 		name string
 		do   func(p *harness.Process)
-		take string // what a contender's take is answered then
+		take string // the answer to a contender's take afterwards
 	}{
 		{"ends", (*harness.Process).Exit, "EEXIST"},
 		{"fails", func(p *harness.Process) { p.ExitWith(1) }, "EEXIST"},

@@ -11,8 +11,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestLockDirectoryWithTexts: what a script writes about itself into its lock directory does not cost it the
-// lock, and when the script is killed the lock is free.
+// TestLockDirectoryWithTexts checks that a script keeps its lock directory when it writes texts about itself into
+// it, and that the lock is free once the script has been killed.
 func TestLockDirectoryWithTexts(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, script string }{
@@ -45,8 +45,8 @@ func TestLockDirectoryWithTexts(t *testing.T) {
 	}
 }
 
-// TestDirectoryOfMoreIsData: a directory with a fifth entry, a directory in it, or more than a small text is no
-// lock: it stays when its script is killed, and anybody may take it away.
+// TestDirectoryOfMoreIsData checks that a directory with a fifth entry, a subdirectory, or more than a small text
+// is no lock. It stays when its script is killed, and any process may move it.
 func TestDirectoryOfMoreIsData(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, script string }{
@@ -74,8 +74,9 @@ func TestDirectoryOfMoreIsData(t *testing.T) {
 	}
 }
 
-// TestRestoredTimesMakeNoLock: what is copied with its old times is a copy. Nobody holds it, although the shell
-// that copied it goes on, and its times are shown as they are. The control run does the same in a plain directory.
+// TestRestoredTimesMakeNoLock checks that files copied with their old times are copies: they have no holder,
+// although the shell that copied them lives, and their times are shown unchanged. The control run does the same in
+// a plain directory.
 func TestRestoredTimesMakeNoLock(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"tar", "rsync"} {

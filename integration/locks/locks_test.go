@@ -17,11 +17,11 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestShell takes a lock as shells do, contends for it, and is killed.
+// TestShell takes a lock as shells do, contends for it from other shells, and kills the holder.
 func TestShell(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
-	// Each shell is a child of a shell of its own, as in two terminals.
+	// Each shell is the child of another shell, as in two terminals.
 	holder := exec.Command("sh", "-c", `set -C; echo $$ > s.jsonl.lock && echo taken && exec sleep 1000`)
 	holder.Dir = m.Dir
 	out, err := holder.StdoutPipe()
@@ -82,7 +82,7 @@ func TestFreeAtOnce(t *testing.T) {
 	}
 }
 
-// TestLiveLockCannotBeTakenAway tries all that would.
+// TestLiveLockCannotBeTakenAway tries every system call that would take a lock away from its holder.
 func TestLiveLockCannotBeTakenAway(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -111,7 +111,7 @@ func TestLiveLockCannotBeTakenAway(t *testing.T) {
 	other.Must("ok", "take", lock)
 }
 
-// TestFamilyMay: a child may remove its parent's lock, and a parent its child's.
+// TestFamilyMay checks that a child may remove its parent's lock, and a parent its child's.
 func TestFamilyMay(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -132,8 +132,8 @@ func TestFamilyMay(t *testing.T) {
 	}
 }
 
-// TestHolderNamedByLauncher: a launcher writes the pid of the daemon that it has started and ends; the daemon
-// holds.
+// TestHolderNamedByLauncher runs a launcher that writes the pid of the daemon that it has started and ends. The
+// daemon is the holder.
 func TestHolderNamedByLauncher(t *testing.T) {
 	t.Parallel()
 	for how, launch := range map[string]string{
@@ -170,8 +170,8 @@ func TestHolderNamedByLauncher(t *testing.T) {
 	}
 }
 
-// TestEmptyLock: killed between making the lock and writing into it, a holder leaves
-// nothing; one that ends by itself leaves an ordinary file.
+// TestEmptyLock checks a holder that has not yet written into its lock. If the holder is killed, the lock goes. If
+// it exits, an ordinary file is left.
 func TestEmptyLock(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -191,7 +191,7 @@ func TestEmptyLock(t *testing.T) {
 	other.Must("ok", "remove", m.Path("e.lock"))
 }
 
-// TestInheritedDescriptor: the creator is killed while a child has the descriptor.
+// TestInheritedDescriptor kills the creator of a lock while its child has the descriptor.
 func TestInheritedDescriptor(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -221,7 +221,7 @@ func TestInheritedDescriptor(t *testing.T) {
 	harness.Eventually(t, "the lock is free", func() bool { return other.Do("take", m.Path("x.lock")) == "ok" })
 }
 
-// TestStoppedHolderIsLive: a holder that does not run is still there.
+// TestStoppedHolderIsLive checks that a stopped holder keeps its lock however old it is.
 func TestStoppedHolderIsLive(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--stale-after", "1ms")
@@ -232,7 +232,7 @@ func TestStoppedHolderIsLive(t *testing.T) {
 	other.Must("EBUSY", "remove", m.Path("x.lock"))
 }
 
-// TestDirectoryRename carries the locks beneath along, over a restart too.
+// TestDirectoryRename renames a directory with a lock in it, and restarts latchfs.
 func TestDirectoryRename(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -256,10 +256,10 @@ func TestDirectoryRename(t *testing.T) {
 	other.Must("ok", "take", m.Path("c/b/x.lock"))
 }
 
-// TestLockCycleRequests counts what the kernel asks for in a lock cycle: LOOKUP, CREATE,
-// WRITE and UNLINK while the caller waits. With default_permissions it also asks for
-// the directory's attributes after each change of it (fuse_permission). At a name that is not known to be
-// that of a lock it tells of the close too (FLUSH).
+// TestLockCycleRequests checks which requests the kernel sends in a lock cycle: LOOKUP, CREATE, WRITE and UNLINK
+// while the caller waits. Because of default_permissions it also asks for the attributes of the directory after
+// each change in it (fuse_permission). At a name at which latchfs has seen no lock yet, the kernel reports the
+// close too (FLUSH).
 func TestLockCycleRequests(t *testing.T) {
 	m := harness.MountOver(t, t.TempDir(), "--log-level", "trace")
 	holder := harness.StartProcess(t)
@@ -267,7 +267,7 @@ func TestLockCycleRequests(t *testing.T) {
 	holder.Must("ok", "remove", m.Path("x.lock"))
 	before := len(m.Log())
 	if !strings.Contains(m.Log(), `"msg":"rx `) || !strings.Contains(m.Log(), "FLUSH") {
-		t.Error("the close of a file that may be data was not told")
+		t.Error("the kernel did not report the close of a file that may be data")
 	}
 	holder.Must("ok", "take", m.Path("x.lock"))
 	holder.Must("ok", "remove", m.Path("x.lock"))
@@ -286,11 +286,11 @@ func TestLockCycleRequests(t *testing.T) {
 		return strings.Contains(strings.Join(requests, " "), "UNLINK")
 	})
 	if got := strings.Join(requests, " "); got != "LOOKUP CREATE WRITE UNLINK" {
-		t.Errorf("the kernel asked %s", got)
+		t.Errorf("the kernel sent %s", got)
 	}
 }
 
-// TestLockCycleAllocations counts what the server allocates in a lock cycle.
+// TestLockCycleAllocations limits what the server allocates in a lock cycle.
 func TestLockCycleAllocations(t *testing.T) {
 	if harness.RaceEnabled {
 		t.Skip("the race detector allocates too")
@@ -317,8 +317,8 @@ func TestLockCycleAllocations(t *testing.T) {
 	}
 }
 
-// TestGoneForStat kills holders and looks with stat(2), as shells do before they create,
-// with the very next system call, while the kernel has the entry cached.
+// TestGoneForStat kills holders and looks with the very next system call, stat(2), as shells do before they create
+// a file. The kernel has the entry cached then.
 func TestGoneForStat(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())

@@ -15,7 +15,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// withAncestors are processes and those that they come from.
+// withAncestors returns the pids of processes and of their ancestors.
 func withAncestors(pids ...int) (family []string) {
 	for _, pid := range pids {
 		for pid > 0 && !slices.Contains(family, strconv.Itoa(pid)) {
@@ -29,8 +29,8 @@ func withAncestors(pids ...int) (family []string) {
 	return family
 }
 
-// TestPackageLocksAreNobodys: lock files of package managers are data to everybody, whatever writes them and
-// whatever becomes of that: every byte stays, nobody is kept from taking one away, and none is removed.
+// TestPackageLocksAreNobodys checks that lock files of package managers are data, whichever process writes them
+// and however it ends: every byte stays, every process may remove them, and latchfs removes none.
 func TestPackageLocksAreNobodys(t *testing.T) {
 	t.Parallel()
 	const files = 2000
@@ -67,7 +67,7 @@ func TestPackageLocksAreNobodys(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.process.Must("ok", w.way, m.Path(w.dir), filepath.Join(source, w.dir))
-		closed() // latchfs hears of a close a moment after the writer goes on
+		closed() // latchfs learns of a close a moment after the writer goes on
 		w.end(w.process)
 	}
 	same := func(t *testing.T) {
@@ -114,7 +114,8 @@ func TestPackageLocksAreNobodys(t *testing.T) {
 	}
 }
 
-// TestClosedDataOutlivesItsMaker, which is killed the moment after it closed the file: it had written all of it.
+// TestClosedDataOutlivesItsMaker kills the writer of data at the moment after it has closed the file. The data is
+// complete and stays.
 func TestClosedDataOutlivesItsMaker(t *testing.T) {
 	t.Parallel()
 	const rounds = 100

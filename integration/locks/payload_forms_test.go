@@ -15,7 +15,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// writer is a program that writes its lock file, and what it knows of itself.
+// A writer is a program that writes its lock file, with what it knows of itself.
 type writer struct {
 	pid              int
 	start            string // in clock ticks
@@ -45,10 +45,10 @@ func writerOf(t *testing.T, pid int) writer {
 	return writer{pid, strings.Fields(rest)[19], host, strings.TrimSpace(string(boot)), time.Now().UTC().Format(time.RFC3339), epoch() - int64(system.Uptime)}
 }
 
-// epoch is the time in seconds.
+// epoch returns the time in seconds since 1970.
 func epoch() int64 { return time.Now().Unix() }
 
-// forms are texts that real programs write into their lock files.
+// forms lists payloads of real programs.
 var forms = []struct {
 	name string
 	text func(w writer) string
@@ -96,15 +96,15 @@ var forms = []struct {
 		return fmt.Sprintf("locked by the indexer (process %d), do not remove\n", w.pid)
 	}},
 
-	// More than 256 bytes.
+	// This one has more than 256 bytes.
 	{"postmaster.pid with a long path", func(w writer) string {
 		path := "/srv/" + strings.Repeat("a-long-name/", 20)
 		return fmt.Sprintf("%d\n%sdata\n%d\n5432\n%srun\n*\n  5432001         7\nready   \n", w.pid, path, epoch(), path)
 	}},
 }
 
-// TestEveryFormIsUnderstood: whatever the form in which a program names itself in its lock file, nobody else
-// takes the lock away while the program lives, and the next create succeeds when it has been killed.
+// TestEveryFormIsUnderstood checks for every form of payload that no other process can take the lock away while
+// its program lives, and that the next create succeeds once the program has been killed.
 func TestEveryFormIsUnderstood(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())

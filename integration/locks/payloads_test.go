@@ -12,8 +12,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestPayloads: whatever a program writes into its lock, its bytes stay as they are while it
-// lives, and are kept aside when it is killed.
+// TestPayloads checks that the bytes that a program writes into its lock, whatever they are, stay unchanged while
+// the program lives, and are kept in the state directory once it has been killed.
 func TestPayloads(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())

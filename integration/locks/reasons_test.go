@@ -16,17 +16,17 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestReasons: every reason for which a lock is stale comes of a real situation, and is told in
-// the log, by latchfs ls --json and by latchfs scan.
+// TestReasons brings about every reason for which a lock is stale, and checks that the log, latchfs ls --json and
+// latchfs scan give that reason.
 func TestReasons(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		reason string
-		// leave makes x.lock in dir, the way a program that ran before latchfs would have.
+		// leave creates x.lock in dir, as a program does that ran before latchfs.
 		leave func(t *testing.T, dir string)
 	}{
 		{"boot-id-mismatch", func(t *testing.T, dir string) {
-			// Of a process that has the same pid in this boot.
+			// In this boot a live process has the pid.
 			write(t, dir, fmt.Sprintf(`{"pid":%d,"bootId":"11111111-2222-4333-8444-555555555555"}`, os.Getpid()))
 		}},
 		{"dead-pid", func(t *testing.T, dir string) { write(t, dir, strconv.Itoa(harness.DeadPID(t))) }},
@@ -73,7 +73,7 @@ func TestReasons(t *testing.T) {
 			}
 		})
 	}
-	// The machine is booted, as far as it says itself, after the file was made.
+	// According to /proc/stat the machine booted after the file was made.
 	t.Run("before-boot", func(t *testing.T) {
 		n := harness.NewBootNamespace(t)
 		n.Run(`
@@ -121,7 +121,7 @@ func recycle(t *testing.T, pid int) {
 	t.Fatalf("no process got the pid %d", pid)
 }
 
-// scan is what latchfs scan --json says of a directory.
+// scan returns the output of latchfs scan --json for a directory.
 func scan(t *testing.T, dir string, flags ...string) (found []struct {
 	harness.Lock
 	Removed bool
@@ -137,7 +137,7 @@ func scan(t *testing.T, dir string, flags ...string) (found []struct {
 	return found
 }
 
-// TestScanFix removes what is stale and leaves the rest, of every kind.
+// TestScanFix checks that latchfs scan --fix removes stale locks of every kind and nothing else.
 func TestScanFix(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -205,8 +205,8 @@ func TestScanFix(t *testing.T) {
 	}
 }
 
-// TestSharedStorage: a lock recorded by another machine is unknown, and no boot id of that
-// machine is compared with ours.
+// TestSharedStorage checks that a lock recorded by another machine is unknown, and that the boot id of that
+// machine is not compared with this one's.
 func TestSharedStorage(t *testing.T) {
 	t.Parallel()
 	n := harness.NewBootNamespace(t)

@@ -17,14 +17,15 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestScriptHoldsItsLockDirectory: mkdir(1) has ended, the script that ran it holds.
+// TestScriptHoldsItsLockDirectory checks that the script holds the lock directory that it made by mkdir(1), which
+// has ended.
 func TestScriptHoldsItsLockDirectory(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, script := range []string{
 		`mkdir x.lock && echo $$; while :; do sleep 1; done`,
-		`(mkdir x.lock) && echo $$; while :; do sleep 1; done`,    // by way of a subshell
-		`x=$(mkdir x.lock) && echo $$; while :; do sleep 1; done`, // and of another
+		`(mkdir x.lock) && echo $$; while :; do sleep 1; done`,    // in a subshell
+		`x=$(mkdir x.lock) && echo $$; while :; do sleep 1; done`, // in a command substitution
 		`mkdir x.lock; echo $$ > x.lock/pid; echo $$; while :; do sleep 1; done`,
 		`mkdir x.lock; date > /dev/null; touch x.lock/empty; echo $$; while :; do sleep 1; done`,
 	} {
@@ -48,7 +49,7 @@ func TestScriptHoldsItsLockDirectory(t *testing.T) {
 	}
 }
 
-// TestLinksAndRenames: the other ways of making a name exclusively.
+// TestLinksAndRenames takes locks in the other ways of creating a name exclusively.
 func TestLinksAndRenames(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.lock", "--lock-pattern", "Singleton*")
@@ -90,7 +91,8 @@ func TestLinksAndRenames(t *testing.T) {
 	}
 }
 
-// TestHolderStaysWhenItsFamilyReplaces: as git's hooks rename index.lock.lock over index.lock.
+// TestHolderStaysWhenItsFamilyReplaces renames another file over a lock from the holder's family, as git's hooks
+// rename index.lock.lock to index.lock.
 func TestHolderStaysWhenItsFamilyReplaces(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -103,8 +105,8 @@ func TestHolderStaysWhenItsFamilyReplaces(t *testing.T) {
 	m.MustRun("set -C; echo $$ > x.lock; rm x.lock")
 }
 
-// TestDaemonNamedByItsLauncher: it holds once the launcher has ended, through a pid
-// namespace of its own too.
+// TestDaemonNamedByItsLauncher checks that a daemon holds the lock once its launcher, which has written the lock,
+// has ended. The daemon may be in a pid namespace of its own.
 func TestDaemonNamedByItsLauncher(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -125,14 +127,14 @@ func TestDaemonNamedByItsLauncher(t *testing.T) {
 	}
 }
 
-// TestPIDFileIsHeld: an ordinary file that names who wrote it has a holder.
+// TestPIDFileIsHeld checks that an ordinary file that names its writer has a holder.
 func TestPIDFileIsHeld(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.pid")
 	s := m.StartScript(`echo $$ > d.pid; echo $$; while :; do sleep 1; done`)
 	m.MustFail("Device or resource busy", "rm d.pid")
 	m.MustFail("Device or resource busy", "echo 1 > t; mv t d.pid || { rm t; false; }")
-	m.MustRun(": >> d.pid") // those who flock it open it before they know
+	m.MustRun(": >> d.pid") // programs that use flock(2) open the file before they have the lock
 	if l := m.Locks()["d.pid"]; l.Kind != "pid-file" || l.Holder.PID != s.PID {
 		t.Errorf("%+v", l)
 	}
@@ -144,8 +146,8 @@ func TestPIDFileIsHeld(t *testing.T) {
 	}
 }
 
-// TestWaitersOnAPIDFileExcludeEachOther: they wait with flock(2); its holder, named in it, is
-// killed; those who waited and those who come then still have one file.
+// TestWaitersOnAPIDFileExcludeEachOther runs processes that wait for a pid file by flock(2), and kills the holder
+// that the file names. Processes that waited before and processes that come later still use the same file.
 func TestWaitersOnAPIDFileExcludeEachOther(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "flock")
@@ -185,11 +187,11 @@ func TestWaitersOnAPIDFileExcludeEachOther(t *testing.T) {
 				t.Error(result)
 			}
 		}
-		m.MustRun("rm d.pid") // its last user ended with status 0 and left it
+		m.MustRun("rm d.pid") // its last user exited with status 0 and left the file
 	}
 }
 
-// TestChildCarriesOnWithTheDescriptor: a program locks, forks and ends of itself.
+// TestChildCarriesOnWithTheDescriptor runs a program that locks, forks and exits.
 func TestChildCarriesOnWithTheDescriptor(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -208,7 +210,7 @@ func TestChildCarriesOnWithTheDescriptor(t *testing.T) {
 		if payload == `echo $$ >&3` {
 			harness.Eventually(t, "it is gone", func() bool { return !harness.Exists(m.Path("x.lock")) })
 		} else {
-			// Nobody was killed who had made it: it settles.
+			// Its creator was not killed, so the file settles.
 			harness.Eventually(t, "it is no lock", func() bool { return len(m.Locks()) == 0 })
 			m.MustRun("rm -f x.lock")
 		}
@@ -216,7 +218,8 @@ func TestChildCarriesOnWithTheDescriptor(t *testing.T) {
 	}
 }
 
-// TestKilledGitLeavesNoLock: while it has index.lock open; what it had written is kept.
+// TestKilledGitLeavesNoLock kills git while it has index.lock open. What git had written is kept in the state
+// directory.
 func TestKilledGitLeavesNoLock(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "git")
@@ -239,7 +242,7 @@ func TestKilledGitLeavesNoLock(t *testing.T) {
 	}
 }
 
-// TestCloseEndsALock: a lock that a living process forgot is not stuck.
+// TestCloseEndsALock checks that a lock with the attribute close is free once its live holder has closed it.
 func TestCloseEndsALock(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--lock-pattern", "*.lock", "--lock-pattern", "*.session.lock,close")
@@ -253,7 +256,8 @@ func TestCloseEndsALock(t *testing.T) {
 	}
 }
 
-// TestHolderMapsItsLock: what it writes to a mapping of it gets there; what others write does not.
+// TestHolderMapsItsLock checks that what the holder writes to a mapping of its lock arrives in the file, and that
+// what other processes write does not.
 func TestHolderMapsItsLock(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())

@@ -18,8 +18,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestWaitersTakeTurns: 64 processes get a lock in the order in which they came, whether the one before
-// released it or was killed, and whether or not the server is killed meanwhile.
+// TestWaitersTakeTurns checks that 64 processes take a lock in the order in which they began to wait, whether the
+// holder before releases the lock or is killed, and whether or not the server is killed.
 func TestWaitersTakeTurns(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -57,8 +57,8 @@ func TestWaitersTakeTurns(t *testing.T) {
 	m.WaitForWaiters(0)
 }
 
-// TestTurnIsReserved: a name that is free is nobody else's during the turn of who waited, in any way in
-// which it could be taken.
+// TestTurnIsReserved checks that no other process can take a free name, in any way, during the turn of the process
+// that waited for it.
 func TestTurnIsReserved(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -72,11 +72,11 @@ func TestTurnIsReserved(t *testing.T) {
 	waiter.Must("ok", "take", path)
 	contender.Must("EEXIST", "take", path)
 	waiter.Must("ok", "remove", path)
-	// A turn that is not used does not last.
+	// A turn ends if it is not used.
 	waiter.Must("ok", "await", m.WaitFile("x.lock"))
 	harness.Eventually(t, "the turn is over", func() bool { return contender.Do("take", path) == "ok" })
 	contender.Must("ok", "remove", path)
-	// cat(1) has ended when its script takes the lock.
+	// cat(1), which waited, has ended when its script takes the lock.
 	script := exec.Command("sh", "-c", `cat "$0" && set -C && echo $$ > "$1" && exec sleep 1000`, m.WaitFile("x.lock"), path)
 	if err := script.Start(); err != nil {
 		t.Fatal(err)
@@ -86,7 +86,7 @@ func TestTurnIsReserved(t *testing.T) {
 	harness.Eventually(t, "the script has the lock", func() bool { return m.Locks()["x.lock"].Holder.PID == script.Process.Pid })
 }
 
-// TestWaitEnds: those who wait are told of whatever frees a name, and can give up.
+// TestWaitEnds checks that a waiting process learns of everything that frees a name, and that it can give up.
 func TestWaitEnds(t *testing.T) {
 	t.Parallel()
 	beneath := t.TempDir()
@@ -172,13 +172,13 @@ func TestWaitEnds(t *testing.T) {
 	})
 }
 
-// TestManyWaiting: the mount serves while 10,000 wait.
+// TestManyWaiting checks that the mount serves while 10,000 threads wait.
 func TestManyWaiting(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	n := 10_000
 	if harness.RaceEnabled {
-		n = 1000 // its shadow memory takes the machine's
+		n = 1000 // the race detector needs too much memory for more
 	}
 	holder, crowd, other := harness.StartProcess(t), harness.StartProcess(t), harness.StartProcess(t)
 	holder.Must("ok", "take", m.Path("x.lock"))
@@ -199,8 +199,9 @@ func TestManyWaiting(t *testing.T) {
 	holder.Must("ok", "remove", m.Path("x.lock"))
 }
 
-// TestNoRequestWaits: whatever the kernel holds a directory for is answered while the holder of a lock
-// is stopped and others wait for it; and then the holder's own requests in that directory are.
+// TestNoRequestWaits checks that every request for which the kernel locks a directory is answered at once, while
+// the holder of a lock is stopped and others wait for it. The holder's own requests in that directory succeed
+// afterwards.
 func TestNoRequestWaits(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -226,8 +227,8 @@ func TestNoRequestWaits(t *testing.T) {
 	holder.Must("ok", "rmdir", dir)
 }
 
-// TestWaitTakesTheRightToTake: who may not make a file in a directory cannot keep others from it by
-// waiting.
+// TestWaitTakesTheRightToTake checks that a process that may not create files in a directory cannot keep others
+// from a lock by waiting.
 func TestWaitTakesTheRightToTake(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
@@ -250,7 +251,7 @@ func TestWaitTakesTheRightToTake(t *testing.T) {
 	for dir, answer := range map[string]string{"open": "ok", "closed": "EACCES", "closed/open": "ok", "hidden": "EACCES", "hidden/open": "EACCES"} {
 		stranger.Must(answer, "await", m.WaitFile(dir+"/x.lock"))
 	}
-	// Both who opened the file and who reads it must have it.
+	// Both the process that opened the file and the one that reads it must have the permission.
 	harness.WithUID(65534, func() {
 		if fd, err := unix.Open(m.WaitFile("closed/x.lock"), unix.O_RDONLY, 0); err != unix.EACCES {
 			t.Errorf("opened for another to read: %d %v", fd, err)
@@ -312,7 +313,7 @@ func TestLockCommand(t *testing.T) {
 		return l.Verdict == "live" && string(comm) == "sleep\n"
 	}
 	harness.Eventually(t, "the command holds", holding)
-	// latchfs lock is killed: the command goes on, and holds.
+	// If latchfs lock is killed, the command runs on and holds the lock.
 	if err := waiting.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -326,7 +327,8 @@ func TestLockCommand(t *testing.T) {
 	t.Logf("taken %v after its holder was killed", time.Since(start))
 }
 
-// TestInterruptedOnce: the kernel is not asked to send an INTERRUPT again, and none is lost, whenever it comes.
+// TestInterruptedOnce checks that the kernel sends an INTERRUPT once for each call, and that none is lost,
+// whenever it comes.
 func TestInterruptedOnce(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -336,7 +338,7 @@ func TestInterruptedOnce(t *testing.T) {
 		waiter := harness.StartProcess(t)
 		waiter.Send("await", m.WaitFile("x.lock"))
 		time.Sleep(rand.N(5 * time.Millisecond))
-		waiter.Kill() // and waits until it has ended
+		waiter.Kill() // returns once the process has ended
 	}
 	m.WaitForWaiters(0)
 	text, err := os.ReadFile(m.Path(".latchfs/metrics"))

@@ -11,8 +11,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestWhoeverWritesTheText: a lock names its holder, whichever process writes the text for it, and whatever that
-// does after.
+// TestWhoeverWritesTheText checks that the holder is the process that the lock names, whichever process writes the
+// payload, and whatever the writer does afterwards.
 func TestWhoeverWritesTheText(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -50,7 +50,8 @@ if os.fork() == 0:
 	}
 }
 
-// TestFirstProcessOfAContainerHolds what its commands make, as any script does.
+// TestFirstProcessOfAContainerHolds checks that pid 1 of a container holds the locks that its commands make, as
+// any script does.
 func TestFirstProcessOfAContainerHolds(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -65,8 +66,8 @@ func TestFirstProcessOfAContainerHolds(t *testing.T) {
 	}
 }
 
-// TestKilledHolderIsRobbedOfNothing: to end a holder and remove its lock is what init scripts do. It has not
-// ended yet when the lock is removed.
+// TestKilledHolderIsRobbedOfNothing kills a holder and removes its lock, as init scripts do. The removal succeeds
+// although the holder may not have ended yet.
 func TestKilledHolderIsRobbedOfNothing(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -87,7 +88,8 @@ func TestKilledHolderIsRobbedOfNothing(t *testing.T) {
 	}
 }
 
-// TestCopiedDirectoryIsNoLock: what makes a directory and puts texts into it, and ends, leaves a copy.
+// TestCopiedDirectoryIsNoLock checks that a process that makes a directory, puts texts into it and ends leaves a
+// copy, and no lock.
 func TestCopiedDirectoryIsNoLock(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--stale-after", "1s")
