@@ -388,7 +388,7 @@ func TestEveryControlFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer file.Close()
-			if n, err := unix.Open(m.Path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+			if n, err := unix.Open(m.Path(".latchfs/events"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0); err != nil {
 				return err.Error()
 			} else if _, err := unix.Read(n, make([]byte, 100)); err != unix.EAGAIN || unix.Close(n) != nil {
 				return fmt.Sprint("nothing happened, and it says ", err)

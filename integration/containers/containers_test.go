@@ -16,12 +16,11 @@ import (
 	"latchfs/integration/harness"
 )
 
-// holdAs1 takes a lock as pid 1 and writes what every such container would.
+// holdAs1 takes a lock as pid 1 and writes the same payload as in every other container.
 const holdAs1 = `test $$ = 1; take() { (set -C; echo '{"pid":1,"hostname":"box"}' > x.lock) 2>/dev/null; }
 	if take; then echo taken; else echo busy; fi; while :; do sleep 1; done`
 
-// TestContainersExcludeEachOther: two with the same host name, the same pids and payloads that
-// are the same to the byte.
+// TestContainersExcludeEachOther runs containers with the same host name, the same pids and identical payloads.
 func TestContainersExcludeEachOther(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -42,7 +41,7 @@ func TestContainersExcludeEachOther(t *testing.T) {
 		if l := m.Locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID == 1 {
 			t.Errorf("%+v", l)
 		}
-		first.Kill() // the others have a pid 1 as well
+		first.Kill() // the other containers have a pid 1 too
 		next, said := m.StartContainer(holdAs1)
 		if said != "taken" {
 			t.Error("the lock of a dead container is not free")
@@ -53,12 +52,12 @@ func TestContainersExcludeEachOther(t *testing.T) {
 	}
 }
 
-// TestContainerRestart: what a former container left is free in the next one, where its pid is
-// another process.
+// TestContainerRestart checks that locks that a former container left are free in the next one, in which another
+// process has the pid.
 func TestContainerRestart(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
-	// As pid 7 of its container, by way of the kernel's counter.
+	// This runs a script as pid 7 of its container, by setting the kernel's counter of pids.
 	as7 := `echo 6 > /proc/sys/kernel/ns_last_pid; bash -c 'test $$ = 7 || exit 1; `
 	first, said := m.StartContainer(as7 + `mkdir l.lock; echo "{\"pid\":7}" > l.lock/owner.json; set -C; echo 7 > f.lock; ln -s box:7 s.lock; echo ready; while :; do sleep 1; done'; exit`)
 	if said != "ready" {
@@ -77,8 +76,8 @@ func TestContainerRestart(t *testing.T) {
 	}
 }
 
-// TestPayloadOfAPIDNamespace: a launcher in a container names its daemon by the number that has
-// there, and ends.
+// TestPayloadOfAPIDNamespace runs a launcher in a container that writes the pid of its daemon, as the container
+// sees it, and ends.
 func TestPayloadOfAPIDNamespace(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -97,8 +96,7 @@ func TestPayloadOfAPIDNamespace(t *testing.T) {
 	c.Kill()
 }
 
-// TestCallersOutOfSight: latchfs runs in a pid namespace, with a /proc of its own, and programs
-// outside of that use the mount.
+// TestCallersOutOfSight runs latchfs in a pid namespace with a /proc of its own, and programs outside of it.
 func TestCallersOutOfSight(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -129,8 +127,8 @@ func TestCallersOutOfSight(t *testing.T) {
 	if l := m.Locks()["x.lock"]; l.Verdict != "unknown" || l.Holder.PID != 0 {
 		t.Errorf("%+v", l)
 	}
-	m.MustRun("rm x.lock; set -C; echo 1 > x.lock") // permission bits alone
-	time.Sleep(6500 * time.Millisecond)             // its age decides
+	m.MustRun("rm x.lock; set -C; echo 1 > x.lock") // only the permission bits protect it
+	time.Sleep(6500 * time.Millisecond)             // only its age ends it
 	m.MustRun("set -C; echo 1 > x.lock; rm x.lock")
 	if !strings.Contains(log.String(), "too-old") {
 		t.Error(log.String())
@@ -138,7 +136,7 @@ func TestCallersOutOfSight(t *testing.T) {
 	s.End()
 }
 
-// TestDaemonInAContainer: latchfs runs inside, and inside of the next one on the same state.
+// TestDaemonInAContainer runs latchfs in a container, and again in the next container on the same state directory.
 func TestDaemonInAContainer(t *testing.T) {
 	n := harness.NewBootNamespace(t)
 	dir, state := t.TempDir(), filepath.Join(t.TempDir(), "state")
@@ -160,7 +158,8 @@ func TestDaemonInAContainer(t *testing.T) {
 		"$LATCHFS" umount "$DIR"`)
 }
 
-// TestProcOfAnotherNamespace: with the wrong /proc nobody can be identified, and it says so.
+// TestProcOfAnotherNamespace checks that latchfs logs that it cannot identify any process if its /proc is that of
+// another pid namespace.
 func TestProcOfAnotherNamespace(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)

@@ -118,7 +118,6 @@ func TestWaitingIsLimited(t *testing.T) {
 
 // TestManyEventStreams: 10,000 streams that nobody reads cost neither memory nor time.
 func TestManyEventStreams(t *testing.T) {
-	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
 	const streams = 10_000
 	var files unix.Rlimit

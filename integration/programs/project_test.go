@@ -13,8 +13,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestGit works in a repository inside the mount; its lock files hold data and are renamed
-// into place.
+// TestGit works in a repository inside the mount. Lock files of git contain data and are renamed into place.
 func TestGit(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "git")
@@ -34,8 +33,8 @@ func TestGit(t *testing.T) {
 	harness.Eventually(t, "nothing is locked", func() bool { return len(m.Locks()) == 0 })
 }
 
-// TestProjectTree: files at lock names that are data stay, byte for byte, whatever made them
-// and whatever happens then.
+// TestProjectTree checks that data at lock names stays unchanged, regardless of its writer and of what happens
+// afterwards.
 func TestProjectTree(t *testing.T) {
 	for _, program := range []string{"git", "tar", "rsync", "perl"} {
 		harness.NeedProgram(t, program)
@@ -90,7 +89,8 @@ func TestProjectTree(t *testing.T) {
 		sums > "$DIR.after"; cmp "$DIR.before" "$DIR.after"`)
 }
 
-// TestWarnsOfProcessesBeneath: who had the directory open before is named.
+// TestWarnsOfProcessesBeneath checks that latchfs names a process that has had the directory open since before the
+// mount.
 func TestWarnsOfProcessesBeneath(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -108,7 +108,7 @@ func TestWarnsOfProcessesBeneath(t *testing.T) {
 	}
 }
 
-// TestFilesStay: what was in a directory is there before, during and after, unchanged.
+// TestFilesStay checks that files of a directory are there before, during and after a mount, unchanged.
 func TestFilesStay(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -121,8 +121,7 @@ func TestFilesStay(t *testing.T) {
 	harness.CompareLines(t, 0, harness.DumpTree(t, dir), before)
 }
 
-// TestMoreFilesThanDescriptors: a tree of more files than latchfs may open is served all the
-// same.
+// TestMoreFilesThanDescriptors checks a tree with more files than latchfs may have open.
 func TestMoreFilesThanDescriptors(t *testing.T) {
 	t.Parallel()
 	for _, program := range []string{"prlimit", "setpriv"} {

@@ -18,11 +18,11 @@ import (
 	"latchfs/integration/harness"
 )
 
-// crashing is a mount whose server kills itself at a place in its code, once.
+// crashing is a mount whose server kills itself once, at a chosen place in its code.
 type crashing struct {
 	*harness.Mount
 	t    *testing.T
-	file string // says where
+	file string // names the place
 }
 
 func mountCrashing(t *testing.T) *crashing {
@@ -37,12 +37,12 @@ func mountCrashing(t *testing.T) *crashing {
 	return &crashing{m.Over(t.TempDir()), t, file}
 }
 
-// planned are the system calls of a case in the mount's directory c.dir; act is the one during
-// which the server dies.
+// planned is a case of TestCrashPoints: system calls in a directory of the mount, during one of which the server
+// dies.
 type planned struct {
 	name string
-	op   string // as the server calls it
-	// prepare comes before the crash is planted, act meets it, and then check finds what must be.
+	op   string // the server's name of the operation
+	// prepare runs before the crash is set up, act during it, and check afterwards.
 	prepare, act, check func(c *crashing, dir string)
 }
 
@@ -79,7 +79,7 @@ func (c *crashing) gone(paths ...string) {
 	}
 }
 
-// held checks that exactly these locks in dir are held by the test.
+// held checks that the test holds exactly these locks in dir.
 func (c *crashing) held(dir string, names ...string) {
 	c.t.Helper()
 	var held []string
@@ -101,14 +101,14 @@ func (c *crashing) take(path string) {
 
 var crashCases = []planned{
 	{"create", "create", nil, func(c *crashing, dir string) {
-		fd, err := unix.Open(dir+"/new", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o640)
+		fd, err := unix.Open(dir+"/new", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o640)
 		c.do(err)
 		_, err = unix.Write(fd, []byte("text"))
 		c.do(err)
 		c.do(unix.Close(fd))
 	}, func(c *crashing, dir string) { c.holds(dir+"/new", "text") }},
 	{"create what may not be written", "create", nil, func(c *crashing, dir string) {
-		fd, err := unix.Open(dir+"/new", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o400)
+		fd, err := unix.Open(dir+"/new", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_CLOEXEC, 0o400)
 		c.do(err)
 		_, err = unix.Write(fd, []byte("text"))
 		c.do(err)
@@ -227,7 +227,7 @@ var crashCases = []planned{
 	{"truncate", "truncate", func(c *crashing, dir string) { c.write(dir+"/file", "some text") },
 		func(c *crashing, dir string) { c.do(unix.Truncate(dir+"/file", 4)) }, func(c *crashing, dir string) { c.holds(dir+"/file", "some") }},
 	{"write at the end of a lock", "write", nil, func(c *crashing, dir string) {
-		fd, err := unix.Open(dir+"/x.lock", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_APPEND, 0o644)
+		fd, err := unix.Open(dir+"/x.lock", unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_APPEND|unix.O_CLOEXEC, 0o644)
 		c.do(err)
 		for _, text := range []string{"one\n", "two\n"} {
 			n, err := unix.Write(fd, []byte(text))
@@ -276,7 +276,7 @@ var crashCases = []planned{
 	{"opendir", "opendir", func(c *crashing, dir string) { c.write(dir+"/file", "") }, (*crashing).lists, nil},
 	{"readdirplus", "readdirplus", func(c *crashing, dir string) { c.write(dir+"/file", "") }, (*crashing).lists, nil},
 	{"tmpfile", "tmpfile", nil, func(c *crashing, dir string) {
-		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o600)
+		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 		c.do(err)
 		_, err = unix.Write(fd, []byte("text"))
 		c.do(err)
@@ -304,14 +304,13 @@ func (c *crashing) lists(dir string) {
 	}
 }
 
-// happened waits for a crash that nobody waits for in a system call.
+// happened waits for a crash outside of all system calls.
 func (c *crashing) happened() {
 	c.t.Helper()
 	harness.Eventually(c.t, "the server has crashed", func() bool { return !harness.Exists(c.file) })
 }
 
-// TestCrashPoints: whatever the server is doing when it dies, the result is what it would
-// have been.
+// TestCrashPoints checks that the result is the same whatever the server is doing when it dies.
 func TestCrashPoints(t *testing.T) {
 	t.Parallel()
 	c := mountCrashing(t)
@@ -327,7 +326,7 @@ func TestCrashPoints(t *testing.T) {
 	for i, p := range crashCases {
 		for _, point := range []string{"before", "after", "reply"} {
 			if point == "after" && slices.Contains([]string{"lookup", "open", "opendir", "readdirplus", "tmpfile"}, p.op) {
-				continue // they have no such point: all of it may be done twice
+				continue // these have no such point, because they may be done twice
 			}
 			t.Run(p.name+"/"+point, func(t *testing.T) {
 				c.t = t
@@ -360,7 +359,8 @@ func TestCrashPoints(t *testing.T) {
 	}
 }
 
-// TestPanic: a request that makes a handler panic is answered EIO, once, and everything else goes on.
+// TestPanic checks that a request whose handler panics is answered with EIO, once, and that everything else goes
+// on.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	c := mountCrashing(t)
@@ -381,7 +381,7 @@ func TestPanic(t *testing.T) {
 		"unlink":  func() error { return unix.Unlink(c.Path("file")) },
 		"rename":  func() error { return unix.Rename(c.Path("file"), c.Path("renamed")) },
 		"open": func() error {
-			fd, err := unix.Open(c.Path("file"), unix.O_RDONLY, 0)
+			fd, err := unix.Open(c.Path("file"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 			if err == nil {
 				unix.Close(fd)
 			}
@@ -407,7 +407,7 @@ func TestPanic(t *testing.T) {
 	if len(c.Logged("met a defect of latchfs")) != 9 {
 		t.Error("not every panic was logged")
 	}
-	// And where it is not a handler's.
+	// The same for a panic outside of a handler.
 	for range 3 {
 		c.EndServer(unix.SIGSEGV)
 		c.WaitUntilServed()

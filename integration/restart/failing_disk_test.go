@@ -26,7 +26,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// failing is a filesystem that passes everything through, and fails what changes it when it is told to.
+// failing is a filesystem that passes everything through, and fails changes while errno is set.
 type failing struct {
 	*gofs.LoopbackNode
 	errno *atomic.Int32
@@ -57,7 +57,7 @@ func (f *failing) Create(ctx context.Context, name string, flags, mode uint32, o
 	return inode, f.wrap(h), fuseFlags | fuse.FOPEN_DIRECT_IO, 0
 }
 
-// failingFile is an open file there.
+// failingFile is an open file of that filesystem.
 type failingFile struct {
 	gofs.FileHandle
 	errno *atomic.Int32
@@ -68,7 +68,7 @@ func (f *failingFile) Read(ctx context.Context, dest []byte, off int64) (fuse.Re
 	return f.FileHandle.(gofs.FileReader).Read(ctx, dest, off)
 }
 
-// Write implements gofs.FileWriter. What fails has written a part, as a device does.
+// Write implements gofs.FileWriter. A write that fails has written a part, as on a device.
 func (f *failingFile) Write(ctx context.Context, data []byte, off int64) (uint32, syscall.Errno) {
 	if errno := syscall.Errno(f.errno.Load()); errno != 0 {
 		_, _ = f.FileHandle.(gofs.FileWriter).Write(ctx, data[:len(data)/2], off)
@@ -98,7 +98,8 @@ func (f *failingFile) Release(ctx context.Context) syscall.Errno {
 	return f.FileHandle.(gofs.FileReleaser).Release(ctx)
 }
 
-// mountFailing mounts such a filesystem over a new directory. What it answers to changes is in errno.
+// mountFailing mounts such a filesystem over a new directory. While errno is not 0, it is the answer to all
+// changes.
 func mountFailing(t *testing.T) (dir string, errno *atomic.Int32) {
 	t.Helper()
 	harness.NeedFUSE(t)
@@ -117,8 +118,8 @@ func mountFailing(t *testing.T) (dir string, errno *atomic.Int32) {
 	return dir, errno
 }
 
-// TestFailingJournal: while the disk of the journal fails, nothing new is acquired, the locks that are
-// acknowledged are held and can be released, and afterwards all is as it was told.
+// TestFailingJournal checks a disk of the journal that fails: no lock is acquired, locks that were acknowledged
+// stay held and can be released, and everything is consistent afterwards.
 func TestFailingJournal(t *testing.T) {
 	t.Parallel()
 	disk, errno := mountFailing(t)
@@ -147,7 +148,7 @@ func TestFailingJournal(t *testing.T) {
 		if harness.Exists(m.Path("second.lock")) {
 			t.Errorf("%v: a lock that was released is there", failure)
 		}
-		// The server dies meanwhile: the next one cannot open the journal, and will when it can.
+		// If the server dies, the next one cannot open the journal, and retries.
 		errno.Store(0)
 		other.Must("ok", "take", m.Path("new.lock"))
 		other.Must("ok", "remove", m.Path("new.lock"))
@@ -161,7 +162,8 @@ func TestFailingJournal(t *testing.T) {
 	m.Unmount()
 }
 
-// TestReadOnlyDisk: on a state directory that cannot be written nothing is mounted, and it is said why.
+// TestReadOnlyDisk checks that latchfs does not mount with a state directory that it cannot write, and gives the
+// reason.
 func TestReadOnlyDisk(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -171,7 +173,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "read-only file system") || m.Keeper.ProcessState.ExitCode() != 7 {
 		t.Errorf("%v, exit code %d", err, m.Keeper.ProcessState.ExitCode())
 	}
-	// A directory that is read-only itself is mounted, and what it answers to a lock is EROFS.
+	// A read-only directory itself can be mounted. Locks in it fail with EROFS.
 	dir := t.TempDir()
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
 		t.Fatal(err)
@@ -184,10 +186,10 @@ func TestReadOnlyDisk(t *testing.T) {
 	if n := len(over.Locks()); n != 0 {
 		t.Errorf("%d locks", n)
 	}
-	over.Unmount() // its cleanup unmounts what is beneath
+	over.Unmount() // the cleanup of the test unmounts the directory beneath
 }
 
-// memoryGroup makes a control group with so many bytes of memory and puts a process into it.
+// memoryGroup makes a control group with a limit of memory in bytes and moves a process into it.
 func memoryGroup(t *testing.T, limit, pid int) (group string) {
 	t.Helper()
 	for _, version := range []struct{ parent, limit string }{{"/sys/fs/cgroup/memory", "memory.limit_in_bytes"}, {"/sys/fs/cgroup", "memory.max"}} {
@@ -216,7 +218,7 @@ func memoryGroup(t *testing.T, limit, pid int) (group string) {
 	return ""
 }
 
-// hog takes more and more memory, and says so.
+// hog takes more and more memory, and prints how much.
 func hog() {
 	var taken [][]byte
 	for {
@@ -226,7 +228,8 @@ func hog() {
 	}
 }
 
-// TestOutOfMemory: when memory runs out the kernel does not kill the keeper, and the mount goes on.
+// TestOutOfMemory checks that the kernel does not kill the keeper when memory runs out, and that the mount goes
+// on.
 func TestOutOfMemory(t *testing.T) {
 	if harness.RaceEnabled {
 		t.Skip("the race detector takes memory of its own: make test does it")
@@ -236,9 +239,9 @@ func TestOutOfMemory(t *testing.T) {
 	holder.Must("ok", "take", m.Path("x.lock"))
 	keeper := m.Keeper.Process.Pid
 	group := memoryGroup(t, 160<<20, keeper)
-	m.KillServer() // the next one is in the group
+	m.KillServer() // the next server is in the control group
 	m.WaitUntilServed()
-	// The server first, and then one of those that take the memory.
+	// The kernel kills the server first, and then one of the processes that take the memory.
 	score := fmt.Sprintf("/proc/%d/oom_score_adj", m.Server())
 	if err := os.WriteFile(score, []byte("1000"), 0o644); err != nil {
 		t.Fatal(err)
@@ -272,8 +275,8 @@ func TestOutOfMemory(t *testing.T) {
 	other.Must("ok", "take", m.Path("x.lock"))
 }
 
-// TestFailingCompaction: a disk that fails again and again while the journal is written and compacted
-// loses no lock that was acknowledged, and brings none back that was released.
+// TestFailingCompaction checks that a disk that fails repeatedly while the journal is written and compacted loses
+// no lock that was acknowledged, and brings none back that was released.
 func TestFailingCompaction(t *testing.T) {
 	t.Parallel()
 	disk, errno := mountFailing(t)
@@ -341,8 +344,8 @@ func TestFailingCompaction(t *testing.T) {
 	m.Unmount()
 }
 
-// TestReclaimedGivesWay: killed data locks do not take the journal's room, on a small disk, and what is too large to be
-// kept is listed.
+// TestReclaimedGivesWay checks that the kept content of stale locks does not fill a small disk that the journal
+// needs, and that latchfs lists content that was too large to be kept.
 func TestReclaimedGivesWay(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -376,7 +379,7 @@ func TestReclaimedGivesWay(t *testing.T) {
 	if info, err := os.Stat(m.Path("large.lock")); err != nil || info.Size() < 3<<20-5 {
 		t.Errorf("%v %v", info, err)
 	}
-	// Whatever else fills the disk.
+	// Another program fills the disk.
 	_ = os.WriteFile(filepath.Join(disk, "filler"), make([]byte, 2<<20), 0o600)
 	harness.StartProcess(t).Must("ok", "hoard", m.Path("many"), "1000")
 	m.Unmount()

@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// TestFullDisk: an acquisition fails with ENOSPC, the locks there are stay and can be
-// released, and mounting again works.
+// TestFullDisk checks that an acquisition fails with ENOSPC on a full disk, that existing locks stay and can be
+// released, and that mounting again works.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -65,10 +65,11 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	holder.Must("ok", "take", m.Path("first.lock"))
-	m.Unmount() // before the disk goes
+	m.Unmount() // before the disk is unmounted
 }
 
-// TestCorruptJournal: what is whole is recovered, the rest is kept aside, and the mount works.
+// TestCorruptJournal checks that intact records are recovered, that the rest is kept in a file of its own, and
+// that the mount works.
 func TestCorruptJournal(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -93,11 +94,11 @@ func TestCorruptJournal(t *testing.T) {
 		t.Errorf("%q %v", text, err)
 	}
 	if len(m.Logged("torn or corrupt tail")) != 1 {
-		t.Error("it is not logged")
+		t.Error("the corrupt tail is not logged")
 	}
 }
 
-// TestNewerJournal is refused, and left as it is.
+// TestNewerJournal checks that a journal of a newer format is refused and left unchanged.
 func TestNewerJournal(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)

@@ -17,20 +17,20 @@ import (
 	"latchfs/integration/harness"
 )
 
-// client is a process that takes and gives back locks, and knows which it must have.
+// A client is a process that takes and releases locks, and knows which locks it holds.
 type client struct {
 	t       *testing.T
 	p       *harness.Process
 	number  int32
 	names   []string
-	holders []atomic.Int32 // of the names, as the clients know it; 0 is none
+	holders []atomic.Int32 // the client that holds each name; 0 for none
 	takes   int
 }
 
-// dead says that an answer is that of a mount nobody serves.
+// dead reports whether an answer is that of a mount without a server.
 func dead(answer string) bool { return answer == "ENOTCONN" || answer == "ECONNABORTED" }
 
-// insist makes a call until the mount answers, and says whether it had to be made again.
+// insist repeats a call until a server answers, and reports whether it had to.
 func (c *client) insist(words ...string) (answer string, again bool) {
 	for {
 		if answer = c.p.Do(words...); !dead(answer) {
@@ -41,13 +41,13 @@ func (c *client) insist(words ...string) (answer string, again bool) {
 	}
 }
 
-// turn takes one lock, if it is free, holds it for a moment, and gives it back or dies with it.
+// turn takes a lock if it is free, holds it for a moment, and releases it or dies with it.
 func (c *client) turn() {
 	i := rand.IntN(len(c.names))
 	name := c.names[i]
 	answer, again := c.insist("take", name)
 	if again && answer == "EEXIST" {
-		// It may be its own, from the call that was not answered.
+		// The client may hold it itself, from the call without an answer.
 		if answer, _ = c.insist("remove", name); answer != "ok" && answer != "EBUSY" && answer != "ENOENT" {
 			c.t.Errorf("remove what may be its own: %s", answer)
 		}
@@ -72,13 +72,13 @@ func (c *client) turn() {
 		c.p = harness.StartProcess(c.t)
 		return
 	}
-	// A call that was not answered may have removed it; then it is free, or another's.
+	// A call without an answer may have removed the lock. Then the lock is free, or another client's.
 	if answer, again := c.insist("remove", name); answer != "ok" && !(again && (answer == "ENOENT" || answer == "EBUSY")) {
 		c.t.Errorf("%s: a live lock was lost: its holder's remove is answered %s", name, answer)
 	}
 }
 
-// startClients starts 16 of them, which take turns until they are stopped.
+// startClients starts 16 clients, which take turns until stop is closed.
 func startClients(t *testing.T, all *sync.WaitGroup, stop <-chan struct{}, names []string, holders []atomic.Int32) (clients []*client) {
 	t.Helper()
 	for i := range 16 {
@@ -98,8 +98,8 @@ func startClients(t *testing.T, all *sync.WaitGroup, stop <-chan struct{}, names
 	return clients
 }
 
-// TestMountKilled: keeper and server are killed together while 16 processes take and give back locks,
-// and latchfs mount is run again, KEEPER_KILLS times.
+// TestMountKilled kills keeper and server together while 16 processes take and release locks, and runs latchfs
+// mount again. KEEPER_KILLS is the number of kills.
 func TestMountKilled(t *testing.T) {
 	t.Parallel()
 	kills := harness.EnvNumber(t, "KEEPER_KILLS", 25)

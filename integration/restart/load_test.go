@@ -20,20 +20,19 @@ import (
 	"latchfs/integration/harness"
 )
 
-// worker is one of the processes that use a mount while its server is killed: it checks the result
-// of every system call against what it knows must come, until its standard input ends. Then it
-// prints how often it went round, and the longest time that a call took.
+// A worker is a process that uses a mount while its server is killed. It checks the result of every system call
+// until its standard input ends. Then it prints the number of its rounds and its longest call.
 type worker struct {
-	dir     string // its own
-	shared  string // of all
+	dir     string // the directory of this worker
+	shared  string // the directory of all workers
 	outside string // a directory that is not in the mount
 	random  *rand.Rand
 	rounds  int
 	worst   time.Duration
-	what    string // that took so long
+	what    string // the longest call
 }
 
-// work is the main function of a worker process.
+// work is the main function of a worker.
 func work() {
 	kind := os.Getenv("WORKER_KIND")
 	w := &worker{
@@ -64,7 +63,7 @@ func work() {
 	fmt.Println(w.rounds, w.worst.Microseconds(), w.what)
 }
 
-// job is what a worker does: rounds, and at the end a look at the whole.
+// A job is the work of a worker: rounds, and a check at the end.
 type job struct{ round, check func() }
 
 var workers = map[string]func(*worker) job{
@@ -91,7 +90,7 @@ func (w *worker) must(what string, err error) {
 
 func (w *worker) do(what string, do func() error) { w.must(what, w.call(what, do)) }
 
-// fails makes a call that is to fail with errno.
+// fails makes a call that must fail with errno.
 func (w *worker) fails(what string, errno unix.Errno, do func() error) {
 	if err := w.call(what, do); !errors.Is(err, errno) {
 		w.must(what, fmt.Errorf("%v, not %v", err, errno))
@@ -139,7 +138,7 @@ func (w *worker) read(path string) (text []byte) {
 
 func (w *worker) unlink(path string) { w.do("unlink", func() error { return unix.Unlink(path) }) }
 
-// lockOwn takes and gives back a lock nobody else wants, in one of four ways.
+// lockOwn takes and releases a lock that no other worker wants, in one of four ways.
 func lockOwn(w *worker) job {
 	payload := []byte(strconv.Itoa(os.Getpid()) + "\n")
 	path := w.path("own.lock")
@@ -173,8 +172,8 @@ func lockOwn(w *worker) job {
 	}}
 }
 
-// lockShared takes a lock that others want. Who has it makes a file outside of the mount: two
-// holders would see each other there.
+// lockShared takes a lock that other workers want. The holder makes a directory outside of the mount, where two
+// holders would meet.
 func lockShared(w *worker) job {
 	path, witness := filepath.Join(w.shared, "shared.lock"), filepath.Join(w.outside, "holder")
 	return job{round: func() {
@@ -197,7 +196,7 @@ func lockShared(w *worker) job {
 	}}
 }
 
-// lockAppend appends to a lock file that it has open: every write passes through the server.
+// lockAppend appends to a lock file that it has open. Every write passes through the server.
 func lockAppend(w *worker) job {
 	path, fd, want := w.path("log.lock"), -1, []byte(nil)
 	return job{round: func() {
@@ -233,7 +232,7 @@ func appendSession(w *worker) job {
 	}}
 }
 
-// replaceFile writes a file anew and renames it onto the old one.
+// replaceFile writes a new file and renames it over the old one.
 func replaceFile(w *worker) job {
 	return job{round: func() {
 		text := bytes.Repeat([]byte(strconv.Itoa(w.rounds)+" "), 1+w.random.IntN(2000))
@@ -246,8 +245,7 @@ func replaceFile(w *worker) job {
 	}}
 }
 
-// makeTrees makes directories with files and a held lock, moves them, exchanges them and removes
-// them.
+// makeTrees makes directories with files and a held lock, moves them, exchanges them and removes them.
 func makeTrees(w *worker) job {
 	return job{round: func() {
 		a, b := w.path("a"), w.path("b")
@@ -317,8 +315,7 @@ func mapFile(w *worker) job {
 	}}
 }
 
-// unlinkedFile uses files that have no name any more, one of them never opened with a passthrough
-// descriptor.
+// unlinkedFile uses files that have been unlinked, one of which was never opened with a passthrough descriptor.
 func unlinkedFile(w *worker) job {
 	fds, models := [2]int{-1, -1}, [2][]byte{}
 	return job{round: func() {
@@ -351,7 +348,7 @@ func unlinkedFile(w *worker) job {
 	}}
 }
 
-// attributes changes what files have beside their content.
+// attributes changes attributes of files.
 func attributes(w *worker) job {
 	path := w.path("file")
 	w.close(w.open(path, unix.O_CREAT|unix.O_WRONLY))
@@ -379,7 +376,7 @@ func attributes(w *worker) job {
 	}}
 }
 
-// makeNames makes, links and removes files in the ways that give names.
+// makeNames makes, links and removes files in all ways that create names.
 func makeNames(w *worker) job {
 	return job{round: func() {
 		a, b := w.path("a"), w.path("b")
@@ -408,7 +405,7 @@ func makeNames(w *worker) job {
 	}}
 }
 
-// readFiles reads files that another name had a moment ago.
+// readFiles reads files that had another name a moment ago.
 func readFiles(w *worker) job {
 	text := bytes.Repeat([]byte("content "), 4096)
 	w.must("write", os.WriteFile(w.path("file0"), text, 0o644))
@@ -438,7 +435,7 @@ func (w *worker) run(name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// gitCommits commits.
+// gitCommits makes commits with git.
 func gitCommits(w *worker) job {
 	w.run("git", "init", "-q", ".")
 	commits := 0
@@ -455,7 +452,7 @@ func gitCommits(w *worker) job {
 	}}
 }
 
-// sqliteRows adds rows to a database in WAL mode.
+// sqliteRows adds rows to a SQLite database in WAL mode.
 func sqliteRows(w *worker) job {
 	w.run("sqlite3", "db", "pragma journal_mode=wal; create table t(n integer);")
 	rows := 0

@@ -18,9 +18,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestKilledDaemon: 50 locks of processes that live and 50 of processes that are killed
-// while latchfs is dead. A program that looks in a loop sees the mount or an
-// error, never the directory beneath.
+// TestKilledDaemon kills latchfs with 100 locks and, before the next mount, half of their holders. A program that
+// looks at the directory in a loop sees the mount or an error, and never the backing directory.
 func TestKilledDaemon(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -51,7 +50,7 @@ func TestKilledDaemon(t *testing.T) {
 		}
 	}
 
-	// The looker tells the mount from what is beneath by the type of filesystem.
+	// The goroutine tells the mount from the backing directory by the type of the filesystem.
 	stop, seen, looking := make(chan struct{}), make(chan error, 2), make(chan struct{}, 1)
 	go func() {
 		looks := 0
@@ -73,7 +72,7 @@ func TestKilledDaemon(t *testing.T) {
 				default:
 				}
 				if fs.Type != unix.FUSE_SUPER_MAGIC {
-					seen <- fmt.Errorf("look %d saw the directory beneath", looks)
+					seen <- fmt.Errorf("look %d saw the backing directory", looks)
 					close(seen)
 					return
 				}
@@ -86,7 +85,7 @@ func TestKilledDaemon(t *testing.T) {
 		h.process.Kill()
 	}
 	m.Start()
-	<-looking // at the new mount too
+	<-looking // the goroutine has seen the new mount too
 	close(stop)
 	for err := range seen {
 		t.Error(err)
@@ -118,8 +117,8 @@ func TestKilledDaemon(t *testing.T) {
 	}
 }
 
-// TestBootIDMismatch: after a change of boot id, a live process with the pid and the start
-// time of the holder does not hold.
+// TestBootIDMismatch checks that after a change of the boot id a live process with the pid and the start time of
+// the holder is not the holder.
 func TestBootIDMismatch(t *testing.T) {
 	t.Parallel()
 	n := harness.NewBootNamespace(t)
@@ -134,7 +133,7 @@ func TestBootIDMismatch(t *testing.T) {
 		kill -9 $holder; "$LATCHFS" umount "$DIR"`)
 }
 
-// TestSameBootKeepsLocks is the control run of the test above.
+// TestSameBootKeepsLocks is the control run of TestBootIDMismatch.
 func TestSameBootKeepsLocks(t *testing.T) {
 	t.Parallel()
 	n := harness.NewBootNamespace(t)
@@ -148,7 +147,7 @@ func TestSameBootKeepsLocks(t *testing.T) {
 		"$LATCHFS" umount "$DIR"`)
 }
 
-// TestUnreadableBootID: without a boot id, pid and start time decide.
+// TestUnreadableBootID checks that pid and start time decide if the boot id cannot be read.
 func TestUnreadableBootID(t *testing.T) {
 	t.Parallel()
 	n := harness.NewBootNamespace(t)
@@ -165,8 +164,8 @@ func TestUnreadableBootID(t *testing.T) {
 		kill -9 $live; "$LATCHFS" umount "$DIR"`)
 }
 
-// TestRecycledPID: while latchfs is dead the holder ends and another process gets its
-// pid, in a pid namespace where that can be arranged.
+// TestRecycledPID gives the pid of a holder that has ended to another process while latchfs is dead. It runs in a
+// pid namespace, where a test can choose the next pid.
 func TestRecycledPID(t *testing.T) {
 	t.Parallel()
 	n := harness.NewBootNamespace(t)
@@ -185,7 +184,7 @@ func TestRecycledPID(t *testing.T) {
 		kill -9 $again; "$LATCHFS" umount "$DIR"`)
 }
 
-// TestLeftBehind: lock files without a record are judged when they are first seen.
+// TestLeftBehind checks that lock files without a record are judged when they are first seen.
 func TestLeftBehind(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -243,7 +242,7 @@ func TestLeftBehind(t *testing.T) {
 	other.Must("EBUSY", "remove", m.Path("live.lock"))
 	_ = live.Process.Kill()
 	_ = live.Wait()
-	// It may be a pid file: not as long as the kernel has not said that it is closed.
+	// The file may be a pid file until the kernel has reported that it is closed.
 	harness.Eventually(t, "it is free", func() bool { return other.Do("take", m.Path("live.lock")) == "ok" })
 	if kept, err := os.ReadDir(filepath.Join(m.StateDir, "reclaimed")); err != nil || len(kept) < 4 {
 		t.Errorf("reclaimed: %v %v", kept, err)

@@ -15,8 +15,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestOneLatchfsADirectory: another mount namespace, and a state directory of its own, make no second latchfs. A user
-// who may read the directory cannot keep it from being mounted.
+// TestOneLatchfsADirectory checks that a directory cannot be mounted over twice, also not in another mount
+// namespace or with another state directory. A user that may read the directory cannot keep it from being mounted.
 func TestOneLatchfsADirectory(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "unshare")
@@ -25,7 +25,7 @@ func TestOneLatchfsADirectory(t *testing.T) {
 	m.WaitUntilServed()
 	second := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", `umount "$2" && exec "$0" mount --state-dir "$1" "$2"`,
 		harness.Latchfs, filepath.Join(t.TempDir(), "state"), m.Dir)
-	out, _ := second.CombinedOutput() // the exit code says it
+	out, _ := second.CombinedOutput() // the exit code is checked
 	if says := fmt.Sprintf("another latchfs, process %d,", m.Keeper.Process.Pid); second.ProcessState.ExitCode() != 4 || !strings.Contains(string(out), says) {
 		t.Errorf("%v: %s, which should say %s", second.ProcessState, out, says)
 	}
@@ -36,12 +36,13 @@ func TestOneLatchfsADirectory(t *testing.T) {
 	if said := m.Logged("pretends to be a latchfs"); len(said) != 1 || said[0]["pid"] != float64(stranger.PID()) {
 		t.Errorf("%v", said)
 	}
-	if said := m.Logged("has the directory open from before"); len(said) != 1 { // the stranger
+	if said := m.Logged("has the directory open from before"); len(said) != 1 { // the other user
 		t.Errorf("%v", said)
 	}
 }
 
-// TestMountWaitsForTheFormerOne: it was just unmounted, has not ended, and is not said to use the directory.
+// TestMountWaitsForTheFormerOne mounts while the latchfs of a directory that was just unmounted has not ended. The
+// mount waits, and does not log that process as one that has the directory open.
 func TestMountWaitsForTheFormerOne(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -69,7 +70,7 @@ func TestMountWaitsForTheFormerOne(t *testing.T) {
 	}
 }
 
-// TestMountAfterLazyUmount: it says who keeps the former mount.
+// TestMountAfterLazyUmount checks that the error names the process that keeps the former mount.
 func TestMountAfterLazyUmount(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())

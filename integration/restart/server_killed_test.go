@@ -19,7 +19,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// load is a set of workers.
+// A load is a set of workers.
 type load struct {
 	t       *testing.T
 	names   []string
@@ -62,8 +62,7 @@ func startLoad(t *testing.T, dir string) *load {
 	return l
 }
 
-// end stops the workers, none of which may have seen anything wrong, and tells of the longest time
-// that a call took.
+// end stops the workers, fails the test if one saw anything wrong, and logs their longest calls.
 func (l *load) end() {
 	l.t.Helper()
 	for _, in := range l.inputs {
@@ -81,7 +80,7 @@ func (l *load) end() {
 			continue
 		}
 		l.t.Logf("%-9s %7d rounds, longest call %v", l.names[i], rounds, time.Duration(worst)*time.Microsecond)
-		if l.names[i] != "git" && l.names[i] != "sqlite" { // there it is a whole command
+		if l.names[i] != "git" && l.names[i] != "sqlite" { // a call of these is a whole command
 			stalls = append(stalls, time.Duration(worst)*time.Microsecond)
 		}
 	}
@@ -90,8 +89,8 @@ func (l *load) end() {
 	}
 }
 
-// TestServerKilled: no program sees that the server is killed again and again. OUTLIVE_KILLS is how
-// often.
+// TestServerKilled checks that no program notices that the server is killed repeatedly. OUTLIVE_KILLS is the
+// number of kills.
 func TestServerKilled(t *testing.T) {
 	t.Parallel()
 	least := harness.EnvNumber(t, "OUTLIVE_KILLS", 60)
@@ -110,7 +109,8 @@ func TestServerKilled(t *testing.T) {
 	m.CheckNothingLeft()
 }
 
-// TestUpgrade: nor that it is replaced.
+// TestUpgrade checks that no program notices that the server is replaced. OUTLIVE_UPGRADES is the number of
+// upgrades.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	upgrades := harness.EnvNumber(t, "OUTLIVE_UPGRADES", 20)
@@ -129,7 +129,7 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-// TestServerPanics: a server that ends by a fault of its own is replaced too, and why it ended is
+// TestServerPanics checks that a server that ends by a fault of its own is replaced too, and that the reason is
 // logged. (SIGQUIT ends a Go program as a panic does.)
 func TestServerPanics(t *testing.T) {
 	t.Parallel()
@@ -148,7 +148,7 @@ func TestServerPanics(t *testing.T) {
 	m.CheckNothingLeft()
 }
 
-// copyProgram puts a latchfs at a path of its own, by renaming it there as a package manager does.
+// copyProgram puts a copy of a program at a path, by renaming, as a package manager does.
 func copyProgram(t *testing.T, from, to string) {
 	t.Helper()
 	text, err := os.ReadFile(from)
@@ -163,8 +163,8 @@ func copyProgram(t *testing.T, from, to string) {
 	}
 }
 
-// TestUpgradeToWhatCannot: a file that is no program leaves all as it is. A latchfs of another format
-// mounts anew, and says so; the locks of who lives are held.
+// TestUpgradeToWhatCannot upgrades to a file that is no program, which leaves everything as it is, and to a
+// latchfs with another format of its tables, which mounts anew and logs that. Locks of live processes stay held.
 func TestUpgradeToWhatCannot(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -186,12 +186,12 @@ func TestUpgradeToWhatCannot(t *testing.T) {
 	if err := m.Keeper.Process.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, "it is said", func() bool { return len(m.Logged("no server could be started")) > 0 })
+	harness.Eventually(t, "the failed upgrade is logged", func() bool { return len(m.Logged("no server could be started")) > 0 })
 	m.WaitUntilServed()
 	if _, err := file.WriteString("text"); err != nil {
 		t.Error(err)
 	}
-	// Should it die, another of the version before is started, though its file is gone.
+	// If the server dies now, another server of the old version is started, although its file is gone.
 	m.KillServer()
 	if err := unix.Fstat(int(file.Fd()), &unix.Stat_t{}); err != nil {
 		t.Error(err)
@@ -206,7 +206,7 @@ func TestUpgradeToWhatCannot(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if len(m.Logged("cannot read the tables of the running one: mounting anew")) != 1 {
-		t.Error("it was not said that it is mounted anew")
+		t.Error("the new mount is not logged")
 	}
 	if l := m.Locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.Cmd.Process.Pid {
 		t.Errorf("%+v", l)
@@ -215,7 +215,8 @@ func TestUpgradeToWhatCannot(t *testing.T) {
 	harness.Eventually(t, "a file that was open fails", func() bool { return unix.Fstat(int(file.Fd()), &unix.Stat_t{}) == unix.ENOTCONN })
 }
 
-// TestIdle: what must not die holds little memory, and nobody does anything while the mount is idle.
+// TestIdle checks that keeper, server and descriptor keeper hold little memory, and that none of them runs while
+// the mount is idle.
 func TestIdle(t *testing.T) {
 	m := harness.MountOver(t, t.TempDir())
 	m.KillServer()
@@ -247,7 +248,7 @@ func TestIdle(t *testing.T) {
 		if resident > p.most<<10 && !harness.RaceEnabled {
 			t.Errorf("the %s has %d KiB", name, resident)
 		}
-		// What it still had to do is over in one of these.
+		// Remaining work of the process is done within one of these seconds.
 		idle := false
 		for range 5 {
 			before := switches(pid)

@@ -15,7 +15,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// serviceManager plays systemd's part in keeping descriptors (sd_notify(3), sd_listen_fds(3)).
+// serviceManager keeps descriptors for a service as systemd does (sd_notify(3), sd_listen_fds(3)).
 type serviceManager struct {
 	t      *testing.T
 	socket *net.UnixConn
@@ -33,7 +33,7 @@ func newServiceManager(t *testing.T) (s *serviceManager, path string) {
 	return &serviceManager{t, socket, make(map[string]*os.File)}, path
 }
 
-// untilReady receives what a service says until it is ready.
+// untilReady receives messages of the service until it is ready.
 func (s *serviceManager) untilReady() {
 	s.t.Helper()
 	if err := s.socket.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
@@ -62,7 +62,7 @@ func (s *serviceManager) untilReady() {
 	}
 }
 
-// restart starts the service again, with what was stored.
+// restart starts the service again, with the descriptors that it has stored.
 func (s *serviceManager) restart(m *harness.Mount) {
 	s.t.Helper()
 	names := []string{"latchfs-tables", "latchfs-device", "latchfs-root"}
@@ -76,13 +76,14 @@ func (s *serviceManager) restart(m *harness.Mount) {
 	m.Start("sh", "-c", `LISTEN_PID=$$ exec "$@"`, "-")
 }
 
-// TestKeeperKilledUnderAServiceManager: with a descriptor store the mount outlives even its keeper.
+// TestKeeperKilledUnderAServiceManager checks that with a descriptor store the mount survives the death of the
+// keeper too.
 func TestKeeperKilledUnderAServiceManager(t *testing.T) {
 	t.Parallel()
 	manager, path := newServiceManager(t)
 	m := (&harness.Mount{T: t, Env: []string{"NOTIFY_SOCKET=" + path}}).Over(t.TempDir())
 	manager.untilReady()
-	t.Cleanup(func() { // before the mount's own clean-up: it would live on
+	t.Cleanup(func() { // before CleanUp, which would wait for it
 		for _, file := range manager.stored {
 			file.Close()
 		}
@@ -115,7 +116,7 @@ func TestKeeperKilledUnderAServiceManager(t *testing.T) {
 	harness.Eventually(t, "its server has ended too", func() bool { return harness.HasEnded(server) })
 	dies.Kill()
 	done := make(chan error, 1)
-	go func() { // waits rather than failing
+	go func() { // the call waits and does not fail
 		done <- os.WriteFile(m.Path("sub/file"), []byte("text"), 0o644)
 	}()
 	manager.restart(m)
@@ -134,12 +135,13 @@ func TestKeeperKilledUnderAServiceManager(t *testing.T) {
 		t.Errorf("%+v", l)
 	}
 	harness.StartProcess(t).Must("EEXIST", "take", m.Path("held.lock"))
-	// And from then on as before.
+	// The mount works from then on as before.
 	m.KillServer()
 	write()
 }
 
-// TestWatchdog: a service manager that wants to know is told that the server is alive, after its replacement too.
+// TestWatchdog checks that a service manager with a watchdog is told that the server is alive, also after the
+// server was replaced.
 func TestWatchdog(t *testing.T) {
 	t.Parallel()
 	manager, path := newServiceManager(t)

@@ -17,14 +17,14 @@ import (
 	"latchfs/integration/harness"
 )
 
-// figures are what must not grow.
+// figures are the figures that must not grow.
 type figures struct {
 	descriptors, callers, pidfds, goroutines, inodes, handles int
 	server, keeper                                            int // KiB resident
 	journal                                                   int // KiB
 }
 
-// readFigures reads them once the kernel has forgotten what it had cached, and latchfs what it had then.
+// readFigures reads the figures once the kernel has dropped its caches, and latchfs with them.
 func readFigures(m *harness.Mount, base *figures) (f figures) {
 	m.T.Helper()
 	read := func() bool {
@@ -46,7 +46,7 @@ func readFigures(m *harness.Mount, base *figures) (f figures) {
 			to, err := os.Readlink(link)
 			switch {
 			case err != nil:
-			case strings.HasSuffix(to, "/comm"): // of callers, at most 256
+			case strings.HasSuffix(to, "/comm"): // latchfs has up to 256 of these, for callers
 				f.callers++
 			case strings.Contains(to, "pidfd"):
 				f.pidfds++
@@ -67,13 +67,13 @@ func readFigures(m *harness.Mount, base *figures) (f figures) {
 	return f
 }
 
-// settled says which figure has grown, if one has.
+// settled returns the first figure that has grown, or an empty text.
 func (f figures) settled(base figures) string {
 	for _, c := range []struct {
 		what     string
 		is, most int
 	}{
-		// go-fuse keeps as many pairs of pipes as there were ever reads at a time.
+		// go-fuse keeps as many pairs of pipes as there have been concurrent reads.
 		{"descriptors", f.descriptors, base.descriptors + 32},
 		{"callers", f.callers, 256},
 		{"pidfds", f.pidfds, base.pidfds + 2},
@@ -91,8 +91,8 @@ func (f figures) settled(base figures) string {
 	return ""
 }
 
-// TestSoak: after SOAK of mixed load, clients killed all the time and servers in the first half, all is
-// as it was.
+// TestSoak checks that nothing has grown after a mixed load for the time SOAK, in which clients are killed all the
+// time, and servers in the first half.
 func TestSoak(t *testing.T) {
 	if harness.RaceEnabled {
 		t.Skip("the race detector has memory of its own: make test and make soak do it")
