@@ -11,10 +11,11 @@ import (
 	"testing"
 )
 
-// chartQuantiles are the ends of a line, those of a box on it, and the mark in that.
+// chartQuantiles are the quantiles in the chart: the ends of a line, the ends of the box on it, and the mark in
+// the box.
 var chartQuantiles = []float64{0.05, 0.25, 0.5, 0.75, 0.95}
 
-// chartWorkloads are those that are drawn.
+// chartWorkloads are the workloads in the chart.
 var chartWorkloads = []string{"lock cycle", "contended attempt", "create and remove", "open, append, close", "stat"}
 
 // chart draws how long operations took with each peer, on a logarithmic scale.
@@ -63,7 +64,7 @@ func chart(results []measured) []byte {
 	return out.Bytes()
 }
 
-// TestChart: what is drawn is well-formed, and has every peer once in each workload.
+// TestChart checks that the chart is well-formed and has every peer once in each workload.
 func TestChart(t *testing.T) {
 	var results []measured
 	for _, workload := range append(slices.Clone(chartWorkloads), "not drawn") {

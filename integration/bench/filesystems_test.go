@@ -21,7 +21,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// A peer is a directory that is served in one way or another.
+// A peer is a directory that a filesystem serves.
 type peer struct {
 	name string
 	dir  string
@@ -57,7 +57,7 @@ func startPeer(t *testing.T, name string, command func(from, to string) []string
 	return peer{name, to}
 }
 
-// peers are the directory beneath, latchfs, and other filesystems over one.
+// peers returns a plain directory, latchfs, and other filesystems over a directory.
 func peers(t *testing.T) []peer {
 	t.Helper()
 	all := []peer{{"beneath", t.TempDir()}, {"latchfs", harness.MountOver(t, t.TempDir(), "--log-level", "warning").Dir}}
@@ -67,7 +67,8 @@ func peers(t *testing.T) []peer {
 		t.Fatalf("%v: %s", err, out)
 	}
 	all = append(all, startPeer(t, "loopback", func(from, to string) []string { return []string{loopback, "-q", "-directmount", to, from} }),
-		// With the kernel's check of permissions, as in latchfs: it asks for a directory's attributes after each change of it.
+		// This one has the kernel check permissions, as latchfs does. The kernel then asks for the attributes of a
+		// directory after each change in it.
 		startPeer(t, "loopback, checked", func(from, to string) []string {
 			return []string{loopback, "-q", "-allow-other", "-directmount", to, from}
 		}))
@@ -84,15 +85,15 @@ func peers(t *testing.T) []peer {
 	return append(all, startPeer(t, "bindfs", func(from, to string) []string { return []string{"bindfs", "-f", from, to} }))
 }
 
-// A workload is an operation that is measured, by bench/client.c or else by do.
+// A workload is an operation to be measured, by testdata/client.c or by do.
 type workload struct {
 	name   string
-	rounds int // operations a round
-	// prepare makes what it needs in a directory, before what it needs anew in each round.
+	rounds int // operations in a round
+	// prepare prepares a directory once, and before prepares it for each round.
 	prepare, before func(t *testing.T, dir string)
 
 	operation string // of the client
-	file      string // which that is done to
+	file      string // the file of the operation
 	do        func(dir string) error
 }
 
@@ -140,7 +141,8 @@ var workloads = []workload{
 			}
 		}
 	}, do: func(dir string) error { return exec.Command("git", "-C", dir+"/repo", "status", "--short").Run() }},
-	// Not both at a time: passthrough_ll has a descriptor for each file that the kernel knows.
+	// The two directories do not exist at the same time, because passthrough_ll has a descriptor for each file that
+	// the kernel knows.
 	{name: "remove 10,000 files", rounds: 1, before: filled("gone", 10_000), do: func(dir string) error {
 		return exec.Command("rm", "-rf", dir+"/gone").Run()
 	}},
@@ -154,7 +156,7 @@ func filled(name string, files int) func(t *testing.T, dir string) {
 	return func(t *testing.T, dir string) { fill(t, dir+"/"+name, files) }
 }
 
-// benchProgram builds a program of bench.
+// benchProgram builds a program of testdata.
 func benchProgram(t *testing.T, name string) string {
 	t.Helper()
 	harness.NeedProgram(t, "gcc")
@@ -165,7 +167,7 @@ func benchProgram(t *testing.T, name string) string {
 	return program
 }
 
-// microseconds runs a program that prints such.
+// microseconds runs a program that prints microseconds.
 func microseconds(t *testing.T, words ...string) (us []float64) {
 	t.Helper()
 	out, err := exec.Command(words[0], words[1:]...).Output()
@@ -182,7 +184,7 @@ func microseconds(t *testing.T, words ...string) (us []float64) {
 	return us
 }
 
-// measure carries a workload out for a round, and says how long each operation took, in microseconds.
+// measure runs a round of a workload and returns the time of each operation, in microseconds.
 func (w workload) measure(t *testing.T, client, dir string) (us []float64) {
 	t.Helper()
 	if w.operation != "" {
@@ -198,7 +200,7 @@ func (w workload) measure(t *testing.T, client, dir string) (us []float64) {
 	return us
 }
 
-// measured is what a workload took with one peer, in microseconds.
+// measured is the result of a workload with one peer, in microseconds.
 type measured struct {
 	Workload string  `json:"workload"`
 	Peer     string  `json:"peer"`
@@ -206,15 +208,15 @@ type measured struct {
 	P99      float64 `json:"p99_us"`    // of all operations
 	Beneath  float64 `json:"times_beneath"`
 	Loopback float64 `json:"times_loopback"`
-	// Quantiles are those of all operations at 0.05, 0.25, 0.5, 0.75 and 0.95, in microseconds.
+	// Quantiles are the quantiles 0.05, 0.25, 0.5, 0.75 and 0.95 of all operations, in microseconds.
 	Quantiles []float64 `json:"quantiles_us"`
 }
 
-// benchRounds is how often each peer has its turn with each workload.
+// benchRounds is the number of turns of each peer with each workload.
 const benchRounds = 9
 
-// TestBench measures the peers side by side, in turns, and prints medians and ratios; as JSON too, to the
-// file BENCH_JSON, and as a chart beside it. Absolute times are this machine's at that moment.
+// TestBench measures the peers side by side, in turns, and prints medians and ratios. It writes them as JSON to
+// the file BENCH_JSON, and a chart beside that file. Absolute times are those of this machine at this time.
 func TestBench(t *testing.T) {
 	if os.Getenv("BENCH") == "" {
 		t.Skip("make bench does it")
@@ -230,7 +232,7 @@ func TestBench(t *testing.T) {
 		}
 		for round := range benchRounds {
 			for turn := range all {
-				i := (turn + round) % len(all) // nobody is always first
+				i := (turn + round) % len(all) // no peer is always first
 				if w.before != nil {
 					w.before(t, all[i].dir)
 				}
@@ -270,7 +272,7 @@ func TestBench(t *testing.T) {
 	}
 }
 
-// quantile sorts what it is given.
+// quantile sorts its argument.
 func quantile(of []float64, q float64) float64 {
 	slices.Sort(of)
 	return of[int(q*float64(len(of)-1))]

@@ -28,8 +28,8 @@ func needBench(t *testing.T) {
 	}
 }
 
-// TestBenchHandoff measures from the release of a lock, or the death of its holder, until who waits has it,
-// beside flock(2) and those who try again and again.
+// TestBenchHandoff measures the time from the release of a lock, or the death of its holder, until a waiting
+// process has it, compared with flock(2) and with processes that poll.
 func TestBenchHandoff(t *testing.T) {
 	needBench(t)
 	handoff := benchProgram(t, "handoff")
@@ -81,8 +81,8 @@ func TestBenchHandoff(t *testing.T) {
 	t.Log("\n" + table.String())
 }
 
-// programHandoff measures, in microseconds, from the release of a lock of OpenClaw's or npm's, or the death of its holder, until
-// another process of the same program has it, which tries again as is customary.
+// programHandoff measures, in microseconds, the time from the release of a lock of OpenClaw's or npm's, or the
+// death of its holder, until another process of the same program, which retries as usual, has it.
 func programHandoff(t *testing.T, kind, how, file string) float64 {
 	t.Helper()
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
@@ -91,7 +91,7 @@ func programHandoff(t *testing.T, kind, how, file string) float64 {
 	holder := startNodeLock(t, kind, file)
 	holder.said(t, "held")
 	contender := startNodeLock(t, kind, file, "PATIENT=1")
-	time.Sleep(2 * time.Second) // until it tries, which nothing tells
+	time.Sleep(2 * time.Second) // until the other process tries, which nothing reports
 	start := time.Now()
 	if how == "kill" {
 		_ = holder.cmd.Process.Kill()
@@ -106,7 +106,7 @@ func programHandoff(t *testing.T, kind, how, file string) float64 {
 	return float64(took.Microseconds())
 }
 
-// nodeLock is a process of node/lock.mjs.
+// A nodeLock is a process of node/lock.mjs.
 type nodeLock struct {
 	cmd *exec.Cmd
 	in  io.Writer
@@ -141,8 +141,8 @@ func (l *nodeLock) said(t *testing.T, want string) {
 	}
 }
 
-// TestBenchClients measures how many lock cycles all of several processes do in a second, each with a name of its own: in
-// one directory, whose lock the kernel holds over each create and removal, and in one of its own.
+// TestBenchClients measures the lock cycles per second of several processes, each with a name of its own: in one
+// directory, which the kernel locks during each create and removal, and in a directory for each process.
 func TestBenchClients(t *testing.T) {
 	needBench(t)
 	client := benchProgram(t, "client")
@@ -175,7 +175,7 @@ func TestBenchClients(t *testing.T) {
 	t.Log("\n" + table.String())
 }
 
-// cycleRate is how many lock cycles several processes do in a second.
+// cycleRate returns the lock cycles per second of several processes.
 func cycleRate(t *testing.T, client, dir string, processes int, apart bool) float64 {
 	t.Helper()
 	const cycles = 2048 // of all
@@ -225,8 +225,8 @@ func cycleRate(t *testing.T, client, dir string, processes int, apart bool) floa
 	return cycles / took.Seconds()
 }
 
-// TestBenchData measures reads and writes of 1 GiB and of pieces, beside the directory beneath, a latchfs
-// without passthrough descriptors, and passthrough_ll.
+// TestBenchData measures reads and writes of 1 GiB and of small pieces, in latchfs with and without passthrough
+// descriptors, in a plain directory, and in passthrough_ll.
 func TestBenchData(t *testing.T) {
 	needBench(t)
 	client := benchProgram(t, "client")
@@ -264,8 +264,8 @@ func TestBenchData(t *testing.T) {
 	t.Log("\n" + table.String())
 }
 
-// TestBenchManyLocks holds up to BENCH_LOCKS locks by 1,000 processes, and measures what one costs as they grow: memory,
-// to take another, to compact their journal, to list them, and to recover them.
+// TestBenchManyLocks holds up to BENCH_LOCKS locks by 1,000 processes, and measures as they grow: the memory of
+// one, and the time to take another, to compact the journal, to list them and to recover them.
 func TestBenchManyLocks(t *testing.T) {
 	needBench(t)
 	client := benchProgram(t, "client")
@@ -286,7 +286,8 @@ func TestBenchManyLocks(t *testing.T) {
 		}
 		return len(entries)
 	}
-	// cycles does so many that 20 are above the last quantile, while meanwhile is done again and again, and says how long that took.
+	// cycles makes so many lock cycles that 20 are above the last quantile, and calls meanwhile repeatedly during
+	// that time. each is the time of a call of meanwhile.
 	cycles := func(meanwhile func() error) (median, p999 float64, each time.Duration) {
 		const enough = 20_000
 		var over atomic.Bool

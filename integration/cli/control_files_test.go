@@ -18,7 +18,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// getxattr is an extended attribute of a file.
+// getxattr returns an extended attribute of a file.
 func getxattr(t *testing.T, path, name string) string {
 	t.Helper()
 	value := make([]byte, 4096)
@@ -29,7 +29,7 @@ func getxattr(t *testing.T, path, name string) string {
 	return string(value[:n])
 }
 
-// TestLooking: whatever a lock is looked at by says the same of it.
+// TestLooking checks that everything that shows a lock shows the same.
 func TestLooking(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -57,7 +57,7 @@ func TestLooking(t *testing.T) {
 			t.Errorf("attribute %s is %q, not %q", name, got, want)
 		}
 	}
-	// They are not listed, and so not copied.
+	// They are not listed, so that programs do not copy them.
 	names := make([]byte, 4096)
 	if n, err := unix.Llistxattr(m.Path("y.lock"), names); err != nil || strings.Contains(string(names[:n]), "latchfs") {
 		t.Errorf("attributes %q %v", names[:max(n, 0)], err)
@@ -104,7 +104,8 @@ func TestLooking(t *testing.T) {
 	}
 }
 
-// TestLookingAtDirectories: a directory with data at a lock name is no lock, for latchfs why too, of many files; locks in it are found.
+// TestLookingAtDirectories checks that a directory of data at a lock name is no lock, also for latchfs why and
+// with many files, and that locks in it are found.
 func TestLookingAtDirectories(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -123,7 +124,7 @@ func TestLookingAtDirectories(t *testing.T) {
 	}
 }
 
-// TestEvents: a reader of events sees all that happens, in order.
+// TestEvents checks that a reader of events sees everything that happens, in order.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -164,7 +165,7 @@ func TestEvents(t *testing.T) {
 		}
 		return event{}
 	}
-	idle, err := os.Open(m.Path(".latchfs/events")) // who does not read holds nobody up
+	idle, err := os.Open(m.Path(".latchfs/events")) // a reader that does not read delays no other process
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +209,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// TestSlowReaderOfEvents loses some, is told how many, and holds nobody up.
+// TestSlowReaderOfEvents checks that a slow reader loses events, learns how many, and delays no other process.
 func TestSlowReaderOfEvents(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -244,13 +245,14 @@ func TestSlowReaderOfEvents(t *testing.T) {
 			break
 		}
 	}
-	// What is lost at the very end is told with the next event.
+	// The number of events lost at the end comes with the next event.
 	if lost == 0 || seen == 0 || seen+lost > 2*cycles+1 {
 		t.Errorf("%d seen, %d lost of %d", seen, lost, 2*cycles+1)
 	}
 }
 
-// TestControl: what an operator writes to ctl is done, and what another user writes is refused and logged.
+// TestControl checks that latchfs obeys what an operator writes to ctl, and refuses and logs what another user
+// writes.
 func TestControl(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
@@ -284,8 +286,8 @@ func TestControl(t *testing.T) {
 	}
 }
 
-// TestControlAsksWhoOpened: a descriptor of ctl obeys only if both who opened it and who writes may, after a restart of the
-// server as well.
+// TestControlAsksWhoOpened checks that ctl obeys only if both the user that opened it and the user that writes to
+// it may give orders, also after a restart of the server.
 func TestControlAsksWhoOpened(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))
@@ -314,7 +316,7 @@ func TestControlAsksWhoOpened(t *testing.T) {
 	}
 }
 
-// TestEveryControlFile: each file of the control directory, and each attribute, says what latchfs ls --json says.
+// TestEveryControlFile checks that each control file, and each attribute, agrees with latchfs ls --json.
 func TestEveryControlFile(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "getfattr")
@@ -439,7 +441,7 @@ func TestEveryControlFile(t *testing.T) {
 	}
 }
 
-// command is the kernel's name of a process.
+// command returns the kernel's name of a process.
 func command(t *testing.T, pid int) string {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))

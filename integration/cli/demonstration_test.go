@@ -16,8 +16,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestDemonstration types what the README shows into a terminal, and finds on its screen what the README shows, but for
-// pids and times.
+// TestDemonstration types the commands of the README's demonstration into a terminal and compares the screen with
+// the README, except for pids and times.
 func TestDemonstration(t *testing.T) {
 	harness.NeedFUSE(t)
 	harness.NeedProgram(t, "tmux")
@@ -56,7 +56,7 @@ func TestDemonstration(t *testing.T) {
 		now := screen()
 		return strings.Count("\n"+now, "\n$") == prompts && strings.HasSuffix(now, "\n$") || now == "$"
 	}
-	harness.Eventually(t, "the shell is there", ready)
+	harness.Eventually(t, "the shell is ready", ready)
 	for _, line := range strings.Split(string(shown[1]), "\n") {
 		if command, is := strings.CutPrefix(line, "$ "); is {
 			tmux("send-keys", "-l", command)
@@ -71,7 +71,7 @@ func TestDemonstration(t *testing.T) {
 	}
 }
 
-// normal is a text in which pids, start times, ages and widths do not matter.
+// normal replaces pids, start times and ages in a text, and the widths of columns.
 func normal(text string) string {
 	text = regexp.MustCompile(`\d+`).ReplaceAllString(text, "N")
 	return regexp.MustCompile(` +`).ReplaceAllString(text, " ")

@@ -14,8 +14,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestMetrics: they agree with what was done, to the count, wherever they are read, and promtool has nothing to say
-// against them.
+// TestMetrics checks that metrics agree with the calls that were made, in the control file and over HTTP, and that
+// promtool finds no fault with them.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "promtool")
@@ -41,7 +41,7 @@ func TestMetrics(t *testing.T) {
 	third.Must("ok", "take", m.Path("e.lock"))
 	third.Kill()
 	harness.Eventually(t, "the dead one's lock is gone", func() bool { return !harness.Exists(m.Path("e.lock")) })
-	harness.Exists(m.Path("yarn.lock")) // its payload is read
+	harness.Exists(m.Path("yarn.lock")) // latchfs reads its payload
 
 	text, err := os.ReadFile(m.Path(".latchfs/metrics"))
 	if err != nil {
@@ -91,7 +91,8 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestMetricsAddress: an address that cannot be had is an error of the mount; a server that takes another's place gets it.
+// TestMetricsAddress checks that mounting fails if the address cannot be used, and that a server that replaces
+// another one takes over its address.
 func TestMetricsAddress(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--metrics-listen", "localhost:0")
@@ -117,7 +118,7 @@ func TestMetricsAddress(t *testing.T) {
 	})
 }
 
-// TestExamples: what is shipped for Prometheus and Grafana asks for metrics that there are.
+// TestExamples checks that the examples for Prometheus and Grafana use metrics that exist.
 func TestExamples(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "promtool")
@@ -146,7 +147,7 @@ func TestExamples(t *testing.T) {
 				found = found || strings.Fields(sample)[0] == strings.TrimSuffix(name, "_bucket")
 			}
 			if !found {
-				t.Errorf("%s asks for %s, which there is not", file, name)
+				t.Errorf("%s uses %s, which does not exist", file, name)
 			}
 		}
 	}

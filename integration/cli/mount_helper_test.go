@@ -17,8 +17,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// inNamespace runs a script in a mount namespace of its own, in which LATCHFS is the built program and mount -t fuse.latchfs
-// works, and returns what it printed, a line each.
+// inNamespace runs a script in a mount namespace of its own and returns the lines that it printed. LATCHFS is the
+// built program, and mount -t fuse.latchfs works.
 func inNamespace(t *testing.T, script string, env ...string) []string {
 	t.Helper()
 	harness.NeedFUSE(t)
@@ -38,7 +38,8 @@ func inNamespace(t *testing.T, script string, env ...string) []string {
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
 
-// TestMountHelper: mount(8), fstab(5) and umount(8) as with any filesystem, options, and what is refused.
+// TestMountHelper checks mount(8), fstab(5) and umount(8): they work as for any filesystem, with options, and
+// refuse wrong options.
 func TestMountHelper(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
@@ -108,8 +109,8 @@ func TestMountHelper(t *testing.T) {
 	}
 }
 
-// TestPatternAttributes: close frees a lock at its close, and an exception leaves its names alone, whichever way the
-// mount was made.
+// TestPatternAttributes checks that close frees a lock at its close, and that an exception excludes names, in all
+// ways of mounting.
 func TestPatternAttributes(t *testing.T) {
 	t.Parallel()
 	script := `
@@ -150,7 +151,7 @@ func TestPatternAttributes(t *testing.T) {
 	})
 }
 
-// TestMountOfAUser: who is not root mounts through fusermount3, and unmounts with fusermount3 -u.
+// TestMountOfAUser checks that a user other than root mounts through fusermount3 and unmounts with fusermount3 -u.
 func TestMountOfAUser(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "fusermount3")
@@ -182,7 +183,7 @@ func TestMountOfAUser(t *testing.T) {
 	harness.Eventually(t, "its daemon has ended", func() bool { return harness.HasEnded(pid) })
 }
 
-// statusNumberAs is the pid of the keeper of a mount, as a user sees it.
+// statusNumberAs returns the pid of the keeper of a mount, as another user sees it.
 func statusNumberAs(t *testing.T, as []string, dir string) (pid int) {
 	t.Helper()
 	words := append(slices.Clone(as), "grep", `"pid"`, dir+"/.latchfs/status")

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestOperators release what others hold, by force, and say so in the log.
+// TestOperators releases locks of other processes by force, and checks the log.
 func TestOperators(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, harness.PublicDir(t))

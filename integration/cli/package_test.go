@@ -19,7 +19,7 @@ import (
 
 const packageDir = "../../cmd/latchfs/package/"
 
-// TestUnits: systemd has nothing to say against the units that are shipped, and knows them to be no worse than before.
+// TestUnits checks that systemd accepts the units of the package, and rates their exposure no worse than before.
 func TestUnits(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "systemd-analyze")
@@ -40,7 +40,7 @@ func TestUnits(t *testing.T) {
 		if kind == "user" {
 			continue
 		}
-		// In tenths; 10.0 is that of a unit without any of that.
+		// The exposure is in tenths. A unit without restrictions has 10.0.
 		out, err := exec.Command("systemd-analyze", "security", "--offline=true", "--threshold=62", unit).CombinedOutput()
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		t.Log(lines[len(lines)-1])
@@ -50,7 +50,7 @@ func TestUnits(t *testing.T) {
 	}
 }
 
-// TestUnitAllowsCalls: what a mount does in its life is allowed by the filter of system calls in the unit.
+// TestUnitAllowsCalls checks that the unit's filter of system calls allows every call of a mount.
 func TestUnitAllowsCalls(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "systemd-analyze")
@@ -100,7 +100,7 @@ func TestUnitAllowsCalls(t *testing.T) {
 		t.Errorf("saw only %v", slices.Sorted(maps.Keys(calls)))
 	}
 	for _, call := range []string{"socket", "setsockopt", "bind", "sendto"} {
-		calls[call] = true // to hear the kernel's process events, before Linux 6.15
+		calls[call] = true // for the kernel's process events, before Linux 6.15
 	}
 	for call := range calls {
 		if !allowed[call] {
@@ -109,7 +109,7 @@ func TestUnitAllowsCalls(t *testing.T) {
 	}
 }
 
-// callsOf is a system call, or those of a group of systemd.exec(5).
+// callsOf returns a system call, or the calls of a group of systemd.exec(5).
 func callsOf(t *testing.T, word string) (calls []string) {
 	t.Helper()
 	if !strings.HasPrefix(word, "@") {
@@ -127,7 +127,7 @@ func callsOf(t *testing.T, word string) (calls []string) {
 	return calls
 }
 
-// TestContainerExamples: as far as that can be known without a container engine.
+// TestContainerExamples checks the examples for containers as far as that is possible without a container engine.
 func TestContainerExamples(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "python3")
@@ -181,7 +181,7 @@ func TestPackage(t *testing.T) {
 	if out, err := exec.Command("cp", debs[0], root+"/latchfs.deb").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// What is mounted in a namespace goes with it.
+	// A mount in a namespace ends with the namespace.
 	install := exec.Command("unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "sh", "-euc", `
 		mount --bind "$1" "$1"
 		mount -t proc proc "$1/proc"

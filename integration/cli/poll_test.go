@@ -16,7 +16,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// terminal is a terminal and what is printed to it.
+// terminal returns a terminal, and a file from which its output can be read.
 func terminal(t *testing.T) (terminal, printed *os.File) {
 	t.Helper()
 	fd, err := unix.Open("/dev/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
@@ -38,7 +38,8 @@ func terminal(t *testing.T) (terminal, printed *os.File) {
 	return terminal, printed
 }
 
-// TestEventsCommand prints what happens at once, to a pipe and to a terminal, over a restart of the server too.
+// TestEventsCommand checks that latchfs events prints at once, to a pipe and to a terminal, also across a restart
+// of the server.
 func TestEventsCommand(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -93,8 +94,8 @@ func TestEventsCommand(t *testing.T) {
 	}
 }
 
-// TestPollWait: who polls wait/NAME is in line, and told when its turn has come, whether or not the server is killed meanwhile; and who closes
-// it is not. Other files are ready at once.
+// TestPollWait checks that a process that polls wait/NAME is in line, learns of its turn, even if the server is
+// killed, and leaves the line when it closes the file. Other control files are always ready.
 func TestPollWait(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -134,7 +135,7 @@ func TestPollWait(t *testing.T) {
 			return file
 		}
 		file, given := open(), open()
-		m.WaitForWaiters(2) // Go polls what it opens
+		m.WaitForWaiters(2) // Go polls the files that it opens
 		given.Close()
 		m.WaitForWaiters(1)
 		if got := poll(file); got != 0 {

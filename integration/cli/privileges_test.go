@@ -17,7 +17,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestCapabilities: all processes of a mount have the capabilities the README lists, and no other.
+// TestCapabilities checks that all processes of a mount have the capabilities that the README lists, and no
+// others.
 func TestCapabilities(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -35,7 +36,7 @@ func TestCapabilities(t *testing.T) {
 	check := func() {
 		var pids []int
 		harness.Eventually(t, "there are keeper, server and descriptor keeper", func() bool {
-			// An descriptor keeper whose server has died is waited for later.
+			// Another process waits later for a descriptor keeper whose server has died.
 			pids = slices.DeleteFunc(append(m.ServerProcesses(), m.Keeper.Process.Pid), harness.HasEnded)
 			return len(pids) == 3
 		})
@@ -47,7 +48,7 @@ func TestCapabilities(t *testing.T) {
 			for _, thread := range threads {
 				status, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/status", pid, thread.Name()))
 				if err != nil {
-					continue // it has ended
+					continue // the process has ended
 				}
 				for _, set := range []string{"CapPrm", "CapEff", "CapBnd"} {
 					text := regexp.MustCompile(set + `:\s+([0-9a-f]+)`).FindSubmatch(status)

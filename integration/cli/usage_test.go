@@ -17,7 +17,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestBadUse: every mistake is answered with one line and its exit code.
+// TestBadUse checks that every mistake is answered with one line and its exit code.
 func TestBadUse(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -93,7 +93,7 @@ func TestBadUse(t *testing.T) {
 	}
 }
 
-// TestNoFUSE: without the device there is one clear line.
+// TestNoFUSE checks that latchfs prints one clear line if there is no /dev/fuse.
 func TestNoFUSE(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -105,7 +105,7 @@ func TestNoFUSE(t *testing.T) {
 	}
 }
 
-// TestDaemon: --daemon returns when the mount is usable, or with the error and its code.
+// TestDaemon checks that --daemon returns when the mount is usable, or with the error and its exit code.
 func TestDaemon(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -133,13 +133,14 @@ func TestDaemon(t *testing.T) {
 	if code, said := harness.RunLatchfs(t, nil, "umount", dir); code != 0 {
 		t.Errorf("exit code %d: %s", code, said)
 	}
-	// Beneath lies the lock file, as it would without latchfs.
+	// The backing directory has the lock file, as without latchfs.
 	if text, err := os.ReadFile(filepath.Join(dir, "x.lock")); err != nil || string(text) != fmt.Sprintln(holder.PID()) {
 		t.Errorf("%q %v", text, err)
 	}
 }
 
-// TestSignalUnmounts: SIGTERM ends the mount; a busy one lazily, naming who keeps it so.
+// TestSignalUnmounts checks that SIGTERM unmounts. A busy mount is unmounted lazily, and the process that uses it
+// is logged.
 func TestSignalUnmounts(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -153,7 +154,7 @@ func TestSignalUnmounts(t *testing.T) {
 	if err := m.Keeper.Process.Signal(unix.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, "who is busy is named", func() bool { return len(m.Logged("keeps the mount busy")) > 0 })
+	harness.Eventually(t, "the process that uses the mount is logged", func() bool { return len(m.Logged("keeps the mount busy")) > 0 })
 	if pid := m.Logged("keeps the mount busy")[0]["pid"]; fmt.Sprint(pid) != fmt.Sprint(os.Getpid()) {
 		t.Errorf("named %v", pid)
 	}
@@ -177,7 +178,7 @@ func TestOrdinaryUser(t *testing.T) {
 		harness.FailOrSkip(t, "/dev/fuse is not open to all users, as udev has it; run make deps")
 	}
 	home := harness.PublicDir(t)
-	nobody := &syscall.Credential{Uid: 65534, Gid: 65534} // fusermount3 wants a user with a name
+	nobody := &syscall.Credential{Uid: 65534, Gid: 65534} // fusermount3 needs a user with a name
 	script := `set -eu
 		cd "$HOME"; mkdir sessions; echo data > sessions/file
 		"$LATCHFS" mount --daemon sessions

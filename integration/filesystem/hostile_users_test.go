@@ -19,7 +19,7 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestHostileUser: what another user tries against locks that are not its own.
+// TestHostileUser tries what another user could do to locks that it does not hold.
 func TestHostileUser(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -41,7 +41,7 @@ func TestHostileUser(t *testing.T) {
 			t.Errorf("%v: %s, not %s", attempt[1:], answer, attempt[0])
 		}
 	}
-	// A payload that names another's process makes nobody the holder.
+	// A payload that names another user's process has no holder.
 	spoofed := m.Path("spoofed.lock")
 	attacker.Must("ok", "take", spoofed, strconv.Itoa(victim.PID()))
 	harness.Eventually(t, "it is no lock", func() bool { _, held := m.Locks()["spoofed.lock"]; return !held })
@@ -52,7 +52,7 @@ func TestHostileUser(t *testing.T) {
 	}
 }
 
-// TestLimitsPerUser: one user cannot take locks without end, and others do not notice.
+// TestLimitsPerUser checks that a user cannot take locks without limit, and that other users do not notice.
 func TestLimitsPerUser(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -64,7 +64,7 @@ func TestLimitsPerUser(t *testing.T) {
 	}
 	attacker.Must("EDQUOT", "take", m.Path("more.lock"))
 	attacker.Must("EEXIST", "take", m.Path("a0.lock"))
-	attacker.Must("ok", "keep", m.Path("data"), "/proc/self/exe") // what is no lock is not limited
+	attacker.Must("ok", "keep", m.Path("data"), "/proc/self/exe") // data is not limited
 	if harness.Exists(m.Path("more.lock")) {
 		t.Error("a lock that was refused left a file")
 	}
@@ -72,7 +72,7 @@ func TestLimitsPerUser(t *testing.T) {
 	for i := range limit + 10 {
 		root.Must("ok", "take", m.Path(fmt.Sprintf("r%d.lock", i)))
 	}
-	// The count survives the server and the mount.
+	// The count survives restarts of the server and of the mount.
 	m.KillServer()
 	m.WaitUntilServed()
 	attacker.Must("EDQUOT", "take", m.Path("more.lock"))
@@ -86,7 +86,8 @@ func TestLimitsPerUser(t *testing.T) {
 	harness.Eventually(t, "the locks of the dead do not count", func() bool { return another.Do("take", m.Path("more.lock")) == "ok" })
 }
 
-// TestWaitingIsLimited: one user cannot wait and follow events without end, and what it has costs the server little; others do not notice.
+// TestWaitingIsLimited checks that a user cannot wait and read events without limit, that its waiting costs the
+// server little, and that other users do not notice.
 func TestWaitingIsLimited(t *testing.T) {
 	t.Parallel()
 	const limit = 20
@@ -116,7 +117,8 @@ func TestWaitingIsLimited(t *testing.T) {
 	another.Must("ok", "await", m.WaitFile("z.lock"))
 }
 
-// TestManyEventStreams: 10,000 streams that nobody reads cost neither memory nor time.
+// TestManyEventStreams checks that 10,000 open streams of events that no process reads cost neither memory nor
+// time.
 func TestManyEventStreams(t *testing.T) {
 	m := harness.MountOver(t, harness.SharedDir(t))
 	const streams = 10_000
@@ -157,8 +159,9 @@ func kernelBefore(t *testing.T, major, minor int) bool {
 	return slices.Compare(is[:], []int{major, minor}) < 0
 }
 
-// TestDescriptorsAreShared: a user that opens all it may leaves the others room, and a tree of more directories than latchfs
-// has descriptors is served, whether files can be opened by handle or not.
+// TestDescriptorsAreShared checks that a user that opens as many files as it may leaves descriptors to the others,
+// and that a tree with more directories than latchfs has descriptors is served, whether or not files can be opened
+// by handle.
 func TestDescriptorsAreShared(t *testing.T) {
 	harness.NeedProgram(t, "prlimit")
 	for _, without := range []string{"-sys_resource", "-sys_resource,-dac_read_search"} {
@@ -209,7 +212,7 @@ func TestDescriptorsAreShared(t *testing.T) {
 	}
 }
 
-// TestOddNames: locks at names of odd bytes, of the greatest length, and deeper than a path can say.
+// TestOddNames checks locks at names of unusual bytes, of the greatest length, and deeper than a path can express.
 func TestOddNames(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -260,8 +263,8 @@ func TestOddNames(t *testing.T) {
 	second.Kill()
 }
 
-// TestNoWayOut: while parents are exchanged for symbolic links that lead out of the directory, nothing
-// outside is read, made or removed.
+// TestNoWayOut checks that nothing outside of the directory is read, created or removed while parents are
+// exchanged for symbolic links that lead out.
 func TestNoWayOut(t *testing.T) {
 	t.Parallel()
 	harness.NeedFUSE(t)
@@ -272,7 +275,7 @@ func TestNoWayOut(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(outside, "x.lock"), []byte("1\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(outside, 0o700); err != nil { // its users may not go there themselves
+	if err := os.Chmod(outside, 0o700); err != nil { // users of the mount cannot go there directly
 		t.Fatal(err)
 	}
 	m := harness.MountOver(t, harness.SharedDir(t))
@@ -327,8 +330,9 @@ func denyingACL(uid uint32) []byte {
 	return harness.EncodeACL([][3]uint32{{1, 7, undefined}, {2, 0, uid}, {4, 5, undefined}, {16, 5, undefined}, {32, 5, undefined}})
 }
 
-// TestPrivateDirectory: another user hears nothing of the locks in a directory that is closed to it, whatever it looks at; the
-// directory's owner and root hear everything. By mode or by ACL, and where names may be looked up but not listed too.
+// TestPrivateDirectory checks that another user learns nothing of the locks in a directory that is closed to it,
+// by mode or by ACL, also if it may look names up in the directory but not list it. The owner of the directory and
+// root learn everything.
 func TestPrivateDirectory(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, harness.SharedDir(t))

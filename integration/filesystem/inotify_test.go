@@ -17,8 +17,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestInotify: who watches a directory, or a lock in it, hears that the lock was removed because its holder has died, or by
-// an operator.
+// TestInotify checks that a watch on a directory, or on a lock in it, reports the removal of a lock whose holder
+// has died, or that an operator released.
 func TestInotify(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -53,7 +53,7 @@ func TestInotify(t *testing.T) {
 	harness.WaitForInotify(t, directory, "delete y.lock")
 }
 
-// TestInotifyPrograms: those that people use are told too.
+// TestInotifyPrograms checks that common programs with inotify report it too.
 func TestInotifyPrograms(t *testing.T) {
 	t.Parallel()
 	harness.NeedProgram(t, "inotifywait")
@@ -85,7 +85,7 @@ func TestInotifyPrograms(t *testing.T) {
 	}
 }
 
-// watchesInotify says that a process has an inotify watch (proc_pid_fdinfo(5)).
+// watchesInotify reports whether a process has an inotify watch (proc_pid_fdinfo(5)).
 func watchesInotify(pid int) bool {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fdinfo/*", pid))
 	for _, file := range files {
@@ -96,8 +96,8 @@ func watchesInotify(pid int) bool {
 	return false
 }
 
-// TestNotifierTakesNothing: a name that was made anew at once, as a lock or as data, stays, however often the one before it
-// was reaped.
+// TestNotifierTakesNothing checks that a name that is recreated at once, as a lock or as data, stays, however
+// often the lock before it was reaped.
 func TestNotifierTakesNothing(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -115,7 +115,7 @@ func TestNotifierTakesNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// Another lock is reaped after it, and told of after it.
+		// The notifier reports a lock that is reaped later after the first one.
 		last := harness.StartProcess(t)
 		last.Must("ok", "take", m.Path("last.lock"))
 		last.Kill()
@@ -123,13 +123,13 @@ func TestNotifierTakesNothing(t *testing.T) {
 		if !harness.Exists(m.Path("x.lock")) {
 			t.Fatalf("round %d: what was made at the name is gone", round)
 		}
-		if err := os.Remove(m.Path("x.lock")); err != nil { // as an ancestor of its holder
+		if err := os.Remove(m.Path("x.lock")); err != nil { // the test is an ancestor of the holder
 			t.Fatal(err)
 		}
 	}
 }
 
-// TestNotifierOfDeadServer: one whose server was killed is waited for.
+// TestNotifierOfDeadServer checks that a process waits for the notifier of a server that was killed.
 func TestNotifierOfDeadServer(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -137,7 +137,7 @@ func TestNotifierOfDeadServer(t *testing.T) {
 	holder := harness.StartProcess(t)
 	holder.Must("ok", "take", m.Path("x.lock"))
 	holder.Kill()
-	harness.WaitForInotify(t, directory, "delete x.lock") // so there is a notifier
+	harness.WaitForInotify(t, directory, "delete x.lock") // so the notifier runs
 	m.KillServer()
 	m.WaitUntilServed()
 	harness.Eventually(t, "no child of the keeper is a zombie", func() bool {

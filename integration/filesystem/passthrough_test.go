@@ -14,8 +14,8 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestPassthroughRequests: reads and writes of an ordinary file do not visit latchfs, nor
-// does the kernel ask for anything before each of them.
+// TestPassthroughRequests checks that reads and writes of an ordinary file bypass latchfs, and that the kernel
+// sends no request before each of them.
 func TestPassthroughRequests(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir(), "--log-level", "trace")
@@ -51,8 +51,8 @@ func TestPassthroughRequests(t *testing.T) {
 	}
 }
 
-// TestMappedAppend: what is changed in the mapping of a file that was opened to append stays at its
-// place, at a lock name too, where writes do not go to the file by themselves.
+// TestMappedAppend checks that a change in the mapping of a file that was opened to append stays at its place,
+// also at a lock name, where writes pass through latchfs.
 func TestMappedAppend(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -81,8 +81,8 @@ func TestMappedAppend(t *testing.T) {
 	}
 }
 
-// TestMixedOpens: a file that is open with passthrough can be opened in the ways that must come by,
-// and each sees what the others wrote: a file that got set-user-id, and a pid file.
+// TestMixedOpens checks that a file that is open with passthrough can also be opened in ways that pass through
+// latchfs, and that each descriptor sees what the others wrote. The files are a set-user-id file and a pid file.
 func TestMixedOpens(t *testing.T) {
 	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
@@ -101,7 +101,7 @@ func TestMixedOpens(t *testing.T) {
 				t.Fatal(err)
 			}
 		} else {
-			harness.StartProcess(t).Must("ok", "take", m.Path("other.lock")) // time for the payload to be seen
+			harness.StartProcess(t).Must("ok", "take", m.Path("other.lock")) // meanwhile latchfs sees the payload
 		}
 		for _, flags := range []int{unix.O_RDONLY, unix.O_RDWR, unix.O_WRONLY | unix.O_APPEND} {
 			second, err := unix.Open(m.Path(name), flags|unix.O_CLOEXEC, 0)

@@ -18,9 +18,9 @@ func TestPosix(t *testing.T) {
 	for name, test := range posixtest.All {
 		t.Run(name, func(t *testing.T) {
 			if name == "FcntlFlockLocksFile" {
-				// It wants a process's fcntl(2) locks to exclude itself and fails on
-				// every filesystem; go-fuse does not run it either. TestSameAsBeneath
-				// has fcntl locks between processes.
+				// This test expects a process's fcntl(2) locks to exclude the same process, and so fails
+				// on every filesystem. go-fuse does not run it either. TestSameAsBeneath has fcntl locks
+				// of several processes.
 				t.Skip("fails on a plain directory too")
 			}
 			dir := filepath.Join(m.Dir, name)

@@ -22,11 +22,10 @@ import (
 	"latchfs/integration/harness"
 )
 
-// The same operations are made by the same program as the same user in the mount and in
-// a plain directory of the same filesystem; every result, errno and attribute is to
-// be the same.
+// The same program makes the same operations as the same user in the mount and in a plain directory of the same
+// filesystem. Every result, errno and attribute must be the same.
 
-// users who make them: root, one with a group of a directory's, one with nothing.
+// users are root, a user with the group of a directory, and a user without permissions.
 var users = []struct {
 	name       string
 	credential *syscall.Credential
@@ -48,7 +47,7 @@ func TestSameAsBeneath(t *testing.T) {
 				harness.MountOver(t, mounted)
 				seeds := []int{0}
 				if operations == "random" {
-					// RANDOM_SEEDS is how many, RANDOM_SEED the first.
+					// RANDOM_SEEDS is the number of seeds, RANDOM_SEED the first.
 					seeds = make([]int, harness.EnvNumber(t, "RANDOM_SEEDS", 6))
 					for i := range seeds {
 						seeds[i] = harness.EnvNumber(t, "RANDOM_SEED", 1) + i
@@ -77,7 +76,7 @@ func runOperations(t *testing.T, operations, dir string, seed int, user *syscall
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The test binary lies where other users may not go.
+	// Other users cannot reach the test binary itself.
 	binary := filepath.Join(harness.PublicDir(t), "operations")
 	if out, err := exec.Command("cp", program, binary).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -95,7 +94,7 @@ func runOperations(t *testing.T, operations, dir string, seed int, user *syscall
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
 
-// operator makes operations in its working directory and prints what came of each.
+// An operator makes operations in its working directory and prints each result.
 type operator struct{ random *rand.Rand }
 
 func (o *operator) say(what string, err error, more ...any) {
@@ -127,7 +126,7 @@ func (o *operator) open(path string, flags int, mode uint32, content string) {
 	o.say(fmt.Sprintf("open %.60q %x %o", path, flags, mode), err, n, statErr, fmt.Sprintf("%o", st.Mode), st.Uid, st.Gid, st.Nlink, st.Size)
 }
 
-// table makes the operations whose edges are known.
+// table makes the operations with known edge cases.
 func (o *operator) table() {
 	unix.Umask(0o027)
 	long := strings.Repeat("n", 255)
@@ -144,7 +143,7 @@ func (o *operator) table() {
 		o.say("socket", unix.Mknod(in("socket"), unix.S_IFSOCK|0o600, 0))
 		o.say("node", unix.Mknod(in("node"), unix.S_IFREG|0o640, 0), harness.Describe(in("node")))
 
-		// Names at their limits.
+		// Names of the greatest length.
 		o.open(in(long), unix.O_CREAT|unix.O_WRONLY, 0o644, "")
 		o.open(in(long+"n"), unix.O_CREAT|unix.O_WRONLY, 0o644, "")
 		o.open(in("missing/file"), unix.O_CREAT|unix.O_WRONLY, 0o644, "")
@@ -225,7 +224,7 @@ func (o *operator) table() {
 		// Holes and positions.
 		o.holes(in("holes"))
 
-		// Writing takes set-user-id and set-group-id away.
+		// Writing clears set-user-id and set-group-id.
 		for i, flags := range []int{unix.O_WRONLY, unix.O_WRONLY | unix.O_APPEND, unix.O_WRONLY | unix.O_TRUNC, unix.O_RDWR} {
 			name := in(fmt.Sprintf("privileged-%d", i))
 			o.open(name, unix.O_CREAT|unix.O_WRONLY, 0o777, "content")
@@ -249,7 +248,7 @@ func (o *operator) table() {
 	}
 }
 
-// tmpfile gives a nameless file a name.
+// tmpfile gives a file without a name a name.
 func (o *operator) tmpfile(dir string) {
 	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o640)
 	if err != nil {
@@ -263,7 +262,7 @@ func (o *operator) tmpfile(dir string) {
 	o.say("tmpfile linked", err, harness.Describe(dir+"/named"))
 }
 
-// holes makes and finds them, and copies.
+// holes makes and finds holes, and copies.
 func (o *operator) holes(path string) {
 	fd, err := unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_TRUNC, 0o644)
 	if err != nil {
@@ -318,7 +317,7 @@ func (o *operator) holes(path string) {
 	o.say("mmap", err, harness.Describe(path))
 }
 
-// unlinked goes on with a file that has no name any more.
+// unlinked uses a file that has been unlinked.
 func (o *operator) unlinked(path string) {
 	fd, err := unix.Open(path, unix.O_RDWR, 0)
 	if err != nil {
@@ -333,7 +332,7 @@ func (o *operator) unlinked(path string) {
 	o.say("fsetxattr", unix.Fsetxattr(fd, "user.gone", []byte("x"), 0))
 }
 
-// renames tries every kind onto every kind, with every flag.
+// renames tries every kind of file onto every kind, with every flag.
 func (o *operator) renames(in func(string) string) {
 	make := map[string]func(string) error{
 		"file": func(p string) error {
@@ -368,10 +367,10 @@ func (o *operator) renames(in func(string) string) {
 	o.say("link then rename over it", errors.Join(make["file"](in("one")), unix.Link(in("one"), in("two")), unix.Rename(in("one"), in("two"))), harness.Describe(in("one")), harness.Describe(in("two")))
 }
 
-// randomOperations are made for each seed.
+// randomOperations is the number of operations for each seed.
 const randomOperations = 1500
 
-// random makes operations nobody thought of, on few names so that they meet.
+// randomly makes random operations on a few names, so that they affect each other.
 func (o *operator) randomly() {
 	unix.Umask(0)
 	pick := func(from ...string) string { return from[o.random.IntN(len(from))] }
@@ -382,7 +381,7 @@ func (o *operator) randomly() {
 		}
 		return p + "/" + pick("a", "b", "c", "x.lock", "y.lock")
 	}
-	var open [4]int // descriptors that stay open meanwhile, and what they are of
+	var open [4]int // descriptors that stay open, and the paths of their files
 	var opened [4]string
 	for i := range open {
 		open[i] = -1
@@ -395,8 +394,8 @@ func (o *operator) randomly() {
 		offset, size := int64(o.random.IntN(100_000)), o.random.IntN(20_000)
 		mode := uint32(o.random.IntN(0o10000))
 		if mode&0o2010 == 0o2000 {
-			// When somebody not of the group writes, Linux takes set-gid away from such
-			// a file except on FUSE (fuse_setattr). README.md says so.
+			// If a user outside of the group writes to such a file, Linux clears set-gid, except on
+			// FUSE (fuse_setattr). The documents for users mention it.
 			mode &^= 0o2000
 		}
 		switch o.random.IntN(30) {
@@ -423,8 +422,8 @@ func (o *operator) randomly() {
 			o.say(fmt.Sprintf("symlink %s %s", p, q), unix.Symlink(pick("a", "../b", "nowhere/at/all", "x.lock"), q))
 		case 13:
 			if slices.Max(open[:]) >= 0 {
-				// A file that gets set-user-id while it is open for writing with passthrough keeps it
-				// when that writes. README.md says so.
+				// A file that gets set-user-id while it is open for writing with passthrough keeps the
+				// bit when it is written. The documents for users mention it.
 				mode &^= 0o6000
 			}
 			o.say(fmt.Sprintf("chmod %s %o", p, mode), unix.Chmod(p, mode))
@@ -463,7 +462,7 @@ func (o *operator) randomly() {
 		case 23:
 			var st unix.Stat_t
 			if unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-				break // where in a directory one may go is each filesystem's own matter
+				break // positions in a directory differ between filesystems
 			}
 			to, err := unix.Seek(fd, offset, []int{unix.SEEK_DATA, unix.SEEK_HOLE, unix.SEEK_END}[o.random.IntN(3)])
 			o.say(fmt.Sprintf("seek %s %d", what, offset), err, to)
@@ -480,7 +479,7 @@ func (o *operator) randomly() {
 		case 27:
 			o.say(fmt.Sprintf("mknod %s %o", p, mode), unix.Mknod(p, mode&0o777|unix.S_IFSOCK, 0))
 		case 28:
-			// A chown(2) to nobody takes set-user-id away beneath, and never comes to a FUSE filesystem.
+			// A chown(2) that changes nothing clears set-user-id in the plain directory. On FUSE it sends no request.
 			id := []int{0, 1001, 1002, 1500}[o.random.IntN(4)]
 			o.say(fmt.Sprintf("chown %s %d", p, id), unix.Lchown(p, -1, id))
 		case 29:

@@ -30,7 +30,7 @@ type lockingProgram struct {
 	setUp    string
 	// hold takes the lock or fails, prints "held", waits for a line on standard input and releases the lock.
 	hold string
-	// try reports whether the lock could be taken.
+	// try takes the lock and releases it, or fails without waiting.
 	try string
 	// left is the lock file. It must be gone once the holder has been killed.
 	left string
@@ -217,7 +217,7 @@ func (h *holder) kill() {
 	_ = h.cmd.Wait()
 }
 
-// try says whether the lock could be taken.
+// try reports whether the lock could be taken.
 func (g *ground) try(p lockingProgram, prefix ...string) (bool, string) {
 	g.t.Helper()
 	cmd := g.command(p.try, prefix...)

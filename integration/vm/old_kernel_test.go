@@ -12,9 +12,9 @@ import (
 	"latchfs/integration/harness"
 )
 
-// TestOldKernel: on Debian 12's kernel (6.1), which cannot send requests again, a server that dies is
-// followed by a new mount, and that is said; how a process ended is known to root from the kernel's process
-// events, and to others not. integration/vm/oldkernel is what happens in the virtual machine.
+// TestOldKernel runs on Debian 12's kernel (6.1), which cannot resend requests. After the death of a server
+// latchfs mounts anew and logs that. Root learns from the kernel's process events how a process ended, other users
+// do not. integration/vm/oldkernel runs in the virtual machine.
 func TestOldKernel(t *testing.T) {
 	if harness.RaceEnabled {
 		t.Skip("emulated, the race detector is too slow: make test does it")
@@ -25,7 +25,7 @@ func TestOldKernel(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	// The program that other users than root need to mount, and its libraries.
+	// Other users than root mount through this program. It needs its libraries.
 	programs["fusermount3"], _ = exec.LookPath("fusermount3")
 	libraries, err := exec.Command("ldd", programs["fusermount3"]).Output()
 	if err != nil {

@@ -18,17 +18,17 @@ import (
 	"latchfs/integration/harness"
 )
 
-// In these tests a virtual machine with a disk is reset or cut from its power while locks are held.
-// integration/vm/reboot is what happens in it.
+// In these tests a virtual machine with a disk is reset, or cut from its power, while locks are held. It runs
+// integration/vm/reboot.
 
 func needReboot(t *testing.T) {
 	t.Helper()
 	if os.Getenv("REBOOT") == "" {
-		t.Skip("make test-reboot does it")
+		t.Skip("only make test-reboot runs this test")
 	}
 }
 
-// said returns what follows word on the lines of a console that begin with it.
+// said returns the rest of the lines of a console that begin with a word.
 func said(lines []string, word string) (found []string) {
 	for _, line := range lines {
 		if rest, ok := strings.CutPrefix(line, word+" "); ok {
@@ -38,9 +38,9 @@ func said(lines []string, word string) (found []string) {
 	return found
 }
 
-// TestReset: after a reset every lock of the boot before is free, also where its holder's pid is used
-// again, and data is as it was. Without a readable boot id that holds for the locks that name their
-// holder; of the others nothing is proven, and they are left.
+// TestReset checks that after a reset every lock of the boot before is free, even if another process has the
+// holder's pid, and that data is unchanged. Without a readable boot id that is so for locks that name their
+// holder. The others stay, because nothing is proven about them.
 func TestReset(t *testing.T) {
 	needReboot(t)
 	t.Parallel()
@@ -64,7 +64,7 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// packageLocksInVM is an archive of lock files of package managers, for integration/vm/reboot.
+// packageLocksInVM returns an archive of lock files of package managers for integration/vm/reboot.
 func packageLocksInVM(t *testing.T) (archive string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -76,7 +76,7 @@ func packageLocksInVM(t *testing.T) (archive string) {
 		}
 	}
 	for pid := range 2000 {
-		pids = append(pids, strconv.Itoa(25000+pid)) // of those who write them there
+		pids = append(pids, strconv.Itoa(25000+pid)) // pids of the processes that write the files there
 	}
 	harness.WritePackageLocks(t, 200, pids, dirs...)
 	archive = filepath.Join(dir, "lockfiles.tar")
@@ -86,7 +86,7 @@ func packageLocksInVM(t *testing.T) (archive string) {
 	return archive
 }
 
-// report prints what became of each lock, and checks it.
+// report logs what became of each lock, and checks it.
 func report(t *testing.T, scenario string, before, after []string) {
 	t.Helper()
 	held, found := listedLocks(t, said(before, "HELD")), listedLocks(t, said(after, "FOUND"))
@@ -128,7 +128,7 @@ func report(t *testing.T, scenario string, before, after []string) {
 	t.Logf("%s:\n%scontrol, without latchfs: the lock of pid %s is taken for held", scenario, table.String(), now["plain"])
 }
 
-// listedLocks are what latchfs ls --json said on a console, by name.
+// listedLocks returns the output of latchfs ls --json on a console, by name.
 func listedLocks(t *testing.T, lines []string) map[string]harness.Lock {
 	t.Helper()
 	var list []harness.Lock
@@ -142,7 +142,7 @@ func listedLocks(t *testing.T, lines []string) map[string]harness.Lock {
 	return byName
 }
 
-// TestPowerCut: power is cut while locks are taken and given back and a session is written to.
+// TestPowerCut cuts the power while locks are taken and released and a session is written.
 func TestPowerCut(t *testing.T) {
 	needReboot(t)
 	t.Parallel()
@@ -160,7 +160,7 @@ func TestPowerCut(t *testing.T) {
 	}
 }
 
-// TestPowerCutInCompaction: power is cut at each point of a compaction of the journal.
+// TestPowerCutInCompaction cuts the power at each point of a compaction of the journal.
 func TestPowerCutInCompaction(t *testing.T) {
 	needReboot(t)
 	t.Parallel()
@@ -178,7 +178,7 @@ func TestPowerCutInCompaction(t *testing.T) {
 	}
 }
 
-// afterCut boots again; written are the numbers of the lines that had been synced.
+// afterCut boots again and checks the results. written holds the numbers of the lines that had been synced.
 func afterCut(m *harness.VM, scenario string, written []string) {
 	m.T.Helper()
 	m.Boot("scenario=" + scenario)

@@ -1,7 +1,7 @@
-// What is measured, by a client that costs next to nothing itself.
+// Measures operations from a client that costs almost nothing itself.
 // Usage: client OPERATION ROUNDS PATH
-// Prints how long each round took, in microseconds, a line each. After "go" as a fourth argument it does the first round,
-// prints "ready", waits for its input, does the others and prints only their sum.
+// Prints the time of each round in microseconds, one on a line. With a fourth argument "go" it does the first round,
+// prints "ready", waits for input, does the other rounds and prints only their sum.
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

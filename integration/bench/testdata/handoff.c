@@ -1,6 +1,6 @@
-// How long it takes from the release of a lock, or the death of its holder, until who waits for it has it.
+// Measures the time from the release of a lock, or the death of its holder, until a waiting process has it.
 // Usage: handoff flock|wait|poll release|kill ROUNDS FILE [WAIT-FILE | MICROSECONDS]
-// Prints microseconds, a line a round. Holder and waiter are two processes of a third.
+// Prints microseconds, one round on a line. Holder and waiter are two children of the program.
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -33,7 +33,7 @@ static void fail(const char *what)
 	kill(0, SIGKILL);
 }
 
-// The waiter looks at its clock at once; others sleep, so that nobody takes a processor from it.
+// The waiter reads its clock at once. The other processes sleep, so that they do not take a processor from it.
 static void await(volatile int *flag)
 {
 	while (!*flag)
@@ -114,7 +114,7 @@ int main(int argc, char **argv)
 			_exit(0);
 		}
 		await(&shared->waiting);
-		usleep(5000 + rand() % 5000); // now it waits, or sleeps between two tries
+		usleep(5000 + rand() % 5000); // now the waiter waits, or sleeps between two tries
 		if (killed) {
 			shared->from = now();
 			kill(holder, SIGKILL);
