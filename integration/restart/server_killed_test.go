@@ -3,13 +3,10 @@
 package restart
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,76 +15,6 @@ import (
 
 	"latchfs/integration/harness"
 )
-
-// A load is a set of workers.
-type load struct {
-	t       *testing.T
-	names   []string
-	cmds    []*exec.Cmd
-	inputs  []io.Closer
-	outputs []*bytes.Buffer
-}
-
-var workerKinds = []string{
-	"lock1", "lock2", "contend1", "contend2", "contend3", "payload", "append1", "append2", "replace", "tree", "list",
-	"mmap", "unlinked", "attr", "names", "read", "git", "sqlite",
-}
-
-// startLoad starts the workers in a directory of the mount.
-func startLoad(t *testing.T, dir string) *load {
-	t.Helper()
-	harness.NeedProgram(t, "git")
-	harness.NeedProgram(t, "sqlite3")
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &load{t: t, names: workerKinds}
-	outside := t.TempDir()
-	for _, kind := range l.names {
-		cmd := exec.Command(program)
-		cmd.Env = append(os.Environ(), harness.HelperVariable+"=worker", "WORKER_KIND="+kind, "WORKER_DIR="+dir, "WORKER_OUTSIDE="+outside)
-		out := &bytes.Buffer{}
-		cmd.Stdout, cmd.Stderr = out, out
-		in, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = cmd.Process.Kill() })
-		l.cmds, l.inputs, l.outputs = append(l.cmds, cmd), append(l.inputs, in), append(l.outputs, out)
-	}
-	return l
-}
-
-// end stops the workers, fails the test if one saw anything wrong, and logs their longest calls.
-func (l *load) end() {
-	l.t.Helper()
-	for _, in := range l.inputs {
-		in.Close()
-	}
-	var stalls []time.Duration
-	for i, cmd := range l.cmds {
-		if err := cmd.Wait(); err != nil {
-			l.t.Errorf("%s: %v: %s", l.names[i], err, l.outputs[i])
-			continue
-		}
-		var rounds, worst int
-		if _, err := fmt.Sscan(l.outputs[i].String(), &rounds, &worst); err != nil || rounds == 0 {
-			l.t.Errorf("%s: %q", l.names[i], l.outputs[i])
-			continue
-		}
-		l.t.Logf("%-9s %7d rounds, longest call %v", l.names[i], rounds, time.Duration(worst)*time.Microsecond)
-		if l.names[i] != "git" && l.names[i] != "sqlite" { // a call of these is a whole command
-			stalls = append(stalls, time.Duration(worst)*time.Microsecond)
-		}
-	}
-	if slices.Sort(stalls); len(stalls) > 0 {
-		l.t.Logf("longest stall of a call: median over the workers %v, worst %v", stalls[len(stalls)/2], stalls[len(stalls)-1])
-	}
-}
 
 // TestServerKilled checks that no program notices that the server is killed repeatedly. OUTLIVE_KILLS is the
 // number of kills.
