@@ -15,9 +15,6 @@ import (
 	"latchfs/integration/harness"
 )
 
-// The same program makes the same operations as the same user in the mount and in a plain directory of the same
-// filesystem. Every result, errno and attribute must be the same.
-
 // users are root, a user with the group of a directory, and a user without permissions.
 var users = []struct {
 	name       string
@@ -28,6 +25,9 @@ var users = []struct {
 	{"stranger", &syscall.Credential{Uid: 1002, Gid: 1002}},
 }
 
+// TestSameAsBeneath runs the same program as the same user in the mount and in a plain directory of the same
+// filesystem. Every result, errno and attribute must be the same. RANDOM_SEEDS is the number of seeds of random
+// operations, RANDOM_SEED the first.
 func TestSameAsBeneath(t *testing.T) {
 	t.Parallel()
 	for _, operations := range []string{"table", "random"} {
@@ -40,8 +40,7 @@ func TestSameAsBeneath(t *testing.T) {
 				harness.MountOver(t, mounted)
 				seeds := []int{0}
 				if operations == "random" {
-					// RANDOM_SEEDS is the number of seeds, RANDOM_SEED the first.
-					seeds = make([]int, harness.EnvNumber(t, "RANDOM_SEEDS", 6))
+						seeds = make([]int, harness.EnvNumber(t, "RANDOM_SEEDS", 6))
 					for i := range seeds {
 						seeds[i] = harness.EnvNumber(t, "RANDOM_SEED", 1) + i
 					}
