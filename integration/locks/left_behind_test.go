@@ -147,14 +147,14 @@ func TestACLIsSeen(t *testing.T) {
 	for _, set := range []string{path, beneath} {
 		for range 2 { // latchfs answers from memory the second time
 			if has() {
-				t.Error("there is one")
+				t.Error("an ACL is seen that is not set")
 			}
 		}
 		if err := unix.Setxattr(set, acl, withUser, 0); err != nil {
 			t.Fatal(err)
 		}
 		if set == path && !has() {
-			t.Error("there is none")
+			t.Error("the ACL is not seen")
 		}
 		harness.Eventually(t, "it is seen", has)
 		if err := unix.Removexattr(path, acl); err != nil {

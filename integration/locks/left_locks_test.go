@@ -131,7 +131,7 @@ func TestAccidentIsNoLock(t *testing.T) {
 				end.do(maker)
 				contender.Must(end.take, "take", lock)
 				if end.take == "EEXIST" {
-					harness.Eventually(t, "it is nobody's", func() bool { return m.Verdicts()[name].Verdict == "settled" })
+					harness.Eventually(t, "it has settled", func() bool { return m.Verdicts()[name].Verdict == "settled" })
 					harness.CheckContent(t, lock, text)
 				}
 				contender.Must("ok", "remove", lock)

@@ -62,7 +62,7 @@ func TestDirectoryOfMoreIsData(t *testing.T) {
 			before := harness.DumpTree(t, m.Dir)
 			for _, restart := range harness.Restarts {
 				restart.Do(m)
-				harness.Eventually(t, "it is nobody's, "+restart.Name, func() bool { return m.Verdicts()["x.lock"].Verdict == "settled" })
+				harness.Eventually(t, "it has settled, "+restart.Name, func() bool { return m.Verdicts()["x.lock"].Verdict == "settled" })
 			}
 			s.Kill()
 			if l := m.Verdicts()["x.lock"]; l.Verdict != "settled" {

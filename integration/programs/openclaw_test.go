@@ -40,7 +40,7 @@ func newGateway(t *testing.T, saysOpenClaw bool) *gateway {
 		}
 	}
 	g := &gateway{t: t, cmd: exec.Command(node, driver)}
-	g.cmd.Dir = "/" // a directory whose path does not contain openclaw either
+	g.cmd.Dir = "/" // the path of the directory does not contain openclaw
 	g.cmd.Env = append(os.Environ(), "OPENCLAW_MODULES="+harness.NodePath("node_modules"))
 	g.cmd.Stderr = os.Stderr
 	var err error
