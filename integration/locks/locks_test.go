@@ -132,44 +132,6 @@ func TestFamilyMay(t *testing.T) {
 	}
 }
 
-// TestHolderNamedByLauncher runs a launcher that writes the pid of the daemon that it has started and ends. The
-// daemon is the holder.
-func TestHolderNamedByLauncher(t *testing.T) {
-	t.Parallel()
-	for how, launch := range map[string]string{
-		"exclusively": "set -C; sleep 1000 >/dev/null 2>&1 & echo $! >d.lock", "in a pid file": "sleep 1000 >/dev/null 2>&1 & echo $! >d.lock",
-		"twice": "set -C; sleep 1000 >/dev/null 2>&1 & echo $$ >d.lock; set +C; echo $! >d.lock",
-	} {
-		t.Run(how, func(t *testing.T) {
-			m := harness.MountOver(t, t.TempDir())
-			launcher := exec.Command("sh", "-c", launch)
-			launcher.Dir = m.Dir
-			if said, err := launcher.CombinedOutput(); err != nil || len(said) > 0 {
-				t.Fatalf("%v: %s", err, said)
-			}
-			text, err := os.ReadFile(m.Path("d.lock"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			daemon, err := strconv.Atoi(strings.TrimSpace(string(text)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { _ = unix.Kill(daemon, unix.SIGKILL) })
-			other := harness.StartProcess(t)
-			other.Must("EEXIST", "take", m.Path("d.lock"))
-			other.Must("EBUSY", "remove", m.Path("d.lock"))
-			if l := m.Locks()["d.lock"]; l.Verdict != "live" || l.Holder.PID != daemon {
-				t.Errorf("%+v", l)
-			}
-			if err := unix.Kill(daemon, unix.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
-			harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("d.lock")) })
-		})
-	}
-}
-
 // TestEmptyLock checks a holder that has not yet written into its lock. If the holder is killed, the lock goes. If
 // it exits, an ordinary file is left.
 func TestEmptyLock(t *testing.T) {

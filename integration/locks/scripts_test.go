@@ -105,25 +105,39 @@ func TestHolderStaysWhenItsFamilyReplaces(t *testing.T) {
 	m.MustRun("set -C; echo $$ > x.lock; rm x.lock")
 }
 
-// TestDaemonNamedByItsLauncher checks that a daemon holds the lock once its launcher, which has written the lock,
-// has ended. The daemon may be in a pid namespace of its own.
+// TestDaemonNamedByItsLauncher checks that a daemon holds the lock that its launcher has written with the daemon's
+// pid, once the launcher has ended.
 func TestDaemonNamedByItsLauncher(t *testing.T) {
 	t.Parallel()
-	m := harness.MountOver(t, t.TempDir())
+	const pidFile = "pid file"
 	for name, launch := range map[string]string{
-		"create":  `setsid sleep 1000 & echo $! > x.lock; echo $!`,
-		"mkdir":   `setsid sleep 1000 & mkdir x.lock; echo '{"pid":'$!'}' > x.lock/owner.json; echo $!`,
-		"symlink": `setsid sleep 1000 & ln -s $! x.lock; echo $!`,
+		"create":                     `set -C; setsid sleep 1000 & echo $! > x.lock; echo $!`,
+		"create in the same session": `set -C; sleep 1000 & echo $! > x.lock; echo $!`,
+		"create, then overwrite":     `set -C; sleep 1000 & echo $$ > x.lock; set +C; echo $! > x.lock; echo $!`,
+		pidFile:                      `sleep 1000 & echo $! > x.lock; echo $!`,
+		"mkdir":                      `setsid sleep 1000 & mkdir x.lock; echo '{"pid":'$!'}' > x.lock/owner.json; echo $!`,
+		"symlink":                    `setsid sleep 1000 & ln -s $! x.lock; echo $!`,
 	} {
-		s := m.StartScript("set -C; exec </dev/null 2>/dev/null; " + launch)
-		_ = s.Cmd.Wait()
-		harness.Eventually(t, "the daemon holds", func() bool { return m.Locks()["x.lock"].Holder.PID == s.PID })
-		m.MustFail("Device or resource busy", "rm -r x.lock")
-		s.Kill()
-		if harness.Exists(m.Path("x.lock")) {
-			t.Errorf("%s: it is there after the daemon's death", name)
-		}
-		m.MustRun("mkdir x.lock; rmdir x.lock")
+		t.Run(name, func(t *testing.T) {
+			m := harness.MountOver(t, t.TempDir())
+			s := m.StartScript("exec </dev/null 2>/dev/null; " + launch)
+			_ = s.Cmd.Wait()
+			other := harness.StartProcess(t)
+			other.Must("EEXIST", "take", m.Path("x.lock"))
+			m.MustFail("Device or resource busy", "rm -r x.lock")
+			harness.Eventually(t, "the daemon holds", func() bool {
+				l := m.Locks()["x.lock"]
+				return l.Verdict == "live" && l.Holder.PID == s.PID
+			})
+			s.Kill()
+			if name == pidFile { // not an exclusive create, so the kernel may have the entry cached
+				harness.Eventually(t, "it is free", func() bool { return !harness.Exists(m.Path("x.lock")) })
+			}
+			if harness.Exists(m.Path("x.lock")) {
+				t.Error("it is there after the daemon's death")
+			}
+			m.MustRun("mkdir x.lock; rmdir x.lock")
+		})
 	}
 }
 
