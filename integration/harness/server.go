@@ -91,7 +91,13 @@ func (m *Mount) WaitUntilServed() {
 // CheckNothingLeft waits until no lock is held, and fails the test if the server had to mount anew.
 func (m *Mount) CheckNothingLeft() {
 	m.T.Helper()
-	Eventually(m.T, "nothing is locked", func() bool { return len(m.Locks()) == 0 })
+	var locks map[string]Lock
+	defer func() {
+		if len(locks) > 0 {
+			m.T.Logf("locked: %+v", locks)
+		}
+	}()
+	Eventually(m.T, "nothing is locked", func() bool { locks = m.Locks(); return len(locks) == 0 })
 	if len(m.Logged("mounting anew")) != 0 {
 		m.T.Error("it was mounted anew")
 	}

@@ -93,6 +93,9 @@ func lockAppend(w *worker) job {
 		w.write(fd, line)
 		want = append(want, line...)
 		w.same("the lock's content", w.read(path), want)
+	}, check: func() { // a lock that names its holder would stay when the worker exits
+		w.close(fd)
+		w.unlink(path)
 	}}
 }
 
