@@ -40,7 +40,7 @@ func TestSameAsBeneath(t *testing.T) {
 				harness.MountOver(t, mounted)
 				seeds := []int{0}
 				if operations == "random" {
-						seeds = make([]int, harness.EnvNumber(t, "RANDOM_SEEDS", 6))
+					seeds = make([]int, harness.EnvNumber(t, "RANDOM_SEEDS", 6))
 					for i := range seeds {
 						seeds[i] = harness.EnvNumber(t, "RANDOM_SEED", 1) + i
 					}
