@@ -34,21 +34,21 @@ package: build
 
 # CONTRIBUTING.md has a table of the test targets: what each covers and how long it takes.
 
-# The integration tests wait more than they compute, so more of them run at a time than there are processors.
-INTEGRATION := go test -C integration -count=1 -p 4
+INTEGRATION := go test -C integration -count=1
 
 # All tests: unit tests, then real programs in real mounts. Some of these are short; the targets below repeat them
-# for longer.
+# for longer. The integration tests wait more than they compute, so more of them run at a time than there are
+# processors.
 test: deps
 	go test -count=1 -timeout 20m ./...
-	$(INTEGRATION) -parallel 4 -timeout 20m ./...
+	$(INTEGRATION) -p 4 -parallel 4 -timeout 20m ./...
 
 # The race detector in the tests and in latchfs: all unit tests, and the integration tests in which several
 # processes use the mount at the same time. RACE_TESTS=. selects all integration tests.
 RACE_TESTS := Hammer|Histories$$|BreakersRace|Wait|Turn|Interrupted|Killed$$|KilledDaemon|Upgrade$$|Panic|CrashPoints|SameAsBeneath|Event|DescriptorsAreShared|Inotify|Notifier|HostileUser|Limit|TestMetrics$$|EveryControlFile
 test-race: deps
 	GORACE=atexit_sleep_ms=0 go test -race -count=1 -timeout 20m ./...
-	GORACE=atexit_sleep_ms=0 $(INTEGRATION) -parallel 4 -race -timeout 30m -run '$(RACE_TESTS)' ./...
+	GORACE=atexit_sleep_ms=0 $(INTEGRATION) -p 2 -parallel 4 -race -timeout 30m -run '$(RACE_TESTS)' ./...
 
 # Everything, with the long versions: hours.
 test-all: lint cross test test-reboot test-package test-outlive test-histories test-random soak

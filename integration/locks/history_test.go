@@ -237,7 +237,6 @@ const operationsEach = 2000
 // order, without and with kills of the server. HISTORIES is the number of histories of each kind, HISTORY_SEED the
 // seed of the first.
 func TestHistories(t *testing.T) {
-	t.Parallel()
 	histories := harness.EnvNumber(t, "HISTORIES", 8)
 	first := harness.EnvNumber(t, "HISTORY_SEED", int(time.Now().Unix()))
 	t.Logf("HISTORY_SEED=%d", first)

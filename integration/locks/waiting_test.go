@@ -174,7 +174,6 @@ func TestWaitEnds(t *testing.T) {
 
 // TestManyWaiting checks that the mount serves while 10,000 threads wait.
 func TestManyWaiting(t *testing.T) {
-	t.Parallel()
 	m := harness.MountOver(t, t.TempDir())
 	n := 10_000
 	if harness.RaceEnabled {

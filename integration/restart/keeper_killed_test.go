@@ -101,7 +101,6 @@ func startClients(t *testing.T, all *sync.WaitGroup, stop <-chan struct{}, names
 // TestMountKilled kills keeper and server together while 16 processes take and release locks, and runs latchfs
 // mount again. KEEPER_KILLS is the number of kills.
 func TestMountKilled(t *testing.T) {
-	t.Parallel()
 	kills := harness.EnvNumber(t, "KEEPER_KILLS", 25)
 	m := harness.MountOver(t, t.TempDir())
 	var names []string

@@ -19,7 +19,6 @@ import (
 // TestServerKilled checks that no program notices that the server is killed repeatedly. OUTLIVE_KILLS is the
 // number of kills.
 func TestServerKilled(t *testing.T) {
-	t.Parallel()
 	least := harness.EnvNumber(t, "OUTLIVE_KILLS", 60)
 	m := harness.MountOver(t, t.TempDir())
 	l := startLoad(t, m.Dir)
@@ -39,7 +38,6 @@ func TestServerKilled(t *testing.T) {
 // TestUpgrade checks that no program notices that the server is replaced. OUTLIVE_UPGRADES is the number of
 // upgrades.
 func TestUpgrade(t *testing.T) {
-	t.Parallel()
 	upgrades := harness.EnvNumber(t, "OUTLIVE_UPGRADES", 20)
 	m := harness.MountOver(t, t.TempDir())
 	l := startLoad(t, m.Dir)
