@@ -12,9 +12,9 @@ import (
 	"latchfs/lockstore"
 )
 
-// createLifetime is how long the kernel may cache the attributes of a lock that was just made. Without it the kernel
+// CreateLifetime is how long the kernel may cache the attributes of a lock that was just made. Without it the kernel
 // would ask for them again before open(2) returns (may_open).
-const createLifetime = 20 * time.Millisecond
+const CreateLifetime = 20 * time.Millisecond
 
 func fillAttr(out *fuse.Attr, st *unix.Stat_t) {
 	*out = fuse.Attr{

@@ -47,7 +47,7 @@ func (f *FS) createLock(i intent, dir *backing.Inode, name string, in *fuse.Crea
 	fillEntry(&out.EntryOut, n, &st)
 	if exclusive {
 		f.openedLock(n, h, descriptor, !f.usualLocks.has(f.Inodes.Path(dir, name)), &out.OpenOut)
-		out.SetAttrTimeout(createLifetime)
+		out.SetAttrTimeout(CreateLifetime)
 	} else {
 		f.writtenBy(n, h, f.locks.Writer(caller, f.mayRemove(&in.InHeader, n)))
 		f.opened(n, h, st.Mode, &out.OpenOut)

@@ -10,7 +10,7 @@ import (
 	"latchfs/lockstore"
 )
 
-// The exit codes, as documented in README.md.
+// The exit codes, as documented in docs/operations.md.
 const (
 	exitFailure   = 1 // anything not below
 	exitUsage     = 2 // the command line is wrong

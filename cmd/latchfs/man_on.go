@@ -31,7 +31,7 @@ func pages(root *cobra.Command) []*cobra.Command {
 		Args:   checkArgs(cobra.ExactArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			root.Long = manual
-			header := doc.GenManHeader{NameLock: "8", Source: "latchfs " + version, Manual: "latchfs"}
+			header := doc.GenManHeader{Section: "8", Source: "latchfs " + version, Manual: "latchfs"}
 			return errors.Join(doc.GenManTree(root, &header, args[0]),
 				os.WriteFile(filepath.Join(args[0], "latchfs-json.5"), md2man.Render(jsonPage), 0o644))
 		},

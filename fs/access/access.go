@@ -34,14 +34,14 @@ type Checker struct {
 	open   func(dir string) (fd int, err error)
 	groups func(tid int) ([]uint32, error)
 
-	// Answers are remembered for knownLifetime: a list of a million locks asks the same question for each.
+	// Answers are remembered for KnownLifetime: a list of a million locks asks the same question for each.
 	mu    sync.Mutex
 	since time.Time // when known was empty
 	known map[question]bool
 }
 
 const (
-	knownLifetime = 100 * time.Millisecond
+	KnownLifetime = 100 * time.Millisecond
 	// maxKnown bounds Checker.known.
 	maxKnown = 10_000
 )
@@ -110,7 +110,7 @@ func (c *Checker) may(u User, name string, need uint32) bool {
 	}
 	q := question{u.UID, u.key, path.Dir(name), need}
 	c.mu.Lock()
-	if c.known == nil || time.Since(c.since) > knownLifetime || len(c.known) >= maxKnown {
+	if c.known == nil || time.Since(c.since) > KnownLifetime || len(c.known) >= maxKnown {
 		c.known, c.since = make(map[question]bool), time.Now()
 	}
 	known := c.known

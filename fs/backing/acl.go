@@ -18,12 +18,12 @@ const (
 	ACLDefault = "system.posix_acl_default"
 )
 
-// distinctAfter is the age from which the time of a change differs from that of any later change. Kernels before 6.13
+// DistinctAfter is the age from which the time of a change differs from that of any later change. Kernels before 6.13
 // stamp files with the time of the last clock tick.
-const distinctAfter = time.Second
+const DistinctAfter = time.Second
 
 // Distinct reports whether any later change of a file has another status change time than changed, in ns of Unix time.
-func Distinct(changed int64) bool { return time.Now().UnixNano()-changed >= int64(distinctAfter) }
+func Distinct(changed int64) bool { return time.Now().UnixNano()-changed >= int64(DistinctAfter) }
 
 // CacheLifetime is how long the kernel may cache entries and attributes. All changes but those made beneath the mount
 // pass through the kernel's cache. Attributes of a lock are not cached: a program that calls stat(2) before it creates

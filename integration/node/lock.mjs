@@ -1,6 +1,6 @@
 // Takes one of npm's or OpenClaw's locks: lock.mjs KIND FILE. Prints "held", waits for a line
-// on standard input, releases it and ends. It ends with 1 if somebody else has the lock; with PATIENT set it tries again as
-// is customary: OpenClaw's for up to a minute, proper-lockfile 5 times as its README does.
+// on standard input, releases it and exits. It exits with 1 if another process has the lock. With PATIENT set it
+// retries as usual: OpenClaw's lock for up to a minute, proper-lockfile 5 times as its README does.
 import { createRequire } from "node:module";
 import { readdirSync, readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";

@@ -1,6 +1,6 @@
-// Takes and releases OpenClaw's own session write lock, a command a line on standard
-// input, an answer a line on standard output. Its name is one by which OpenClaw
-// recognises its own processes; a test that wants it not to be runs a copy.
+// Takes and releases OpenClaw's own session write lock: commands on standard input, answers on standard output, one on a
+// line. OpenClaw recognizes its own processes by a name such as this file's. A test that must not be recognized runs a
+// copy with another name.
 import { readdirSync, readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { pathToFileURL } from "node:url";

@@ -29,7 +29,7 @@ func (v Verdict) String() string {
 // Reason is why a lock is stale, or why nothing can be proven of it.
 type Reason string
 
-// The reasons. A reason that is added here is added to reasons below, and to README.md.
+// The reasons. A reason that is added here is added to reasons below, and to docs/semantics.md.
 const (
 	BootIDMismatch   Reason = "boot-id-mismatch"
 	DeadPID          Reason = "dead-pid"

@@ -201,13 +201,13 @@ func TestWhoMayHold(t *testing.T) {
 
 // TestEveryReasonIsDocumented: a reason that is added is explained, too.
 func TestEveryReasonIsDocumented(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	text, err := os.ReadFile("../../docs/semantics.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, reason := range slices.Concat(Reasons(Stale), Reasons(Unknown)) {
-		if !strings.Contains(string(readme), "`"+string(reason)+"`") || reason.Means() == "" {
-			t.Errorf("README.md: %s is not documented", reason)
+		if !strings.Contains(string(text), "`"+string(reason)+"`") || reason.Means() == "" {
+			t.Errorf("docs/semantics.md: %s is not documented", reason)
 		}
 	}
 }
