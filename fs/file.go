@@ -98,8 +98,9 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 		h.Row.Bits.Or(handover.BitReleased)
 		f.Closed(h)
 	}
-	if h.Passthrough && h.Writes() {
-		f.ForgetAttributes(h.Node) // stores to a mapping change the times, which the kernel does not notice
+	if h.Passthrough && h.Flags&unix.O_ACCMODE == unix.O_RDWR {
+		// The kernel does not notice that stores to a mapping change the times. Such a mapping needs O_RDWR (mmap(2)).
+		f.ForgetAttributes(h.Node)
 	}
 	// failpoint: crashAt("release after")
 	f.closedLock(h)
