@@ -142,10 +142,10 @@ func (c NameLock) Release() {
 	c.freed()
 }
 
-// Replaced handles that a process has renamed another file onto the name; who returns the process. A live lock
+// Replaced handles that a process has renamed another file onto the name; identify returns that process. A live lock
 // stays with its holder, of whose family the process is. Otherwise the process acquires the lock anew, if the file
 // is one.
-func (c NameLock) Replaced(who func() bootid.Process) {
+func (c NameLock) Replaced(identify func() bootid.Process) {
 	s := c.store
 	if r := c.record(); r != nil {
 		if c.readNow(r); c.record() == r && s.judge(r).Verdict == verdict.Live {
@@ -157,7 +157,7 @@ func (c NameLock) Replaced(who func() bootid.Process) {
 	if err != nil {
 		return
 	}
-	if _, err := c.Acquire(verdict.KindRename, who()); err == nil {
+	if _, err := c.Acquire(verdict.KindRename, identify()); err == nil {
 		c.Made()
 	} else if found, err := s.read(c.name, file, s.nobodys()); err == nil {
 		c.remember(found)

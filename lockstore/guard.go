@@ -28,14 +28,14 @@ var (
 )
 
 // Admit returns ErrHeld if a process must not change or remove the file at the name: the file is a live lock, and
-// the process is not of its holder's family. Who returns the process.
-func (c NameLock) Admit(who func() bootid.Process, attempt Attempt) error {
+// the process is not of its holder's family. identify returns the process.
+func (c NameLock) Admit(identify func() bootid.Process, attempt Attempt) error {
 	s := c.store
 	r := c.record()
 	if r == nil || attempt.bytes && (r.Kind() == verdict.KindPIDFile || r.Kind() == verdict.KindFound) {
 		return nil
 	}
-	caller := who()
+	caller := identify()
 	if caller.Known() && caller.Same(*r.Creator) {
 		return nil
 	}
@@ -73,14 +73,14 @@ func (c NameLock) Admit(who func() bootid.Process, attempt Attempt) error {
 }
 
 // Stranger reports whether there is a live exclusive lock of the name and a process is not of its holder's family;
-// who returns the process. Which processes are related may be a moment old.
-func (c NameLock) Stranger(who func() bootid.Process) bool {
+// identify returns the process. Which processes are related may be a moment old.
+func (c NameLock) Stranger(identify func() bootid.Process) bool {
 	s := c.store
 	r := c.record()
 	if r == nil || r.Kind() == verdict.KindPIDFile {
 		return false
 	}
-	caller := who()
+	caller := identify()
 	if caller.Known() && caller.Same(*r.Creator) {
 		return false
 	}
@@ -95,11 +95,11 @@ func (c NameLock) Stranger(who func() bootid.Process) bool {
 	return !s.relatedLately(caller, d.Holder) && !s.relatedLately(caller, *r.Creator)
 }
 
-// Contend publishes that a Stranger looked the name up; who returns the process.
-func (c NameLock) Contend(who func() bootid.Process) {
+// Contend publishes that a Stranger looked the name up; identify returns that process.
+func (c NameLock) Contend(identify func() bootid.Process) {
 	if s := c.store; s.Followed() {
 		if r := c.record(); r != nil {
-			s.events.publish(Event{Transition: Contended, Lock: s.state(r).Lock, By: who(), Time: s.now()})
+			s.events.publish(Event{Transition: Contended, Lock: s.state(r).Lock, By: identify(), Time: s.now()})
 		}
 	}
 }

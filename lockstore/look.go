@@ -169,17 +169,17 @@ func (c NameLock) adopt(l Lock) bool {
 	return err == nil
 }
 
-// TimeSet handles that a process has set the time of the file of the name; who returns the process. If it is of the
+// TimeSet handles that a process has set the time of the file of the name; identify returns that process. If it is of the
 // family of the lock's maker, and the time is well before the lock was made, the file was restored from a copy: it
 // is no lock.
-func (c NameLock) TimeSet(who func() bootid.Process, at time.Time) {
+func (c NameLock) TimeSet(identify func() bootid.Process, at time.Time) {
 	s := c.store
 	r := c.record()
 	if r == nil || r.Kind() == verdict.KindFound {
 		return
 	}
 	l := s.state(r)
-	caller := who()
+	caller := identify()
 	if at.Before(l.Made.Add(-restoredAge)) &&
 		(related(s.sys, caller, l.Creator) || related(s.sys, caller, l.Holder)) {
 		s.settle(r, fmt.Sprintf("its time was set to %v, before it was made: it is a copy", at.Format(time.RFC3339)))

@@ -116,11 +116,11 @@ func (s *Store) Writing(name string, w *Writer) {
 	}
 }
 
-// Wrote handles that a process writes text to the file a lock was made with, and waits meanwhile; who returns the
+// Wrote handles that a process writes text to the file a lock was made with, and waits meanwhile; identify returns the
 // process. If the text has the number of that process, which has the descriptor, or of a relative of the lock's
 // maker, Wrote remembers that the numbered process is a relative. When the text is read, the maker may have ended,
 // and it cannot be found out any more whose relative the process was.
-func (s *Store) Wrote(d *Descriptor, text []byte, who func() bootid.Process) {
+func (s *Store) Wrote(d *Descriptor, text []byte, identify func() bootid.Process) {
 	maker := d.record.creator
 	if maker == nil {
 		return
@@ -129,7 +129,7 @@ func (s *Store) Wrote(d *Descriptor, text []byte, who func() bootid.Process) {
 	if len(numbers) == 0 {
 		return
 	}
-	if heir := who(); heir.Known() && slices.Contains(numbers, heir.NSPID) {
+	if heir := identify(); heir.Known() && slices.Contains(numbers, heir.NSPID) {
 		s.processes.addRelatives(maker, heir)
 	}
 	family := &family{store: s, writer: maker.process}

@@ -17,7 +17,7 @@ type held struct {
 
 	mu    sync.Mutex
 	users int
-	kept  int // for how many other reasons it stays open
+	kept  int // number of other reasons to keep it open
 }
 
 // recent are the inodes opened by handle that were looked up last.

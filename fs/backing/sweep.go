@@ -14,7 +14,7 @@ import (
 // The kernel does not send a FORGET again if the server that read it has died. So a new server asks the kernel, after
 // it has served for some time, whether it still knows the inodes that were taken over.
 
-// SweepDelay is longer than any answer of the dead server is on its way in the kernel.
+// SweepDelay is longer than any answer of the dead server can be in transit in the kernel.
 const SweepDelay = 10 * time.Second
 
 // foundInode is an inode that a server took over, and how often the kernel had looked it up by then.

@@ -68,7 +68,7 @@ type BootNamespace struct {
 	log    string // the file with latchfs's log
 }
 
-// NewBootNamespace returns one with some boot id.
+// NewBootNamespace returns a BootNamespace with an arbitrary boot id.
 func NewBootNamespace(t *testing.T) *BootNamespace {
 	t.Helper()
 	NeedFUSE(t)
