@@ -252,7 +252,7 @@ func (n userNames) of(uid uint32) string {
 	return name
 }
 
-// age formats a duration with its two largest units.
+// age formats a duration in one or two units, for people.
 func age(d time.Duration) string {
 	switch {
 	case d < time.Second:
