@@ -106,7 +106,8 @@ func otherClaim(file *os.File, mine int64) int64 {
 	return 0
 }
 
-// claimant returns the process that holds a claim, and its user. The pid is 0 if /proc does not show the process to this one.
+// claimant returns the process that holds a claim, and its user. The pid is 0 if /proc does not show the process to
+// this one.
 func claimant(at int64) (pid int, uid uint32) {
 	infos, _ := filepath.Glob("/proc/[0-9]*/fdinfo/*") // the pattern is well-formed
 	for _, path := range infos {

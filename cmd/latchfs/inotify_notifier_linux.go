@@ -20,8 +20,8 @@ import (
 )
 
 // notifierCommand is the command of the inotify notifier. A server starts it to unlink names in the mount, so that
-// processes that watch with inotify(7) get an event; the server must not call into its own mount. The notifier prints its
-// thread id. Then it reads names, each with d (directory) or f (file) before it and a zero byte after it, and answers
+// processes that watch with inotify(7) get an event; the server must not call into its own mount. The notifier prints
+// its thread id. Then it reads names, each with d (directory) or f (file) before it and a zero byte after it, and answers
 // each name with an empty line.
 func notifierCommand() *cobra.Command {
 	return &cobra.Command{

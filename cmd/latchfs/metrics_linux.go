@@ -148,8 +148,8 @@ func (m *metrics) text() ([]byte, error) {
 // listenRetry is the interval at which a server tries to listen while its predecessor still has the address.
 const listenRetry = time.Second
 
-// listenFor listens at the address of --metrics-listen, on localhost unless the address names a host. It returns nil for
-// an empty address.
+// listenFor listens at the address of --metrics-listen, on localhost unless the address names a host. It returns nil
+// for an empty address.
 func listenFor(address string) (net.Listener, error) {
 	if address == "" {
 		return nil, nil
@@ -168,8 +168,8 @@ func listenFor(address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// serve serves the metrics until the process ends. Without a listener, and with again, it first tries to listen until it
-// succeeds.
+// serve serves the metrics until the process ends. Without a listener, and with again, it first tries to listen until
+// it succeeds.
 func (m *metrics) serve(listener net.Listener, address string, again bool, log logrus.FieldLogger) {
 	for listener == nil && again {
 		time.Sleep(listenRetry)

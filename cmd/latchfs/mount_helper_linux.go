@@ -13,8 +13,8 @@ import (
 //
 //	mount.fuse.latchfs SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
 //
-// It corresponds to latchfs mount --daemon DIR. Each option is a flag of latchfs mount; the user may write _ for -. Commas
-// separate options, except within double quotes, which mount(8) passes on: lock_pattern="*.lock,keep".
+// It corresponds to latchfs mount --daemon DIR. Each option is a flag of latchfs mount; the user may write _ for -.
+// Commas separate options, except within double quotes, which mount(8) passes on: lock_pattern="*.lock,keep".
 const mountHelper = "mount.fuse.latchfs"
 
 // notFlags are options of mount(8) that are not for latchfs, or that match its behaviour.
@@ -26,8 +26,8 @@ var notFlags = []string{
 // isMountHelper reports whether mount(8) started this process.
 func isMountHelper() bool { return filepath.Base(os.Args[0]) == mountHelper }
 
-// helperArgs translates the arguments from mount(8) to arguments of latchfs. With -f, which only checks the arguments, it
-// returns nil.
+// helperArgs translates the arguments from mount(8) to arguments of latchfs. With -f, which only checks the arguments,
+// it returns nil.
 func helperArgs(args []string) ([]string, error) {
 	var places, options []string
 	sloppy, fake := false, false

@@ -85,7 +85,18 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 		return err
 	}
 	scanner := lockstore.NewScanner(host, files, flags.staleAfter, attributesBy(patterns))
-	results := []scanned{}
+	results, failed := scanAll(scanner, names, flags.fix)
+	if flags.asJSON {
+		err = printJSON(out, results)
+	} else {
+		err = printScanned(out, results)
+	}
+	return errors.Join(failed, err)
+}
+
+// scanAll judges the lock files and, with fix, removes the stale ones. The error joins those of single files.
+func scanAll(scanner *lockstore.Scanner, names []string, fix bool) ([]scanned, error) {
+	results := []scanned{} // not nil, so that JSON has an empty array
 	var failed []error
 	shown := newProgress(os.Stderr, "lock files judged")
 	for i, name := range names {
@@ -95,7 +106,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 			continue
 		}
 		result := scanned{LockInfo: scanInfo(name, found)}
-		if err == nil && flags.fix && found.Verdict == verdict.Stale {
+		if err == nil && fix && found.Verdict == verdict.Stale {
 			result.Removed, err = scanner.Remove(name)
 		}
 		if err != nil {
@@ -105,12 +116,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 		results = append(results, result)
 	}
 	shown.end()
-	if flags.asJSON {
-		err = printJSON(out, results)
-	} else {
-		err = printScanned(out, results)
-	}
-	return errors.Join(append(failed, err)...)
+	return results, errors.Join(failed...)
 }
 
 func scanInfo(name string, found lockstore.Scanned) control.LockInfo {
@@ -148,7 +154,7 @@ func printScanned(out io.Writer, results []scanned) error {
 // scanFiles opens the directory as the store needs it. The first question whether a file is open reads /proc for all
 // files. The returned function closes the directory.
 func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
-	beneath, err := os.Open(dir)
+	dirFile, err := os.Open(dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -158,7 +164,7 @@ func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	directory, err := backing.Open(backing.Options{Tables: tables, Backing: beneath, Log: log})
+	directory, err := backing.Open(backing.Options{Tables: tables, Backing: dirFile, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,8 +19,8 @@ import (
 // umountWait is how long umount waits for the daemon to end after it has unmounted.
 const umountWait = 10 * time.Second
 
-// A process that looks up a name in the mount, such as the inotify notifier, keeps the mount busy for a moment, so umount
-// tries again.
+// A process that looks up a name in the mount, such as the inotify notifier, keeps the mount busy for a moment, so
+// umount tries again.
 const (
 	umountTries = 10
 	umountPause = 20 * time.Millisecond
