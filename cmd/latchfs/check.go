@@ -13,13 +13,13 @@ import (
 	"latchfs/lockstore/verdict"
 )
 
-// checked is a journal in latchfs check --json.
+// checked is what latchfs check --json prints of a journal.
 type checked struct {
 	Journal    string             `json:"journal"`
 	Size       int64              `json:"size"`       // bytes
-	Sound      int64              `json:"sound"`      // bytes of them that are whole records
-	Generation uint64             `json:"generation"` // the last that was given out
-	Locks      []control.LockInfo `json:"locks"`      // as they were recorded: without a verdict
+	Sound      int64              `json:"sound"`      // bytes of whole records
+	Generation uint64             `json:"generation"` // the last one given out
+	Locks      []control.LockInfo `json:"locks"`      // as recorded, without a verdict
 }
 
 func checkedOf(r lockstore.JournalReport) checked {
@@ -36,7 +36,7 @@ func checkCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "check STATE_DIR",
-		Short: "Say whether the journal of a state directory is sound, and print its records",
+		Short: "Check the journal of a state directory and print its records",
 		Args:  checkArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			shown := newProgress(cmd.ErrOrStderr(), "bytes read")
@@ -44,9 +44,9 @@ func checkCommand() *cobra.Command {
 			shown.end()
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
-				return coded{exitDir, fmt.Errorf("%s is no state directory (latchfs's .latchfs/status tells which is a mount's): %w", args[0], err)}
+				return coded{exitDir, fmt.Errorf("%s is not a state directory (state_dir in DIR/.latchfs/status names that of a mount): %w", args[0], err)}
 			case errors.Is(err, lockstore.ErrNotSound):
-				err = coded{exitState, fmt.Errorf("%w; the next latchfs mount keeps the rest aside, unless a latchfs is just writing it", err)}
+				err = coded{exitState, fmt.Errorf("%w; the next latchfs mount will move the rest aside, unless a running latchfs is writing it now", err)}
 			case err != nil:
 				return err
 			}
@@ -65,6 +65,6 @@ func checkCommand() *cobra.Command {
 			return errors.Join(table.Flush(), err)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return cmd
 }

@@ -14,34 +14,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A latchfs claims the directory it serves: it has a read lock (F_OFD_SETLK in fcntl(2)) on one byte of the
-// directory beneath. Every latchfs of this machine sees the lock, whatever namespaces it is in, and no program
-// is kept from anything. The keeper has the descriptor, so that a claim outlives servers and ends with the keeper.
-// The number of the byte tells claims apart: its low bits are the keeper's pid, the others are random.
+// A latchfs claims the directory it serves with a read lock (F_OFD_SETLK in fcntl(2)) on one byte of the backing
+// directory. Every latchfs of this machine sees the lock, in whatever namespaces it runs, and a read lock stops no
+// program from using the directory. The keeper holds the descriptor, so a claim outlives servers and ends with the
+// keeper. The offset of the byte identifies the claim: its low bits are the keeper's pid, the others are random.
 
-// claimPIDBits is how many bits a pid has (pid_max in proc_sys_kernel(5)).
+// claimPIDBits is the number of bits of a pid (pid_max in proc_sys_kernel(5)).
 const claimPIDBits = 22
 
-// claimWait is how long mount waits for another latchfs to give the directory up: one that was just unmounted.
+// claimWait is how long mount waits for another latchfs, one that was just unmounted, to give up the directory.
 const claimWait = 5 * time.Second
 
-// newClaim returns the byte that this process, a keeper, locks.
+// newClaim returns the offset of the byte that this process, a keeper, locks.
 func newClaim() int64 { return rand.Int64N(1<<40)<<claimPIDBits | int64(os.Getpid()) }
 
-// claim claims a directory until the file returned is closed everywhere. Nil is that the filesystem has no such locks.
-func claim(beneath *os.File, at int64, log logrus.FieldLogger) (*os.File, error) {
-	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", beneath.Fd()), os.O_RDONLY|unix.O_DIRECTORY, 0)
+// claim claims a directory until the returned file is closed in every process that has it. It returns nil if the
+// filesystem does not support such locks.
+func claim(backing *os.File, at int64, log logrus.FieldLogger) (_ *os.File, err error) {
+	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", backing.Fd()), os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, err
 	}
-	mine := unix.Flock_t{Type: unix.F_RDLCK, Start: at, Len: 1}
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	owner := info.Sys().(*syscall.Stat_t).Uid
 	var known int64
 	var pid int
 	var uid uint32
 	for deadline := time.Now().Add(claimWait); ; {
-		mine.Type = unix.F_RDLCK
-		if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &mine); err != nil {
-			log.WithError(err).Warn("whether another latchfs serves this directory cannot be known: it cannot be locked")
+		if err := lockByte(file, at, unix.F_RDLCK); err != nil {
+			log.WithError(err).Warn("this directory cannot be locked, so latchfs cannot tell whether another latchfs serves it")
 			return nil, file.Close()
 		}
 		other := otherClaim(file, at)
@@ -52,36 +61,41 @@ func claim(beneath *os.File, at int64, log logrus.FieldLogger) (*os.File, error)
 			known = other
 			pid, uid = claimant(other)
 		}
-		info, err := file.Stat()
-		if err != nil {
-			return nil, err
-		}
-		if owner := info.Sys().(*syscall.Stat_t).Uid; pid != 0 && uid != 0 && uid != uint32(os.Geteuid()) && uid != owner {
+		if pid != 0 && uid != 0 && uid != uint32(os.Geteuid()) && uid != owner {
 			log.WithFields(logrus.Fields{"pid": pid, "uid": uid}).Warn("this process pretends to be a latchfs that serves the directory")
 			return file, nil
 		}
 		if time.Now().After(deadline) {
-			file.Close()
-			who := fmt.Sprintf("process %d", pid)
-			if pid == 0 {
-				who = fmt.Sprintf("process %d of another user or pid namespace", other&(1<<claimPIDBits-1))
-			}
-			where := "at another path, in another mount namespace, or for processes that have used it since umount --lazy"
-			if users := usersOfDetached(); len(users) > 0 {
-				where = "for processes that have used it since umount --lazy: " + strings.Join(users, ", ")
-			}
-			return nil, coded{exitMounted, fmt.Errorf("another latchfs, %s, serves %s %s", who, beneath.Name(), where)}
+			return nil, claimedElsewhere(backing.Name(), other, pid)
 		}
-		// If both are just starting, one is to see none.
-		mine.Type = unix.F_UNLCK
-		if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &mine); err != nil {
+		// Two that start at the same time both give way, for a random time, so that one of them then sees no other.
+		if err := lockByte(file, at, unix.F_UNLCK); err != nil {
 			return nil, err
 		}
 		time.Sleep(10*time.Millisecond + rand.N(20*time.Millisecond))
 	}
 }
 
-// otherClaim returns the byte of a claim by another keeper; 0 if there is none.
+// lockByte sets the lock of the open file on one byte: F_RDLCK or F_UNLCK.
+func lockByte(file *os.File, at int64, kind int16) error {
+	return unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Start: at, Len: 1})
+}
+
+// claimedElsewhere returns the error for a directory that another latchfs serves. The pid is 0 if /proc does not show
+// the process.
+func claimedElsewhere(dir string, claim int64, pid int) error {
+	process := fmt.Sprintf("process %d", pid)
+	if pid == 0 {
+		process = fmt.Sprintf("process %d of another user or pid namespace", claim&(1<<claimPIDBits-1))
+	}
+	where := "at another path, in another mount namespace, or for processes that have used it since umount --lazy"
+	if users := usersOfDetached(); len(users) > 0 {
+		where = "for processes that have used it since umount --lazy: " + strings.Join(users, ", ")
+	}
+	return coded{exitMounted, fmt.Errorf("another latchfs, %s, serves %s %s", process, dir, where)}
+}
+
+// otherClaim returns the offset of a claim by another keeper, or 0 if there is none.
 func otherClaim(file *os.File, mine int64) int64 {
 	for _, other := range []unix.Flock_t{{Start: 0, Len: mine}, {Start: mine + 1}} {
 		other.Type = unix.F_WRLCK
@@ -92,7 +106,8 @@ func otherClaim(file *os.File, mine int64) int64 {
 	return 0
 }
 
-// claimant returns the process that has a claim and its user, as far as /proc shows it to this process; pid 0 otherwise.
+// claimant returns the process that holds a claim, and its user. The pid is 0 if /proc does not show the process to
+// this one.
 func claimant(at int64) (pid int, uid uint32) {
 	infos, _ := filepath.Glob("/proc/[0-9]*/fdinfo/*") // the pattern is well-formed
 	for _, path := range infos {
@@ -108,7 +123,8 @@ func claimant(at int64) (pid int, uid uint32) {
 	return 0, 0
 }
 
-// usersOfDetached names the processes that use a FUSE mount which is at no path any more, as far as /proc shows it.
+// usersOfDetached names the processes that use a FUSE mount that has been detached from every path, as far as /proc
+// shows them.
 func usersOfDetached() []string {
 	found := make(chan []string, 1)
 	go func() {
@@ -121,7 +137,7 @@ func usersOfDetached() []string {
 			}
 			links, _ := filepath.Glob(dir + "/fd/*")
 			if slices.ContainsFunc(append(links, dir+"/cwd"), func(link string) bool { return onDetached(link, "\n"+string(mounts)) }) {
-				command, _ := os.ReadFile(dir + "/comm") // it may have ended
+				command, _ := os.ReadFile(dir + "/comm") // empty if the process has ended
 				users = append(users, fmt.Sprintf("%s (%s)", filepath.Base(dir), strings.TrimSpace(string(command))))
 			}
 		}
@@ -131,11 +147,12 @@ func usersOfDetached() []string {
 	case users := <-found:
 		return users
 	case <-time.After(claimWait):
-		return nil // a server does not answer
+		return nil // the server of such a mount does not answer
 	}
 }
 
-// onDetached reports whether what a link of /proc leads to is on a FUSE mount that is not among mounts (proc_pid_mountinfo(5)).
+// onDetached reports whether the target of a link in /proc is on a FUSE mount that mounts, the text of
+// proc_pid_mountinfo(5), does not list.
 func onDetached(link, mounts string) bool {
 	var at unix.Statx_t
 	var st unix.Statfs_t

@@ -13,11 +13,10 @@ import (
 	"latchfs/fs/control"
 )
 
-// controlDir is where a mount says what latchfs knows.
+// controlDir is the control directory in the root of a mount.
 const controlDir = ".latchfs"
 
-// readControl reads a JSON file of the control directory of the mount that dir is the
-// root of.
+// readControl reads a JSON file of the control directory of the mount at dir.
 func readControl(dir, name string, into any) error {
 	path := filepath.Join(dir, controlDir, name)
 	text, err := os.ReadFile(path)
@@ -30,7 +29,7 @@ func readControl(dir, name string, into any) error {
 	return nil
 }
 
-// controlError says why a file of the control directory cannot be read.
+// controlError turns an error from reading a file of the control directory into one for the user.
 func controlError(dir string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -41,8 +40,8 @@ func controlError(dir string, err error) error {
 	return err
 }
 
-// readLocks yields what locks.json lists while it is read, as there may be a million: those that were removed as stale
-// first, the last one last. An error is the last that it yields.
+// readLocks yields the entries of locks.json while it reads the file, because there may be a million: first the locks
+// that were removed as stale, in the order of their removal, then the present ones. It ends after an error.
 func readLocks(dir string) iter.Seq2[control.LockInfo, error] {
 	return func(yield func(control.LockInfo, error) bool) {
 		file, err := os.Open(filepath.Join(dir, controlDir, "locks.json"))
@@ -51,8 +50,8 @@ func readLocks(dir string) iter.Seq2[control.LockInfo, error] {
 			return
 		}
 		defer file.Close()
-		decoder := json.NewDecoder(bufio.NewReaderSize(file, 64<<10)) // it asks for little at a time
-		_, err = decoder.Token()                                      // of the array
+		decoder := json.NewDecoder(bufio.NewReaderSize(file, 64<<10)) // a decoder alone reads in small pieces
+		_, err = decoder.Token()                                      // the opening bracket
 		for err == nil && decoder.More() {
 			var l control.LockInfo
 			if err = decoder.Decode(&l); err == nil && !yield(l, nil) {
@@ -60,7 +59,7 @@ func readLocks(dir string) iter.Seq2[control.LockInfo, error] {
 			}
 		}
 		if err == nil {
-			_, err = decoder.Token() // its end
+			_, err = decoder.Token() // the closing bracket
 		}
 		if err != nil {
 			yield(control.LockInfo{}, controlError(dir, fmt.Errorf("%s: %w", file.Name(), err)))
@@ -68,8 +67,7 @@ func readLocks(dir string) iter.Seq2[control.LockInfo, error] {
 	}
 }
 
-// writeControl writes a command to a file of the control directory. Its error is what latchfs
-// answered.
+// writeControl writes a command to a file of the control directory. It returns the error that latchfs answers.
 func writeControl(dir, name, command string) error {
 	file, err := os.OpenFile(filepath.Join(dir, controlDir, name), os.O_WRONLY, 0)
 	if err != nil {

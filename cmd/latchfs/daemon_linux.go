@@ -13,16 +13,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readyVariable tells a daemon which descriptor to report on once the mount is usable. If
-// it ends before, its exit code and what it wrote to standard error say why.
+// readyVariable is the environment variable with the number of the descriptor on which a daemon reports that its mount
+// is usable. If the daemon ends earlier, its exit code and its standard error give the reason.
 const readyVariable = "LATCHFS_READY_FD"
 
 const readyWord = "ready\n"
 
 func isDaemon() bool { return os.Getenv(readyVariable) != "" }
 
-// startDaemon runs this command again in a session of its own and returns when its mount
-// is usable, or with its message and exit code.
+// startDaemon runs this command again in its own session and returns when the mount is usable. If the daemon fails with
+// an exit code, startDaemon ends this process with the same code.
 func startDaemon(dir string, flags *pflag.FlagSet) error {
 	program, err := os.Executable()
 	if err != nil {
@@ -62,13 +62,13 @@ func startDaemon(dir string, flags *pflag.FlagSet) error {
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() > 0 {
-		// It has said why.
+		// The daemon has printed the reason.
 		os.Exit(exit.ExitCode())
 	}
 	return fmt.Errorf("the daemon ended before its mount was usable: %w", err)
 }
 
-// logToFile has the log go to a file in the state directory, and lets go of the terminal.
+// logToFile replaces standard error with the file log in the state directory, which releases the terminal.
 func logToFile(stateDir string) error {
 	log, err := os.OpenFile(filepath.Join(stateDir, "log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
@@ -78,7 +78,7 @@ func logToFile(stateDir string) error {
 	return unix.Dup3(int(log.Fd()), unix.Stderr, 0)
 }
 
-// tellReady reports to whoever waits in startDaemon and lets go of his terminal.
+// tellReady reports to the process that waits in startDaemon and releases its terminal.
 func tellReady(stateDir string) error {
 	number, err := strconv.Atoi(os.Getenv(readyVariable))
 	if err != nil {

@@ -18,7 +18,7 @@ func eventsCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "events DIR",
-		Short: "Follow what happens to the locks of a mount, until Ctrl-C",
+		Short: "Print the events of the locks of a mount until Ctrl-C",
 		Args:  oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := readControl(args[0], "status", &control.Status{}); err != nil {
@@ -36,11 +36,11 @@ func eventsCommand() *cobra.Command {
 			return printEvents(cmd.OutOrStdout(), file)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON for each")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print each event as a line of JSON")
 	return cmd
 }
 
-// printEvents prints a line for each as long as there are any.
+// printEvents prints a line for each event until the input ends.
 func printEvents(out io.Writer, from io.Reader) error {
 	lines := bufio.NewScanner(from)
 	for lines.Scan() {
@@ -74,7 +74,7 @@ func eventWords(e control.EventInfo) string {
 		words += fmt.Sprintf(", by %d (%s)", e.By.PID, control.Printable(e.By.Command))
 	}
 	if e.Waited > 0 {
-		words += fmt.Sprintf(", who waited %v", time.Duration(e.Waited*float64(time.Second)).Round(time.Millisecond))
+		words += fmt.Sprintf(" after waiting %v", time.Duration(e.Waited*float64(time.Second)).Round(time.Millisecond))
 	}
 	if e.Reason != "" {
 		words += ": " + e.Reason

@@ -10,9 +10,9 @@ import (
 	"latchfs/lockstore"
 )
 
-// The exit codes, as documented in docs/operations.md.
+// The exit codes of latchfs. docs/operations.md documents them.
 const (
-	exitFailure   = 1 // anything not below
+	exitFailure   = 1 // any other failure
 	exitUsage     = 2 // the command line is wrong
 	exitDir       = 3 // DIR is missing or not a directory
 	exitMounted   = 4 // DIR is mounted already, or inside another latchfs mount, or not mounted
@@ -29,7 +29,7 @@ const (
 	mountFailed = 32
 )
 
-// coded is an error with an exit code of its own.
+// coded is an error that has its own exit code.
 type coded struct {
 	code int
 	err  error
@@ -43,7 +43,7 @@ type usageError struct{ err error }
 func (u usageError) Error() string { return u.err.Error() }
 func (u usageError) Unwrap() error { return u.err }
 
-// exitCode is the one for err, or with helper the one that mount(8) expects.
+// exitCode returns the exit code for err; for a mount helper, the one that mount(8) expects.
 func exitCode(err error, helper bool) int {
 	var c coded
 	var usage usageError

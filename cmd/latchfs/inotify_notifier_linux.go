@@ -19,9 +19,10 @@ import (
 	"latchfs/fs/inotify"
 )
 
-// notifierCommand is what a server starts to have names unlinked in its mount, so that who watches with inotify(7) hears of
-// it; a server must not call into its own mount. It says which thread it is, then reads names, each behind a d
-// or f and before a zero byte, and answers each with a line.
+// notifierCommand is the command of the inotify notifier. A server starts it to unlink names in the mount, so that
+// processes that watch with inotify(7) get an event; the server must not call into its own mount. The notifier prints
+// its thread id. Then it reads names, each with d (directory) or f (file) before it and a zero byte after it, and answers
+// each name with an empty line.
 func notifierCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "notifier DIR DEVICE",
@@ -38,7 +39,7 @@ func notifierCommand() *cobra.Command {
 }
 
 func runNotifier(dir string, device uint64, in io.Reader, out io.Writer) error {
-	runtime.LockOSThread() // by which the server knows it
+	runtime.LockOSThread() // the server recognizes the notifier by its thread id
 	_ = os.WriteFile("/proc/self/comm", []byte("latchfs-notifier"), 0)
 	if _, err := fmt.Fprintln(out, unix.Gettid()); err != nil {
 		return err
@@ -55,7 +56,7 @@ func runNotifier(dir string, device uint64, in io.Reader, out io.Writer) error {
 		if name[0] == 'd' {
 			flags = unix.AT_REMOVEDIR
 		}
-		// That the name is not there any more is as good.
+		// If the name has gone, nothing is left to do.
 		_ = unlinkIn(dir, device, strings.TrimSuffix(name[1:], "\x00"), flags)
 		if _, err := fmt.Fprintln(out); err != nil {
 			return err
@@ -63,8 +64,8 @@ func runNotifier(dir string, device uint64, in io.Reader, out io.Writer) error {
 	}
 }
 
-// unlinkIn unlinks a name in the mount at dir, if that is the one of a device number: never in what may be there
-// instead by now.
+// unlinkIn unlinks a name in the mount at dir. It returns ESTALE if the filesystem at dir has another device number, so
+// that it never unlinks a name in a filesystem that has replaced the mount.
 func unlinkIn(dir string, device uint64, name string, flags int) error {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -89,14 +90,14 @@ func unlinkIn(dir string, device uint64, name string, flags int) error {
 	return unix.Unlinkat(parent, path.Base(name), flags)
 }
 
-// deviceOf is the number of the filesystem a descriptor is on, without a request to its server.
+// deviceOf returns the device number of the filesystem of a descriptor. It sends no request to the server.
 func deviceOf(fd int) (uint64, error) {
 	var st unix.Statx_t
 	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st)
 	return unix.Mkdev(st.Dev_major, st.Dev_minor), err
 }
 
-// notifierProcess is one that was started.
+// notifierProcess is a running inotify notifier. It implements [inotify.Unlinker].
 type notifierProcess struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
@@ -105,7 +106,7 @@ type notifierProcess struct {
 	ended  chan struct{}
 }
 
-// startNotifier starts one for the mount at dir.
+// startNotifier starts a notifier for the mount at dir.
 func startNotifier(dir string) (inotify.Unlinker, error) {
 	mounts, _, err := mountsAt(dir)
 	if err != nil {
@@ -127,7 +128,7 @@ func startNotifier(dir string) (inotify.Unlinker, error) {
 	}
 	started := make(chan error)
 	go func() {
-		// The notifier ends with the thread that started it.
+		// Pdeathsig ends the notifier when the thread that started it ends, so the thread stays.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := h.cmd.Start()
@@ -151,10 +152,10 @@ func startNotifier(dir string) (inotify.Unlinker, error) {
 	return h, nil
 }
 
-// Thread implements latch.Unlinker.
+// Thread implements inotify.Unlinker.
 func (h *notifierProcess) Thread() int { return h.thread }
 
-// Unlink implements latch.Unlinker.
+// Unlink implements inotify.Unlinker.
 func (h *notifierProcess) Unlink(name string, directory bool) error {
 	kind := "f"
 	if directory {
@@ -167,7 +168,7 @@ func (h *notifierProcess) Unlink(name string, directory bool) error {
 	return err
 }
 
-// Close implements latch.Unlinker.
+// Close implements inotify.Unlinker.
 func (h *notifierProcess) Close() {
 	h.in.Close()
 	_ = h.cmd.Wait()

@@ -8,11 +8,11 @@ import (
 	"latchfs/fs/control"
 )
 
-// kernelLocks: only Linux lists them.
+// kernelLocks is empty: only Linux lists the locks of the kernel.
 type kernelLocks struct{}
 
-func readKernelLocks() kernelLocks { return kernelLocks{} }
+func readKernelLocks() *kernelLocks { return &kernelLocks{} }
 
-func (kernelLocks) within(fs.FileInfo) bool { return false }
+func (*kernelLocks) within(fs.FileInfo) bool { return false }
 
-func (kernelLocks) on(string, fs.FileInfo) []control.KernelLock { return nil }
+func (*kernelLocks) on(string, fs.FileInfo) []control.KernelLock { return nil }

@@ -16,18 +16,18 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The exit codes of lock that are not COMMAND's, as of flock(1) and env(1).
+// The exit codes of latchfs lock itself, after flock(1) and env(1). Any other code is that of COMMAND.
 const (
-	exitConflict  = 1   // the lock was not to be had in time
+	exitConflict  = 1   // the lock did not become free in time
 	exitCannotRun = 126 // COMMAND cannot be run
-	exitNoCommand = 127 // there is no COMMAND
-	exitBySignal  = 128 // and the number of the signal that ended COMMAND
+	exitNoCommand = 127 // COMMAND was not found
+	exitBySignal  = 128 // plus the number of the signal that ended COMMAND
 )
 
 type lockOptions struct {
-	wait     float64 // seconds; negative is for ever
+	wait     float64 // seconds; negative means no limit
 	nonblock bool
-	conflict int // the exit code when it is not to be had in time
+	conflict int // the exit code if the lock does not become free in time
 }
 
 func lockCommand() *cobra.Command {
@@ -35,21 +35,21 @@ func lockCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lock [-w SECONDS | -n] FILE -- COMMAND...",
 		Short: "Run COMMAND while holding the lock FILE, waiting in line for it",
-		Long: `Take the lock FILE in a mount, run COMMAND, and remove FILE when it has ended. Who waits gets
-the lock in the order of arrival, the moment it is released or its holder has died. FILE names COMMAND's
-process: it is the holder, should latchfs lock itself be killed.
+		Long: `Take the lock FILE in a mount, run COMMAND, and remove FILE when COMMAND has ended. Waiting callers get
+the lock in the order of arrival, as soon as it is released or its holder dies. FILE contains the pid of
+COMMAND, so COMMAND remains the holder if latchfs lock itself is killed.
 
-The exit code is that of COMMAND, 128 and the number of the signal that ended it, 127 or 126 if it
-cannot be run, and 1 (-E) if the lock was not to be had in time.`,
+The exit code is that of COMMAND; 128 plus the number of the signal that ended COMMAND; 127 if COMMAND was
+not found; 126 if it cannot be run; or 1 (see -E) if the lock did not become free in time.`,
 		Example: "  latchfs lock -w 10 ~/sessions/deploy.lock -- ./deploy.sh",
 		Args:    checkArgs(cobra.MinimumNArgs(2)),
 		RunE:    func(_ *cobra.Command, args []string) error { return runLock(args[0], args[1:], o) },
 	}
 	flags := cmd.Flags()
 	flags.SetInterspersed(false)
-	flags.Float64VarP(&o.wait, "wait", "w", -1, "seconds to wait at most; without it, for ever")
-	flags.BoolVarP(&o.nonblock, "nonblock", "n", false, "do not wait at all")
-	flags.IntVarP(&o.conflict, "conflict-exit-code", "E", exitConflict, "exit code when the lock is not to be had in time")
+	flags.Float64VarP(&o.wait, "wait", "w", -1, "the longest time to wait, in seconds (default: no limit)")
+	flags.BoolVarP(&o.nonblock, "nonblock", "n", false, "do not wait")
+	flags.IntVarP(&o.conflict, "conflict-exit-code", "E", exitConflict, "exit code if the lock does not become free in time")
 	cmd.MarkFlagsMutuallyExclusive("wait", "nonblock")
 	return cmd
 }
@@ -75,7 +75,7 @@ func runLock(file string, command []string, o lockOptions) error {
 	if err != nil {
 		return err
 	}
-	// Whatever happens from here on, FILE is ours: it is removed, or goes with its holder.
+	// From here on, this process or COMMAND holds FILE: latchfs lock removes it, or latchfs reaps it when its holder ends.
 	err = runHolding(taken, program, command)
 	if removeErr := os.Remove(file); removeErr != nil && !errors.Is(removeErr, fs.ErrNotExist) {
 		err = errors.Join(err, removeErr)
@@ -83,7 +83,7 @@ func runLock(file string, command []string, o lockOptions) error {
 	return err
 }
 
-// takeLock makes FILE, waiting for its turn.
+// takeLock creates the lock file. If the lock is held, it waits in line.
 func takeLock(file string, o lockOptions) (*os.File, error) {
 	root, name, err := inMount(file)
 	if err != nil {
@@ -91,13 +91,13 @@ func takeLock(file string, o lockOptions) (*os.File, error) {
 	}
 	line := filepath.Join(root, controlDir, "wait", name)
 	if _, err := os.Stat(line); errors.Is(err, fs.ErrNotExist) {
-		return nil, usageError{fmt.Errorf("%s: its name is not one of locks (see mount --lock-pattern)", file)}
+		return nil, usageError{fmt.Errorf("%s is not a lock name (see latchfs mount --lock-pattern)", file)}
 	} else if err != nil {
 		return nil, err
 	}
 	limit := time.Duration(o.wait * float64(time.Second))
-	conflict := coded{o.conflict, fmt.Errorf("%s: not to be had within %v", file, limit)}
-	// A read cannot be given up by a deadline, but with the process.
+	conflict := coded{o.conflict, fmt.Errorf("%s: the lock did not become free within %v", file, limit)}
+	// The read in awaitTurn has no deadline: only the end of the process interrupts it.
 	var over atomic.Bool
 	if o.wait > 0 {
 		timer := time.AfterFunc(limit, func() {
@@ -113,7 +113,7 @@ func takeLock(file string, o lockOptions) (*os.File, error) {
 		switch {
 		case err == nil && over.CompareAndSwap(false, true):
 			return taken, nil
-		case err == nil: // too late: the process ends
+		case err == nil: // too late: the timer is ending the process
 			os.Remove(file)
 			select {}
 		case !errors.Is(err, fs.ErrExist):
@@ -127,7 +127,7 @@ func takeLock(file string, o lockOptions) (*os.File, error) {
 	}
 }
 
-// awaitTurn reads a file of the directory wait, which answers when it is our turn.
+// awaitTurn reads a file in .latchfs/wait. latchfs answers the read when it is the turn of this process.
 func awaitTurn(path string) error {
 	fd, err := syscall.Open(path, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
 	if err != nil {
@@ -146,7 +146,7 @@ func awaitTurn(path string) error {
 	return nil
 }
 
-// runHolding runs the command, with its pid in the lock, and passes signals on to it.
+// runHolding runs the command, writes its pid into the lock file and forwards signals to it.
 func runHolding(taken *os.File, program string, command []string) error {
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
@@ -160,14 +160,14 @@ func runHolding(taken *os.File, program string, command []string) error {
 	}
 	_, err := taken.WriteString(strconv.Itoa(cmd.Process.Pid) + "\n")
 	if err = errors.Join(err, taken.Close()); err != nil {
-		complain(fmt.Errorf("%s does not name its holder: %w", taken.Name(), err))
+		complain(fmt.Errorf("%s: could not write the pid of COMMAND into the lock: %w", taken.Name(), err))
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	for {
 		select {
 		case s := <-signals:
-			// It may have ended; then there is nobody to tell.
+			// An error means that COMMAND has ended.
 			_ = cmd.Process.Signal(s)
 		case err := <-ended:
 			return commandExit(err)
@@ -175,7 +175,7 @@ func runHolding(taken *os.File, program string, command []string) error {
 	}
 }
 
-// commandExit is how COMMAND ended, as an exit code.
+// commandExit turns the error of exec.Cmd.Wait into an error with the exit code of COMMAND.
 func commandExit(err error) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
@@ -188,7 +188,7 @@ func commandExit(err error) error {
 	return coded{code, silent{}}
 }
 
-// silent is an error of which everything was said.
+// silent is an error that needs no message, because COMMAND has printed its own.
 type silent struct{}
 
 func (silent) Error() string { return "" }

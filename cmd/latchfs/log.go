@@ -9,7 +9,7 @@ import (
 	"latchfs/fs/control"
 )
 
-// setLogLevel changes the level at which something is logged.
+// setLogLevel sets the log level by its name.
 func setLogLevel(log *logrus.Logger, level string) error {
 	parsed, err := logrus.ParseLevel(level)
 	if err != nil {
@@ -19,8 +19,8 @@ func setLogLevel(log *logrus.Logger, level string) error {
 	return nil
 }
 
-// hush has the terminal from which a daemon was started be told of trouble alone; loud ends that, when the log
-// goes to a file.
+// hush limits the log of a daemon to warnings and errors while it goes to the terminal that started the daemon. The
+// returned function restores the level; the caller calls it when the log goes to a file.
 func hush(log *logrus.Logger, daemon bool) (loud func()) {
 	level := log.GetLevel()
 	if daemon && isTerminal(log.Out) && level > logrus.WarnLevel {
@@ -29,7 +29,7 @@ func hush(log *logrus.Logger, daemon bool) (loud func()) {
 	return func() { log.SetLevel(level) }
 }
 
-// jsonLines is a log as JSON.
+// jsonLines formats log entries as JSON in which control characters are escaped.
 type jsonLines struct{ logrus.JSONFormatter }
 
 // Format implements logrus.Formatter.
@@ -38,7 +38,7 @@ func (j jsonLines) Format(entry *logrus.Entry) ([]byte, error) {
 	return control.PrintableJSON(line), err
 }
 
-// newLog makes the logger of the flags --log-level and --log-format.
+// newLog returns a logger for the values of --log-level and --log-format.
 func newLog(out io.Writer, level, format string) (*logrus.Logger, error) {
 	log := logrus.New()
 	log.SetOutput(out)

@@ -27,10 +27,10 @@ func lsCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "ls DIR",
-		Short: "List the locks of a mount and who holds them",
-		Long: `List the locks of the mount DIR and who holds them, then the files at lock names that are no
-locks, and who holds flock(2) or fcntl(2) locks on any of them. With --json also the locks
-that were removed as stale last, and why.`,
+		Short: "List the locks of a mount and their holders",
+		Long: `List the locks of the mount DIR and their holders, then the files with lock names that are not
+locks, and the processes that hold flock(2) or fcntl(2) locks on these files. With --json, list also
+the locks that were most recently removed as stale, and the reasons.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var status control.Status
@@ -50,7 +50,7 @@ that were removed as stale last, and why.`,
 			return printLocks(cmd.OutOrStdout(), locks, time.Now(), styleOf(cmd.OutOrStdout()))
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print all that is known of each lock as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print all details of each lock as JSON")
 	return cmd
 }
 
@@ -63,7 +63,7 @@ func printJSON(out io.Writer, v any) error {
 	return err
 }
 
-// listLocks asks latchfs for its locks and looks for other files at lock names itself.
+// listLocks reads the locks from latchfs and finds the other files with lock names by walking dir.
 func listLocks(dir string, status control.Status) ([]control.LockInfo, error) {
 	patterns, err := lockname.Parse(status.LockPatterns)
 	if err != nil {
@@ -73,9 +73,9 @@ func listLocks(dir string, status control.Status) ([]control.LockInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	locks := []control.LockInfo{} // none is an empty array as JSON
+	locks := []control.LockInfo{} // not nil, so that JSON has an empty array
 	at := make(map[string]int)
-	// After the walk, which has had every file judged.
+	// Read after the walk, because the walk makes latchfs judge every file.
 	for l, err := range readLocks(dir) {
 		if err != nil {
 			return nil, err
@@ -94,12 +94,12 @@ func listLocks(dir string, status control.Status) ([]control.LockInfo, error) {
 	for _, name := range files {
 		i, managed := at[name]
 		if managed && !locked {
-			continue // a lock costs a request to look at
+			continue // Lstat of a lock costs a request
 		}
 		path := filepath.Join(dir, name)
 		info, err := os.Lstat(path)
 		if err != nil {
-			continue // it has gone
+			continue // the file has gone
 		}
 		if !managed {
 			i = len(locks)
@@ -110,14 +110,14 @@ func listLocks(dir string, status control.Status) ([]control.LockInfo, error) {
 	return locks, nil
 }
 
-// lockFiles walks dir for lock names.
+// lockFiles walks dir and returns the relative paths of the files with lock names, sorted.
 func lockFiles(dir string, patterns lockname.Patterns) (names []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil && path == dir:
 			return err
 		case err != nil:
-			return nil // it has gone, or may not be read
+			return nil // the file has gone, or the caller may not read the directory
 		case path != dir && patterns.Match(entry.Name()):
 			name, err := filepath.Rel(dir, path)
 			if err != nil {
@@ -131,7 +131,7 @@ func lockFiles(dir string, patterns lockname.Patterns) (names []string, err erro
 	return names, err
 }
 
-// settled describes a file at a lock name that is no lock.
+// settled describes a file that has a lock name and is not a lock.
 func settled(path, name string, info fs.FileInfo) control.LockInfo {
 	class := payload.Data
 	switch {
@@ -150,10 +150,11 @@ func settled(path, name string, info fs.FileInfo) control.LockInfo {
 	}
 }
 
-// tableRows is how many rows are lined up with each other: all of a million would have to be kept.
+// tableRows is the number of rows that are aligned with each other. A tabwriter keeps them in memory, and there may be
+// a million.
 const tableRows = 1000
 
-// leastName is how much of a name is always shown.
+// leastName is the number of characters of a name that are shown on the narrowest terminal.
 const leastName = 12
 
 func printLocks(out io.Writer, locks []control.LockInfo, now time.Time, look style) error {
@@ -189,7 +190,7 @@ func printLocks(out io.Writer, locks []control.LockInfo, now time.Time, look sty
 	return table.Flush()
 }
 
-// nameWidth is how much of a name there is room for beside the other columns.
+// nameWidth returns the width that the other columns leave for the name, in characters.
 func nameWidth(locks []control.LockInfo, now time.Time, look style, users userNames) int {
 	if look.width == 0 {
 		return math.MaxInt
@@ -207,7 +208,7 @@ func nameWidth(locks []control.LockInfo, now time.Time, look style, users userNa
 	return max(room, leastName)
 }
 
-// cellsOf are the columns of a lock.
+// cellsOf returns the columns of a lock.
 func cellsOf(l control.LockInfo, now time.Time, users userNames) [6]string {
 	pid, command, name := "-", "-", "-"
 	if l.Holder.PID != 0 {
@@ -235,10 +236,10 @@ func verdictColour(of string) string {
 	return colourNone
 }
 
-// userNames are those that were looked up.
+// userNames caches the names of users by uid.
 type userNames map[uint32]string
 
-// of is the name of a user, or the number of one that has none.
+// of returns the name of a user, or the uid if the user has no name.
 func (n userNames) of(uid uint32) string {
 	name, known := n[uid]
 	if !known {
@@ -251,7 +252,7 @@ func (n userNames) of(uid uint32) string {
 	return name
 }
 
-// age is a duration with the precision people want of it.
+// age formats a duration in one or two units, for people.
 func age(d time.Duration) string {
 	switch {
 	case d < time.Second:

@@ -1,7 +1,7 @@
-// Command latchfs mounts a directory over itself so that its lock files are locks
-// the filesystem decides. See README.md.
+// Command latchfs mounts a filesystem over a directory. The filesystem decides the locks that the lock files of the
+// directory stand for. See README.md.
 //
-// A subcommand is a file; exit.go has the table of exit codes.
+// Each subcommand has its own file. exit.go has the table of exit codes.
 //
 // # Keeper, server, descriptor keeper
 //
@@ -12,16 +12,15 @@
 //	   ▼                                                     ▼
 //	memory: what the kernel was told                       descriptor keeper: sleeps, keeps /dev/fuse open
 //
-// The keeper does nothing while the server runs, so that it has no reason to die. When the server
-// dies, the next one finds in the tables what the kernel was told, takes the descriptors from the
-// descriptor keeper, has an descriptor keeper of its own from then on, and the kernel sends it again what was not
-// answered. The descriptor keeper and the server end with the keeper.
+// The keeper does nothing while the server runs, so that little can make it crash. When the server dies, the keeper
+// starts the next one. The new server reads from the tables what the kernel was told, takes the descriptors from the
+// descriptor keeper and starts its own descriptor keeper. The kernel sends it the unanswered requests again. The
+// descriptor keeper and the server end with the keeper.
 //
-// Where the kernel cannot send requests again (before Linux 6.9), or no descriptor can be taken
-// from another process, there is no descriptor keeper: the mount dies with its server, and the keeper has the
-// next one mount anew. An upgrade is the death of a server that was asked for; the next one is
-// started from what is on disk. Otherwise it is started from the file the running one was, whatever
-// became of its path.
+// If the kernel cannot send requests again (before Linux 6.9), or a process may not take descriptors from another one,
+// there is no descriptor keeper: the mount dies with its server, and the next server mounts again. For an upgrade, the
+// keeper makes the server exit and starts the next one from the program on disk. After a crash, it starts the next one
+// from the file of the program that runs, even if the path has been replaced.
 package main
 
 import (
@@ -38,7 +37,7 @@ import (
 func main() {
 	root := &cobra.Command{
 		Use:           "latchfs",
-		Short:         "A filesystem that knows who holds a lock file, and whether he still exists",
+		Short:         "A filesystem that knows which process holds a lock file, and whether it still runs",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -62,13 +61,13 @@ func main() {
 	}
 }
 
-// complain says on standard error what is wrong.
+// complain prints an error to standard error.
 func complain(err error) { fmt.Fprintln(os.Stderr, "latchfs:", control.PrintableMessage(err.Error())) }
 
-// oneDir is the argument check of commands on a mount.
+// oneDir checks the arguments of commands that take one directory.
 var oneDir = checkArgs(cobra.ExactArgs(1))
 
-// checkArgs is an argument check that says how the command is used.
+// checkArgs returns an argument check whose error includes the usage of the command.
 func checkArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
@@ -78,7 +77,7 @@ func checkArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
-// notNegative is the check of a flag that is a number or a duration.
+// notNegative checks the value of a flag that is a number or a duration.
 func notNegative[N int | time.Duration](flag string, n N) error {
 	if n < 0 {
 		return usageError{fmt.Errorf("--%s %v: must not be negative", flag, n)}

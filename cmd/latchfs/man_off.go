@@ -4,5 +4,5 @@ package main
 
 import "github.com/spf13/cobra"
 
-// pages are the manual pages: make package builds with them.
+// pages returns no command: only make package builds with the tag man, which adds the command that writes manual pages.
 func pages(*cobra.Command) []*cobra.Command { return nil }

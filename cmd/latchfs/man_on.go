@@ -13,17 +13,17 @@ import (
 	"github.com/spf13/cobra/doc"
 )
 
-// manual is what the page latchfs(8) has beside what --help says, in Markdown.
+// manual is the text that the page latchfs(8) has in addition to the output of --help, in Markdown.
 //
 //go:embed package/manual.md
 var manual string
 
-// jsonPage is latchfs-json(5).
+// jsonPage is the page latchfs-json(5), in Markdown.
 //
 //go:embed package/json.md
 var jsonPage []byte
 
-// pages is a command that writes a manual page for each other.
+// pages returns the hidden command man, which writes a manual page for each other command.
 func pages(root *cobra.Command) []*cobra.Command {
 	return []*cobra.Command{{
 		Use:    "man DIR",

@@ -18,7 +18,7 @@ import (
 	"latchfs/lockstore/verdict"
 )
 
-// metrics count what happens to locks. They begin anew with each server.
+// metrics counts the events of locks. A new server starts at zero.
 type metrics struct {
 	registry *prometheus.Registry
 
@@ -31,7 +31,7 @@ type metrics struct {
 	holds, waits prometheus.Histogram   // seconds
 }
 
-// durationBuckets reach from a lock cycle to a day.
+// durationBuckets range from the duration of taking and releasing a lock to a day, in seconds.
 var durationBuckets = []float64{0.0001, 0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 86400}
 
 func newMetrics(version string) *metrics {
@@ -46,13 +46,13 @@ func newMetrics(version string) *metrics {
 	}
 	m := &metrics{
 		registry:     prometheus.NewRegistry(),
-		acquisitions: vector("latchfs_lock_acquisitions_total", "Locks taken, by how: create, mkdir, symlink, link, rename, found or pid-file.", "kind"),
-		contentions:  counter("latchfs_lock_contentions_total", "Times another family than the holder's looked a live lock up, as who tries to take it does."),
-		refusals:     counter("latchfs_lock_refusals_total", "Times somebody tried to remove, replace or change another's live lock (EBUSY)."),
-		releases:     counter("latchfs_lock_releases_total", "Locks released by their family, an operator, or by anybody while unknown."),
-		settled:      counter("latchfs_lock_settled_total", "Files that turned out to be no locks and stay as they are."),
+		acquisitions: vector("latchfs_lock_acquisitions_total", "Locks taken, by kind: create, mkdir, symlink, link, rename, found or pid-file.", "kind"),
+		contentions:  counter("latchfs_lock_contentions_total", "Lookups of a live lock by a process outside the family of its holder, as when it tries to take the lock."),
+		refusals:     counter("latchfs_lock_refusals_total", "Attempts to remove, replace or change the live lock of another process (EBUSY)."),
+		releases:     counter("latchfs_lock_releases_total", "Locks released by the family of their holder, by an operator, or by any process while unknown."),
+		settled:      counter("latchfs_lock_settled_total", "Files with lock names that turned out to be ordinary files."),
 		reaps:        vector("latchfs_lock_reaps_total", "Stale locks removed, by reason.", "reason"),
-		holds:        histogram("latchfs_lock_hold_seconds", "How long locks were held that were released or reaped."),
+		holds:        histogram("latchfs_lock_hold_seconds", "How long released and reaped locks were held."),
 		waits:        histogram("latchfs_lock_wait_seconds", "How long readers of .latchfs/wait waited for their turn."),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -67,7 +67,7 @@ func newMetrics(version string) *metrics {
 	return m
 }
 
-// happened counts an event. It is called while it happens.
+// happened counts an event. The store calls it synchronously.
 func (m *metrics) happened(e lockstore.Event) {
 	switch e.Transition {
 	case lockstore.Acquired:
@@ -89,30 +89,30 @@ func (m *metrics) happened(e lockstore.Event) {
 	}
 }
 
-// follow adds what is so at the moment in which it is asked for.
+// follow adds the metrics whose values are read from the mount at each scrape.
 func (m *metrics) follow(of *mounted, recovery time.Duration) {
 	gauge := func(name, help string, value func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
 	}
-	gauge("latchfs_waiters", "Readers of .latchfs/wait whose turn it is not yet.", func() float64 { return float64(of.store.Waiting()) })
+	gauge("latchfs_waiters", "Readers of .latchfs/wait that wait for their turn.", func() float64 { return float64(of.store.Waiting()) })
 	gauge("latchfs_event_readers", "Open files of .latchfs/events.", func() float64 { return float64(of.fs.EventReaders()) })
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "latchfs_waiting_refusals_total", Help: "Readers of .latchfs/wait and .latchfs/events beyond a user's limit.",
+		Name: "latchfs_waiting_refusals_total", Help: "Readers of .latchfs/wait and .latchfs/events that were refused because of the limit per user (EDQUOT).",
 	}, func() float64 { return float64(of.fs.LimitRefusals()) }))
-	gauge("latchfs_open_files", "Files and directories that are open in the mount.", func() float64 { return float64(of.fs.OpenFiles()) })
+	gauge("latchfs_open_files", "Open files and directories in the mount.", func() float64 { return float64(of.fs.OpenFiles()) })
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "latchfs_open_refusals_total", Help: "Files that were not opened for want of descriptors, or beyond a user's share (ENFILE).",
+		Name: "latchfs_open_refusals_total", Help: "Files that could not be opened for lack of descriptors, or because of the share per user (ENFILE).",
 	}, func() float64 { return float64(of.fs.OpenRefusals()) }))
 	gauge("latchfs_journal_size_bytes", "Size of the journal.", func() float64 { return float64(of.store.JournalSize()) })
-	gauge("latchfs_inodes", "Files and directories the kernel knows.", func() float64 { return float64(of.fs.Inodes.Size()) })
-	gauge("latchfs_recovery_seconds", "What it took this server to recover the locks of the journal.", recovery.Seconds)
+	gauge("latchfs_inodes", "Files and directories that the kernel knows.", func() float64 { return float64(of.fs.Inodes.Size()) })
+	gauge("latchfs_recovery_seconds", "How long this server took to recover the locks from the journal.", recovery.Seconds)
 	m.registry.MustRegister(current{of,
-		prometheus.NewDesc("latchfs_locks", "Locks there are, by verdict.", []string{"verdict"}, nil),
-		prometheus.NewDesc("latchfs_requests_total", "Requests of the kernel, by kind.", []string{"kind"}, nil),
+		prometheus.NewDesc("latchfs_locks", "Present locks, by verdict.", []string{"verdict"}, nil),
+		prometheus.NewDesc("latchfs_requests_total", "Requests from the kernel, by kind.", []string{"kind"}, nil),
 	})
 }
 
-// current collects what has labels.
+// current collects the metrics that have labels and are read at each scrape.
 type current struct {
 	of              *mounted
 	locks, requests *prometheus.Desc
@@ -133,7 +133,7 @@ func (c current) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// text is all of them in Prometheus's text format.
+// text returns all metrics in the text format of Prometheus.
 func (m *metrics) text() ([]byte, error) {
 	families, err := m.registry.Gather()
 	var text bytes.Buffer
@@ -145,10 +145,11 @@ func (m *metrics) text() ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// listenRetry is how long a server that takes another's place waits for that to give the address up.
+// listenRetry is the interval at which a server tries to listen while its predecessor still has the address.
 const listenRetry = time.Second
 
-// listenFor opens the address of --metrics-listen, on this machine alone unless it names a host; nil if it is empty.
+// listenFor listens at the address of --metrics-listen, on localhost unless the address names a host. It returns nil
+// for an empty address.
 func listenFor(address string) (net.Listener, error) {
 	if address == "" {
 		return nil, nil
@@ -167,7 +168,8 @@ func listenFor(address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// serve answers at an address, as long as the process is there. With again it tries for the address until it has it.
+// serve serves the metrics until the process ends. Without a listener, and with again, it first tries to listen until
+// it succeeds.
 func (m *metrics) serve(listener net.Listener, address string, again bool, log logrus.FieldLogger) {
 	for listener == nil && again {
 		time.Sleep(listenRetry)
@@ -178,6 +180,6 @@ func (m *metrics) serve(listener net.Listener, address string, again bool, log l
 	server := http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	log.WithField("address", listener.Addr().String()).Info("serving metrics")
 	if err := server.Serve(listener); err != nil {
-		log.WithError(err).Error("metrics are not served any more")
+		log.WithError(err).Error("metrics are no longer served")
 	}
 }

@@ -13,21 +13,21 @@ import (
 //
 //	mount.fuse.latchfs SOURCE DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
 //
-// which is latchfs mount --daemon DIR. Each option is a flag of that, with _ for - if one likes. Commas separate options,
-// but not within double quotes, which mount(8) passes on: lock_pattern="*.lock,keep".
+// It corresponds to latchfs mount --daemon DIR. Each option is a flag of latchfs mount; the user may write _ for -.
+// Commas separate options, except within double quotes, which mount(8) passes on: lock_pattern="*.lock,keep".
 const mountHelper = "mount.fuse.latchfs"
 
-// notFlags are options of mount(8) that say nothing to latchfs, or what is so anyhow.
+// notFlags are options of mount(8) that are not for latchfs, or that match its behaviour.
 var notFlags = []string{
 	"rw", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "nofail", "_netdev", "async", "exec", "suid", "dev",
 	"atime", "relatime", "strictatime", "diratime", "default_permissions",
 }
 
-// isMountHelper says that mount(8) has called.
+// isMountHelper reports whether mount(8) started this process.
 func isMountHelper() bool { return filepath.Base(os.Args[0]) == mountHelper }
 
-// helperArgs are the arguments of latchfs that say the same as those of mount(8); nil if it only wants to know whether they make
-// sense (-f).
+// helperArgs translates the arguments from mount(8) to arguments of latchfs. With -f, which only checks the arguments,
+// it returns nil.
 func helperArgs(args []string) ([]string, error) {
 	var places, options []string
 	sloppy, fake := false, false
@@ -35,7 +35,7 @@ func helperArgs(args []string) ([]string, error) {
 		switch arg := args[i]; {
 		case arg == "-o" || arg == "-t" || arg == "-N":
 			if i++; i == len(args) {
-				return nil, usageError{fmt.Errorf("%s wants something", arg)}
+				return nil, usageError{fmt.Errorf("%s needs a value", arg)}
 			}
 			if arg == "-o" {
 				some, err := splitOptions(args[i])
@@ -76,7 +76,7 @@ func helperArgs(args []string) ([]string, error) {
 	return append(translated, "--", places[1]), nil
 }
 
-// splitOptions splits text at the commas outside of double quotes, and removes the quotes.
+// splitOptions splits text at the commas outside double quotes, and removes the quotes.
 func splitOptions(text string) (options []string, err error) {
 	var option strings.Builder
 	quoted := false
@@ -92,12 +92,12 @@ func splitOptions(text string) (options []string, err error) {
 		}
 	}
 	if quoted {
-		return nil, usageError{fmt.Errorf("-o %s: a double quote has no end", text)}
+		return nil, usageError{fmt.Errorf("-o %s: a double quote is not closed", text)}
 	}
 	return append(options, option.String()), nil
 }
 
-// sameDir is the check of SOURCE, which is what is mounted over, or a word.
+// sameDir checks that SOURCE is the directory to mount over, or a word without a slash that is not a file.
 func sameDir(source, dir string) error {
 	from, err := os.Stat(source)
 	if err != nil && !strings.Contains(source, "/") {
@@ -108,12 +108,12 @@ func sameDir(source, dir string) error {
 	case dirErr != nil:
 		return dirErr
 	case err != nil || !os.SameFile(from, to):
-		return usageError{fmt.Errorf("latchfs is mounted over a directory, not elsewhere: give %s as the source too, not %s", dir, source)}
+		return usageError{fmt.Errorf("latchfs serves the directory that it is mounted over: give %s as the source too, not %s", dir, source)}
 	}
 	return nil
 }
 
-// optionFlag is the flag that an option stands for, or none.
+// optionFlag returns the flag for an option, or nothing for an option that latchfs ignores.
 func optionFlag(option string, sloppy bool) ([]string, error) {
 	name, value, valued := strings.Cut(option, "=")
 	name = strings.ReplaceAll(name, "_", "-")
@@ -122,17 +122,17 @@ func optionFlag(option string, sloppy bool) ([]string, error) {
 	case option == "", slices.Contains(notFlags, option), strings.HasPrefix(option, "x-"), strings.HasPrefix(option, "comment="):
 		return nil, nil
 	case option == "ro":
-		return nil, errors.New("there is no read-only latchfs, since to lock is to make a file; mount what is beneath read-only, and latchfs over it is too")
+		return nil, errors.New("latchfs has no read-only mode, because a lock is a new file; mount the backing filesystem read-only instead")
 	case option == "remount":
-		return nil, errors.New("a latchfs mount cannot be given other options while it is mounted: unmount it and mount it again")
+		return nil, errors.New("the options of a latchfs mount cannot change while it is mounted: unmount it and mount it again")
 	case flag != nil && name != "daemon" && valued:
 		return []string{"--" + name + "=" + value}, nil
 	case flag != nil && name != "daemon" && flag.NoOptDefVal != "":
 		return []string{"--" + name}, nil
 	case flag != nil && name != "daemon":
-		return nil, usageError{fmt.Errorf("option %s wants a value (%s=VALUE)", option, option)}
+		return nil, usageError{fmt.Errorf("option %s needs a value (%s=VALUE)", option, option)}
 	case sloppy:
 		return nil, nil
 	}
-	return nil, usageError{fmt.Errorf("unknown option %s; those there are are the flags of latchfs mount --help, and a value with commas is in double quotes", option)}
+	return nil, usageError{fmt.Errorf("unknown option %s; see latchfs mount --help for the options, and put a value with commas in double quotes", option)}
 }

@@ -29,9 +29,9 @@ func TestHelperOptions(t *testing.T) {
 		}
 	}
 	for options, says := range map[string]string{
-		"lock_pattern=*.lock,keep":         "unknown option keep; those there are are the flags of latchfs mount --help, and a value with commas is in double quotes",
-		`lock_pattern="*.lock,keep,noexec`: "a double quote has no end",
-		"lock_pattern":                     "option lock_pattern wants a value",
+		"lock_pattern=*.lock,keep":         "unknown option keep; see latchfs mount --help for the options, and put a value with commas in double quotes",
+		`lock_pattern="*.lock,keep,noexec`: "a double quote is not closed",
+		"lock_pattern":                     "option lock_pattern needs a value",
 		"daemon":                           "unknown option daemon",
 	} {
 		_, err := helperArgs([]string{dir, dir, "-o", options})

@@ -51,9 +51,9 @@ func mountCommand() *cobra.Command {
 	var flags mountFlags
 	cmd := &cobra.Command{
 		Use:   "mount DIR",
-		Short: "Mount over DIR and serve it until it is unmounted",
-		Long: `Mount over DIR and serve it, in the foreground, until SIGTERM, SIGINT or
-latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
+		Short: "Mount latchfs over DIR and serve it until it is unmounted",
+		Long: `Mount latchfs over DIR and serve it in the foreground until SIGTERM, SIGINT or
+latchfs umount. If a killed latchfs has left a dead mount at DIR, replace it.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.check(); err != nil {
@@ -71,25 +71,25 @@ latchfs umount. A mount left behind by a latchfs that was killed is replaced.`,
 	f := cmd.Flags()
 	f.StringVar(&flags.StateDir, "state-dir", "", "directory for the journal (default: one for each DIR in /var/lib/latchfs, or in $XDG_STATE_HOME/latchfs)")
 	lockPatternVar(f, &flags.LockPatterns)
-	f.DurationVar(&flags.StaleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
-	f.DurationVar(&flags.MaxHold, "max-hold", 0, "age at which a lock is stale though its holder lives; 0 is never")
-	f.IntVar(&flags.MaxPerUser, "max-locks-per-user", 10_000, "how many locks another user than root and yours may have at a time (EDQUOT); 0 is no limit")
-	f.IntVar(&flags.MaxWaiting, "max-waiting-per-user", 1000, "how many readers of .latchfs/wait, and of .latchfs/events, another user than root and yours may have at a time (EDQUOT); 0 is no limit")
-	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show everybody the times that live locks have, rather than the present")
-	f.BoolVar(&flags.NoPassthrough, "no-passthrough", false, "have reads and writes of ordinary files go through latchfs, even where the kernel can spare that")
-	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "let other users in, as the permissions of the files allow (default: true for root)")
-	f.BoolVar(&flags.NoSuid, "nosuid", false, "let no file raise privileges, even if those beneath may (mount(8))")
-	f.BoolVar(&flags.NoDev, "nodev", false, "let no file be a device, likewise")
-	f.BoolVar(&flags.NoExec, "noexec", false, "let no file be run, likewise")
-	f.BoolVar(&flags.NoAtime, "noatime", false, "keep no times of access, likewise")
+	f.DurationVar(&flags.StaleAfter, "stale-after", 30*time.Minute, "age at which a lock with an unknown holder becomes stale; 0 means never")
+	f.DurationVar(&flags.MaxHold, "max-hold", 0, "age at which a lock becomes stale even if its holder lives; 0 means never")
+	f.IntVar(&flags.MaxPerUser, "max-locks-per-user", 10_000, "limit of locks for each user other than root and you (EDQUOT); 0 means no limit")
+	f.IntVar(&flags.MaxWaiting, "max-waiting-per-user", 1000, "limit of readers of .latchfs/wait, and of .latchfs/events, for each user other than root and you (EDQUOT); 0 means no limit")
+	f.BoolVar(&flags.NoHeartbeat, "no-heartbeat", false, "show the real modification times of live locks to all processes, instead of the present time")
+	f.BoolVar(&flags.NoPassthrough, "no-passthrough", false, "send reads and writes of ordinary files through latchfs, even if the kernel could bypass it")
+	f.BoolVar(&flags.AllowOther, "allow-other", os.Geteuid() == 0, "give other users access, as the permissions of the files allow (default: true for root)")
+	f.BoolVar(&flags.NoSuid, "nosuid", false, "ignore set-user-id, set-group-id and file capabilities, even if the backing filesystem allows them (mount(8))")
+	f.BoolVar(&flags.NoDev, "nodev", false, "ignore device files, even if the backing filesystem allows them")
+	f.BoolVar(&flags.NoExec, "noexec", false, "let no file be executed, even if the backing filesystem allows it")
+	f.BoolVar(&flags.NoAtime, "noatime", false, "do not update access times, even if the backing filesystem does")
 	f.StringVar(&flags.LogLevel, "log-level", "info", "trace (every request), debug, info, warning or error")
 	f.StringVar(&flags.LogFormat, "log-format", "text", "text or json")
-	f.StringVar(&flags.MetricsListen, "metrics-listen", "", "address to serve metrics at for Prometheus, as :9464; of this machine alone unless it names a host (default: .latchfs/metrics alone)")
-	f.BoolVar(&flags.daemon, "daemon", false, "return once the mount is usable, and serve it in the background")
+	f.StringVar(&flags.MetricsListen, "metrics-listen", "", "address to serve Prometheus metrics at, such as :9464; only for this machine unless it names a host (default: only in .latchfs/metrics)")
+	f.BoolVar(&flags.daemon, "daemon", false, "return when the mount is usable, and serve it in the background")
 	return cmd
 }
 
-// check returns what is wrong with the flags.
+// check returns an error if the value of a flag is invalid.
 func (f mountFlags) check() error {
 	if err := notNegative("stale-after", f.StaleAfter); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (f mountFlags) check() error {
 	return nil
 }
 
-// runMount supervises a mount, from beginning to end.
+// runMount runs the keeper of a mount until the mount has ended.
 func runMount(dir string, flags mountFlags, out io.Writer) error {
 	dir, err := realDir(dir)
 	if err != nil {
@@ -149,7 +149,7 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 			err := tellReady(flags.StateDir)
 			loud()
 			if err != nil {
-				log.WithError(err).Warn("could not tell that the mount is ready")
+				log.WithError(err).Warn("could not report that the mount is ready")
 			}
 		},
 	}
@@ -162,7 +162,7 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 	return err
 }
 
-// mounted is a directory that is mounted, and what serves it.
+// mounted is a mounted directory and the parts of the server.
 type mounted struct {
 	dir       string
 	flags     mountFlags
@@ -175,7 +175,7 @@ type mounted struct {
 	mount     *latch.Mount
 }
 
-// openMount recovers the locks and mounts, or takes over the mount of a server that has died.
+// openMount recovers the locks, then mounts or takes over the mount of a server that has died.
 func openMount(supervisor *keeper.Server, flags mountFlags, log *logrus.Logger) (_ *mounted, err error) {
 	m := &mounted{dir: supervisor.Config.Dir, flags: flags, log: log, metrics: newMetrics(version), host: bootid.NewHost()}
 	defer func() {
@@ -216,8 +216,8 @@ func openMount(supervisor *keeper.Server, flags mountFlags, log *logrus.Logger) 
 	return m, nil
 }
 
-// recover opens the directory, the store and the filesystem, with what a dead server has left in the tables. It reports
-// whether the mount will be over a dead one.
+// recover opens the directory, the store and the filesystem, with the state that a dead server has left in the tables.
+// It reports whether the new mount will be over a dead one.
 func (m *mounted) recover(supervisor *keeper.Server, tables *handover.Tables, patterns lockname.Patterns) (overDead bool, err error) {
 	notifier := inotify.New(tables, m.log, func() (inotify.Unlinker, error) { return startNotifier(m.dir) })
 	options := backing.Options{
@@ -241,7 +241,7 @@ func (m *mounted) recover(supervisor *keeper.Server, tables *handover.Tables, pa
 	began := time.Now()
 	var ahead *lockstore.Ahead
 	if resumed {
-		ahead = lockstore.ReadAhead(m.flags.StateDir) // while the tables are taken over
+		ahead = lockstore.ReadAhead(m.flags.StateDir) // reads while backing.Open takes over the tables
 	}
 	if m.directory, err = backing.Open(options); err != nil {
 		return false, err
@@ -268,7 +268,7 @@ func (m *mounted) recover(supervisor *keeper.Server, tables *handover.Tables, pa
 	return overDead, nil
 }
 
-// announce logs what was mounted, and what latchfs cannot do there.
+// announce logs the mount, and the limits of latchfs on this system.
 func (m *mounted) announce(resumed, overDead bool) {
 	boot, exits := m.host.Boot(), m.host.ExitSource()
 	fields := logrus.Fields{
@@ -282,16 +282,16 @@ func (m *mounted) announce(resumed, overDead bool) {
 	}
 	m.log.WithFields(fields).WithField("exit_status", orUnknown(exits)).Info("mounted")
 	if !m.directory.LockFiles().Local() {
-		m.log.WithField("dir", m.dir).Warn("other machines may write to this filesystem. latchfs knows nothing of their processes " +
-			"and cannot see another latchfs there: mount the directory with latchfs on one machine only")
+		m.log.WithField("dir", m.dir).Warn("other machines may write to this filesystem. latchfs cannot see their processes " +
+			"or a latchfs that runs there: mount the directory with latchfs on one machine only")
 	}
 	if exits == "" {
-		m.log.Info("the kernel does not tell how a process ended whose parent has already waited for it, so every holder that has ended " +
-			"counts as gone. Linux 6.15 tells; before that, root needs CAP_NET_ADMIN")
+		m.log.Info("the kernel does not report the exit status of a process after its parent has waited for it, so every holder that " +
+			"has ended counts as gone. Linux 6.15 reports it; before that, root needs CAP_NET_ADMIN")
 	}
 }
 
-// prepare checks the place and opens the directory that will be beneath the mount.
+// prepare checks the mount point and the state directory, opens the backing directory and claims it.
 func (m *mounted) prepare(supervisor *keeper.Server) (backing *os.File, overDead bool, err error) {
 	dir, log := m.dir, m.log
 	at, inside, err := mountsAt(dir)
@@ -314,7 +314,7 @@ func (m *mounted) prepare(supervisor *keeper.Server) (backing *os.File, overDead
 		return nil, false, err
 	}
 	if m.host.Blind() {
-		log.Warn("/proc is not that of this pid namespace: no process can be identified, so every lock is unknown. Mount a /proc of its own")
+		log.Warn("/proc belongs to another pid namespace, so no process can be identified and every lock is unknown. Mount a /proc for this pid namespace")
 	}
 	if backing, err = openBacking(dir, overDead); err != nil {
 		return nil, false, err
@@ -326,12 +326,12 @@ func (m *mounted) prepare(supervisor *keeper.Server) (backing *os.File, overDead
 	return backing, overDead, nil
 }
 
-// claim claims the directory beneath for the keeper.
-func (m *mounted) claim(beneath *os.File, supervisor *keeper.Server) error {
+// claim claims the backing directory for the keeper.
+func (m *mounted) claim(backing *os.File, supervisor *keeper.Server) error {
 	if supervisor.Config.Claim == 0 {
-		return nil // the keeper is of an older version
+		return nil // the keeper has an older version, without claims
 	}
-	claimed, err := claim(beneath, supervisor.Config.Claim, m.log.WithField("dir", m.dir))
+	claimed, err := claim(backing, supervisor.Config.Claim, m.log.WithField("dir", m.dir))
 	if err != nil || claimed == nil {
 		return err
 	}
@@ -339,9 +339,8 @@ func (m *mounted) claim(beneath *os.File, supervisor *keeper.Server) error {
 	return supervisor.Claim(claimed)
 }
 
-// raiseFileLimit allows as many descriptors as the system does: there is one for each
-// inode the kernel knows. The Go runtime has raised the soft limit to the hard one;
-// root may raise that too.
+// raiseFileLimit raises the limit of descriptors to that of the system, because the server has one for each inode that
+// the kernel knows. The Go runtime has already raised the soft limit to the hard one; root may raise that too.
 func raiseFileLimit() {
 	text, err := os.ReadFile("/proc/sys/fs/nr_open")
 	if err != nil {
@@ -351,7 +350,7 @@ func raiseFileLimit() {
 	if err != nil {
 		return
 	}
-	// Others keep the limit they have.
+	// Only root may raise the hard limit; other users keep theirs.
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: most, Max: most})
 }
 
@@ -362,10 +361,10 @@ func orUnknown(id string) string {
 	return id
 }
 
-// openBacking opens the directory that will be beneath the mount.
+// openBacking opens the backing directory, which the mount will cover.
 func openBacking(dir string, overDead bool) (*os.File, error) {
 	if os.Geteuid() != 0 {
-		// What fusermount3 would say too, but not as clearly.
+		// fusermount3 checks this too, but its message is less clear.
 		if err := unix.Access(dir, unix.W_OK); err != nil && !isDead(err) {
 			return nil, fmt.Errorf("mount over %s: %w", dir, err)
 		}
@@ -374,7 +373,7 @@ func openBacking(dir string, overDead bool) (*os.File, error) {
 		return mountpoint.OpenBeneathDead(dir, deadMount)
 	}
 	for overDead && deadMount(dir) {
-		// fusermount3 can only take it away: for a moment the directory beneath shows.
+		// fusermount3 can only unmount the dead mount, so programs see the backing directory for a moment.
 		if err := mountpoint.Unmount(dir, true); err != nil {
 			return nil, err
 		}
@@ -382,8 +381,8 @@ func openBacking(dir string, overDead bool) (*os.File, error) {
 	return os.Open(dir)
 }
 
-// checkStateDir makes the state directory and refuses one that the mount would cover, or that is not safe from
-// other users.
+// checkStateDir creates the state directory. It returns an error for a directory that the mount would cover, or that
+// other users can change.
 func checkStateDir(dir, stateDir string) error {
 	if within(stateDir, dir) {
 		return coded{exitState, fmt.Errorf("the state directory %s is inside %s; use --state-dir", stateDir, dir)}
@@ -401,8 +400,8 @@ func checkStateDir(dir, stateDir string) error {
 	return nil
 }
 
-// openStore takes the state directory. One that is just being given up by a latchfs that
-// was unmounted is waited for.
+// openStore opens the store in the state directory. If the directory is in use, it waits for up to two seconds, in case
+// a latchfs that was just unmounted is releasing it.
 func openStore(m *mounted, attributes func(name string) lockstore.Attributes, ahead *lockstore.Ahead) (*lockstore.Store, error) {
 	deadline := time.Now().Add(2 * time.Second)
 	for {
@@ -431,18 +430,18 @@ func openStore(m *mounted, attributes func(name string) lockstore.Attributes, ah
 	}
 }
 
-// warnOfUsers names the processes other than latchfs's own that will go on beneath the mount, unseen.
+// warnOfUsers logs the processes that have the directory open and will continue to use the backing directory.
 func (m *mounted) warnOfUsers(keeper int) {
 	for _, p := range m.host.UsersOf(m.dir) {
 		if p.PID == keeper {
-			continue // it has claimed the directory
+			continue // it has the claim open
 		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).
-			Warn("this process has the directory open from before and goes on beneath the mount: its locks are not seen. Let it leave and come back")
+			Warn("this process has the directory open from before the mount and continues to use the backing directory, so latchfs does not see its locks. Make it reopen the directory")
 	}
 }
 
-// wait serves until the mount is gone, which a signal asks for.
+// wait returns when the mount is gone. The first signal unmounts; the second one returns without waiting.
 func (m *mounted) wait(stop <-chan os.Signal, yield <-chan struct{}) error {
 	for asked := false; ; {
 		select {
@@ -451,7 +450,7 @@ func (m *mounted) wait(stop <-chan os.Signal, yield <-chan struct{}) error {
 			return nil
 		case <-yield:
 			m.log.WithField("dir", m.dir).Info("making way for another server")
-			// What it has in hand the kernel sends to the next one.
+			// The kernel sends the unanswered requests to the next server.
 			os.Exit(keeper.ExitHandedOver)
 		case sig := <-stop:
 			if asked {
@@ -464,7 +463,7 @@ func (m *mounted) wait(stop <-chan os.Signal, yield <-chan struct{}) error {
 	}
 }
 
-// unmount takes the mount away, lazily when it is busy.
+// unmount unmounts, lazily if the mount is busy.
 func (m *mounted) unmount() {
 	err := m.mount.Unmount(false)
 	if err == nil {
@@ -472,11 +471,11 @@ func (m *mounted) unmount() {
 	}
 	for _, p := range m.host.UsersOf(m.dir) {
 		if p.PID == m.directory.DescriptorKeeper() || p.PID == os.Getppid() {
-			continue // latchfs's own
+			continue // a process of latchfs
 		}
 		m.log.WithFields(logrus.Fields{"dir": m.dir, "pid": p.PID, "command": p.Command}).Warn("this process keeps the mount busy")
 	}
-	m.log.WithError(err).WithField("dir", m.dir).Warn("the mount is busy; it is gone for new users, and ends with its last one")
+	m.log.WithError(err).WithField("dir", m.dir).Warn("the mount is busy, so it was detached; it ends when the last process has left it")
 	if err := m.mount.Unmount(true); err != nil {
 		m.log.WithError(err).WithField("dir", m.dir).Error("could not unmount")
 	}
@@ -485,7 +484,7 @@ func (m *mounted) unmount() {
 func (m *mounted) close() {
 	if m.store != nil {
 		if err := m.store.Close(); err != nil {
-			m.log.WithError(err).Warn("closing the journal")
+			m.log.WithError(err).Warn("could not close the journal")
 		}
 	}
 	if m.directory != nil {

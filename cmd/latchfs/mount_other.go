@@ -11,12 +11,12 @@ import (
 var errLinuxOnly = coded{exitNoFUSE, errors.New("latchfs mounts on Linux only")}
 
 func mountCommand() *cobra.Command {
-	return &cobra.Command{Use: "mount DIR", Short: "Not on this platform", Args: oneDir,
+	return &cobra.Command{Use: "mount DIR", Short: "Not available on this platform", Args: oneDir,
 		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
 }
 
 func umountCommand() *cobra.Command {
-	return &cobra.Command{Use: "umount DIR", Short: "Not on this platform", Args: oneDir,
+	return &cobra.Command{Use: "umount DIR", Short: "Not available on this platform", Args: oneDir,
 		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
 }
 
@@ -26,14 +26,14 @@ func serveCommand() *cobra.Command {
 }
 
 func upgradeCommand() *cobra.Command {
-	return &cobra.Command{Use: "upgrade DIR", Short: "Not on this platform", Args: oneDir,
+	return &cobra.Command{Use: "upgrade DIR", Short: "Not available on this platform", Args: oneDir,
 		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
 }
 
 func isDead(error) bool { return false }
 
 func scanCommand() *cobra.Command {
-	return &cobra.Command{Use: "scan DIR", Short: "Not on this platform", Args: oneDir,
+	return &cobra.Command{Use: "scan DIR", Short: "Not available on this platform", Args: oneDir,
 		RunE: func(*cobra.Command, []string) error { return errLinuxOnly }}
 }
 

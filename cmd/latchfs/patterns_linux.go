@@ -9,10 +9,10 @@ import (
 	"latchfs/lockstore"
 )
 
-// lockPatternVar adds the flag --lock-pattern, whose values are for latch.ParsePatterns.
+// lockPatternVar adds the flag --lock-pattern. Its values are for [lockname.Parse].
 func lockPatternVar(f *pflag.FlagSet, given *[]string) {
-	f.StringArrayVar(given, "lock-pattern", []string{lockname.Default}, "names that are locks, as PATTERN[,opaque][,keep][,close], or that are none, as !PATTERN; PATTERN is that of path.Match; repeatable. "+
-		"opaque: the bytes say nothing, the maker holds the lock; keep: the lock outlives its process, until it is removed, released or too old; "+
+	f.StringArrayVar(given, "lock-pattern", []string{lockname.Default}, "names of locks, as PATTERN[,opaque][,keep][,close], or exceptions, as !PATTERN, in the syntax of path.Match; repeatable. "+
+		"opaque: the content is ignored, and the creator holds the lock; keep: the lock outlives its process, until it is removed, released or too old; "+
 		"close: the lock ends when the descriptor it was made with is closed")
 }
 

@@ -17,13 +17,12 @@ import (
 	"latchfs/fs/mountpoint"
 )
 
-// isDead says that err is what a mount answers whose server has died, or dies while it is asked.
+// isDead reports whether err is the error of a mount whose server has died, or died during the request.
 func isDead(err error) bool {
 	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
 }
 
-// realDir is the absolute path of dir without symbolic links. A dead mount at dir
-// itself is no error.
+// realDir returns the absolute path of dir without symbolic links. A dead mount at dir itself is not an error.
 func realDir(dir string) (string, error) {
 	absolute, err := filepath.Abs(dir)
 	if err != nil {
@@ -63,8 +62,8 @@ func missing(dir string, err error) error {
 	return fmt.Errorf("%s: %w", dir, err)
 }
 
-// mountsAt returns the latchfs mounts at dir, the one programs see last, and the one dir is
-// inside of, if any.
+// mountsAt returns the latchfs mounts at dir, of which programs see the last one. If there are none, inside is the
+// latchfs mount that contains dir, or nil.
 func mountsAt(dir string) (at []*mountinfo.Info, inside *mountinfo.Info, err error) {
 	parents := func(info *mountinfo.Info) (skip, stop bool) {
 		return !within(dir, info.Mountpoint), false
@@ -79,7 +78,7 @@ func mountsAt(dir string) (at []*mountinfo.Info, inside *mountinfo.Info, err err
 			if isLatchfs(info) {
 				at = append(at, info)
 			} else {
-				at = nil // it covers them
+				at = nil // another mount covers them
 			}
 		} else if nearest == nil || len(info.Mountpoint) >= len(nearest.Mountpoint) {
 			nearest = info
@@ -93,12 +92,12 @@ func mountsAt(dir string) (at []*mountinfo.Info, inside *mountinfo.Info, err err
 
 func isLatchfs(info *mountinfo.Info) bool { return info.FSType == "fuse."+mountpoint.Subtype }
 
-// within says that path is dir or beneath it.
+// within reports whether path is dir or beneath it.
 func within(path, dir string) bool {
 	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// deadMount says that a latchfs mount is at dir and its server has died.
+// deadMount reports whether a latchfs mount whose server has died is at dir.
 func deadMount(dir string) bool {
 	at, _, err := mountsAt(dir)
 	if err != nil || len(at) == 0 {
@@ -107,17 +106,17 @@ func deadMount(dir string) bool {
 	answer := make(chan error, 1)
 	go func() {
 		var st unix.Statfs_t
-		answer <- unix.Statfs(dir, &st) // not answered from any cache, unlike stat(2)
+		answer <- unix.Statfs(dir, &st) // unlike stat(2), the kernel never answers it from a cache
 	}()
 	select {
 	case err := <-answer:
 		return isDead(err)
 	case <-time.After(5 * time.Second):
-		return false // its server is stopped or stuck, which is not dead
+		return false // the server is stopped or stuck, but not dead
 	}
 }
 
-// defaultStateDir is where the state of a mount at dir lives: one directory a mount.
+// defaultStateDir returns the default state directory for a mount at dir. Each dir has its own.
 func defaultStateDir(dir string) (string, error) {
 	base := "/var/lib/latchfs"
 	if os.Geteuid() != 0 {
@@ -125,13 +124,13 @@ func defaultStateDir(dir string) (string, error) {
 		if state == "" {
 			home, err := os.UserHomeDir()
 			if err != nil {
-				return "", coded{exitState, fmt.Errorf("no place for the state: %w; use --state-dir", err)}
+				return "", coded{exitState, fmt.Errorf("no default state directory: %w; use --state-dir", err)}
 			}
 			state = filepath.Join(home, ".local", "state")
 		}
 		base = filepath.Join(state, "latchfs")
 	}
-	// Readable, and one for each path.
+	// The name is readable, and the hash makes it unique for each path.
 	sum := sha256.Sum256([]byte(dir))
 	return filepath.Join(base, filepath.Base(dir)+"-"+hex.EncodeToString(sum[:6])), nil
 }

@@ -12,24 +12,24 @@ import (
 	"latchfs/bootid"
 )
 
-// needed are the capabilities that serving other users takes (capabilities(7)).
+// needed are the capabilities that a mount for other users needs (capabilities(7)).
 var needed = []uintptr{
-	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, // their files
-	unix.CAP_MKNOD, unix.CAP_SETFCAP, // what they may make, if they may
-	unix.CAP_SETUID, unix.CAP_SETGID, // make files as they would
-	unix.CAP_SYS_PTRACE,   // who they are: /proc/PID of all; and the descriptors of a dead server
-	unix.CAP_SYS_RESOURCE, // as many descriptors as files
+	unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID, // access their files
+	unix.CAP_MKNOD, unix.CAP_SETFCAP, // create devices and file capabilities for callers that may
+	unix.CAP_SETUID, unix.CAP_SETGID, // create files as the caller
+	unix.CAP_SYS_PTRACE,   // read /proc/PID of all callers, and take the descriptors of a dead server
+	unix.CAP_SYS_RESOURCE, // raise the limit of descriptors
 	unix.CAP_SYS_ADMIN,    // mount, passthrough, trusted attributes
 }
 
-// keeps says that a process of a mount keeps the capability. To hear how processes ended takes one more
-// where the kernel has no better way to tell.
+// keeps reports whether the processes of a mount keep the capability. If pidfds do not tell how a process ended, the
+// connector does, which needs CAP_NET_ADMIN.
 func keeps(c uintptr) bool {
 	return slices.Contains(needed, c) || c == unix.CAP_NET_ADMIN && !bootid.PidfdTellsExit()
 }
 
-// dropPrivileges gives up what root has beside, for this process and all it starts. That is done once:
-// the process replaces itself by its program, since capabilities are those of a thread.
+// dropPrivileges drops the other capabilities of root, for this process and its children. Capabilities belong to a
+// thread, so after it has dropped any from the bounding set, the process executes its program again.
 func dropPrivileges() error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -39,14 +39,14 @@ func dropPrivileges() error {
 	dropped := false
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
 		has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, c, 0, 0, 0)
-		if err != nil { // a kernel that does not know so many
+		if err != nil { // the kernel does not know this capability
 			break
 		}
 		if has == 0 || keeps(c) {
 			continue
 		}
 		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); errors.Is(err, unix.EPERM) {
-			return nil // not ours to say, as in a container
+			return nil // not permitted, as in a container
 		} else if err != nil {
 			return fmt.Errorf("drop capability %d: %w", c, err)
 		}
@@ -59,5 +59,5 @@ func dropPrivileges() error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("start anew with fewer capabilities: %w", unix.Exec(program, os.Args, os.Environ()))
+	return fmt.Errorf("restart with fewer capabilities: %w", unix.Exec(program, os.Args, os.Environ()))
 }

@@ -13,7 +13,7 @@ func reclaimedCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "reclaimed DIR",
-		Short: "List what is kept of the lock files that were removed",
+		Short: "List the kept contents of removed lock files",
 		Args:  oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var files []control.ReclaimedInfo
@@ -36,6 +36,6 @@ func reclaimedCommand() *cobra.Command {
 			return table.Flush()
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the list as JSON")
 	return cmd
 }

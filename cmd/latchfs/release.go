@@ -15,11 +15,11 @@ func releaseCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "release [--force] FILE...",
-		Short: "Release locks of which nothing can be proven or, with --force, of live holders",
-		Long: `Release the locks FILE... in a mount: each file is removed, and what it holds is kept (see
-latchfs reclaimed). Root, the owner of the mount and the owner of the lock may. A lock
-whose holder lives is only released with --force: the holder does not know that it has
-lost it.`,
+		Short: "Release locks with unknown holders or, with --force, with live holders",
+		Long: `Release the locks FILE... in a mount. latchfs removes each file and keeps its content (see
+latchfs reclaimed). Only root, the owner of the mount and the owner of the lock may release
+a lock. If the holder lives, --force is required: the holder is not told that it has lost
+the lock.`,
 		Args: checkArgs(cobra.MinimumNArgs(1)),
 		RunE: func(_ *cobra.Command, args []string) error {
 			var failed []error
@@ -29,7 +29,7 @@ lost it.`,
 			return errors.Join(failed...)
 		},
 	}
-	cmd.Flags().BoolVarP(&force, "force", "f", false, "release a lock whose holder lives, too")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "release a lock even if its holder lives")
 	return cmd
 }
 
@@ -49,14 +49,14 @@ func release(file string, force bool) error {
 	case errors.Is(err, fs.ErrPermission):
 		return coded{exitForbidden, fmt.Errorf("%s: only root, the mount's owner and the lock's owner may release it", file)}
 	case errors.Is(err, syscall.EBUSY):
-		return coded{exitBusy, fmt.Errorf("%s: its holder lives (see latchfs ls); --force releases it all the same", file)}
+		return coded{exitBusy, fmt.Errorf("%s: its holder lives (see latchfs ls); use --force to release the lock anyway", file)}
 	case err != nil:
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return nil
 }
 
-// inMount finds the root of the latchfs mount that file is in, and its name there.
+// inMount returns the root of the latchfs mount that contains file, and the path of file in that mount.
 func inMount(file string) (root, name string, err error) {
 	dir, err := filepath.Abs(filepath.Dir(file))
 	if err == nil {

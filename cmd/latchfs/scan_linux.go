@@ -25,19 +25,19 @@ func scanCommand() *cobra.Command {
 	var flags scanFlags
 	cmd := &cobra.Command{
 		Use:   "scan DIR",
-		Short: "Judge the lock files of a directory that is not mounted",
-		Long: `Judge the lock files of DIR, which is not mounted, by what they say and by the processes
-there are. With --fix the stale ones are removed, among them empty ones that are older than
---stale-after and that nobody has open. Without a mount nobody can keep a program from
-taking a lock in that very moment: let those that lock in DIR rest before --fix.`,
+		Short: "Judge the lock files of a directory without a mount",
+		Long: `Judge the lock files of DIR, which is not mounted, by their contents and the running
+processes. With --fix, remove the stale files. These include empty files that are older than
+--stale-after and that no process has open. Without a mount, latchfs cannot stop a program
+from taking a lock at the same moment: before --fix, stop the programs that lock in DIR.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error { return runScan(cmd.OutOrStdout(), args[0], flags) },
 	}
 	f := cmd.Flags()
-	f.BoolVar(&flags.fix, "fix", false, "remove the stale ones")
-	f.BoolVar(&flags.asJSON, "json", false, "print all that is known of each as JSON")
+	f.BoolVar(&flags.fix, "fix", false, "remove the stale lock files")
+	f.BoolVar(&flags.asJSON, "json", false, "print all details of each lock file as JSON")
 	lockPatternVar(f, &flags.patterns)
-	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock of which nothing can be proven is stale; 0 is never")
+	f.DurationVar(&flags.staleAfter, "stale-after", 30*time.Minute, "age at which a lock with an unknown holder becomes stale; 0 means never")
 	return cmd
 }
 
@@ -47,7 +47,7 @@ type scanFlags struct {
 	staleAfter  time.Duration
 }
 
-// scanned is a lock file, and whether it was removed.
+// scanned is the result for a lock file in latchfs scan --json.
 type scanned struct {
 	control.LockInfo
 	Removed bool   `json:"removed"`
@@ -85,7 +85,18 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 		return err
 	}
 	scanner := lockstore.NewScanner(host, files, flags.staleAfter, attributesBy(patterns))
-	results := []scanned{}
+	results, failed := scanAll(scanner, names, flags.fix)
+	if flags.asJSON {
+		err = printJSON(out, results)
+	} else {
+		err = printScanned(out, results)
+	}
+	return errors.Join(failed, err)
+}
+
+// scanAll judges the lock files and, with fix, removes the stale ones. The error joins those of single files.
+func scanAll(scanner *lockstore.Scanner, names []string, fix bool) ([]scanned, error) {
+	results := []scanned{} // not nil, so that JSON has an empty array
 	var failed []error
 	shown := newProgress(os.Stderr, "lock files judged")
 	for i, name := range names {
@@ -95,7 +106,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 			continue
 		}
 		result := scanned{LockInfo: scanInfo(name, found)}
-		if err == nil && flags.fix && found.Verdict == verdict.Stale {
+		if err == nil && fix && found.Verdict == verdict.Stale {
 			result.Removed, err = scanner.Remove(name)
 		}
 		if err != nil {
@@ -105,12 +116,7 @@ func runScan(out io.Writer, dir string, flags scanFlags) error {
 		results = append(results, result)
 	}
 	shown.end()
-	if flags.asJSON {
-		err = printJSON(out, results)
-	} else {
-		err = printScanned(out, results)
-	}
-	return errors.Join(append(failed, err)...)
+	return results, errors.Join(failed...)
 }
 
 func scanInfo(name string, found lockstore.Scanned) control.LockInfo {
@@ -145,26 +151,27 @@ func printScanned(out io.Writer, results []scanned) error {
 	return table.Flush()
 }
 
-// scanFiles is the directory as the store needs it; who has a file open is asked of /proc,
-// once.
+// scanFiles opens the directory as the store needs it. The first question whether a file is open reads /proc for all
+// files. The returned function closes the directory.
 func scanFiles(dir string, host *bootid.Host) (lockstore.Files, func(), error) {
-	beneath, err := os.Open(dir)
+	dirFile, err := os.Open(dir)
 	if err != nil {
 		return nil, nil, err
 	}
 	log := logrus.New()
-	log.SetOutput(io.Discard) // nothing is served
+	log.SetOutput(io.Discard) // the backing directory logs only what concerns a mount
 	tables, err := handover.Open(nil)
 	if err != nil {
 		return nil, nil, err
 	}
-	directory, err := backing.Open(backing.Options{Tables: tables, Backing: beneath, Log: log})
+	directory, err := backing.Open(backing.Options{Tables: tables, Backing: dirFile, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
 	return &unmountedFiles{Files: directory.LockFiles(), host: host}, directory.Close, nil
 }
 
+// unmountedFiles are the lock files of a directory without a mount. /proc tells which of them are open.
 type unmountedFiles struct {
 	lockstore.Files
 	host *bootid.Host

@@ -13,27 +13,26 @@ import (
 	"latchfs/cmd/latchfs/keeper"
 )
 
-// How much garbage there may be before it is collected, in percent of what is in use. Recovery makes hardly any garbage, so
-// that a lock takes about half a KiB.
+// Percentages for debug.SetGCPercent. Recovery produces hardly any garbage, so it runs without collections.
 const (
 	gcWhileRecovering = -1 // never
 	gcWhileServing    = 30
 )
 
-// serveCommand is the command that a keeper starts.
+// serveCommand returns the command that a keeper starts as the server.
 func serveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "serve DIR",
-		Short:  "Answer the requests of a mount; started by latchfs mount",
+		Short:  "Serve a mount; latchfs mount starts this command",
 		Hidden: true,
 		Args:   oneDir,
 		RunE:   func(*cobra.Command, []string) error { return runServe() },
 	}
 }
 
-// runServe mounts, or takes over the mount of a server that has died, and serves it.
+// runServe mounts, or takes over the mount of a server that has died, and serves the mount.
 func runServe() error {
-	// The kernel names a process that is started from a descriptor by the descriptor's number.
+	// The keeper starts the program from a descriptor, so the kernel has named the process after the descriptor number.
 	_ = os.WriteFile("/proc/self/comm", []byte("latchfs-server"), 0)
 	var flags mountFlags
 	supervisor, err := keeper.Connect()
@@ -41,7 +40,7 @@ func runServe() error {
 		err = json.Unmarshal(supervisor.Config.Flags, &flags)
 	}
 	if err != nil {
-		return usageError{fmt.Errorf("latchfs mount starts this: %w", err)}
+		return usageError{fmt.Errorf("this command is for latchfs mount only: %w", err)}
 	}
 	stop := make(chan os.Signal, 4)
 	signal.Notify(stop, unix.SIGTERM, unix.SIGINT)
@@ -68,11 +67,13 @@ func runServe() error {
 	if err := supervisor.Serving(m.fs.Outlives(), device, root); err != nil {
 		return err
 	}
-	go keeper.Watchdog(m.check, func(err error) { log.WithError(err).Warn("could not tell the service manager that all is well") })
+	go keeper.Watchdog(m.check, func(err error) {
+		log.WithError(err).Warn("could not send the watchdog notification to the service manager")
+	})
 	return m.wait(stop, supervisor.Yield)
 }
 
-// check returns when the server can reach its locks and inodes.
+// check takes the locks of the store and of the inodes. It returns only if neither is deadlocked.
 func (m *mounted) check() {
 	m.store.Count()
 	m.directory.Inodes.Size()

@@ -7,13 +7,13 @@ import (
 	"text/tabwriter"
 )
 
-// table lines columns up. A tabwriter alone writes each cell by itself.
+// table aligns columns. It buffers the output, because a tabwriter writes each cell separately.
 type table struct {
 	*tabwriter.Writer
 	out *bufio.Writer
 }
 
-// tablePadding is what lies between columns.
+// tablePadding is the number of spaces between columns.
 const tablePadding = 2
 
 func newTable(out io.Writer) table {
@@ -21,5 +21,5 @@ func newTable(out io.Writer) table {
 	return table{tabwriter.NewWriter(buffered, 0, 8, tablePadding, ' ', 0), buffered}
 }
 
-// Flush writes what is lined up.
+// Flush writes the buffered rows.
 func (t table) Flush() error { return errors.Join(t.Writer.Flush(), t.out.Flush()) }

@@ -10,19 +10,19 @@ import (
 	"golang.org/x/term"
 )
 
-// isTerminal says that somebody looks at what is written to out.
+// isTerminal reports whether out is a terminal.
 func isTerminal(out io.Writer) bool {
 	file, is := out.(*os.File)
 	return is && term.IsTerminal(int(file.Fd()))
 }
 
-// style is how what is written looks: plain where nobody looks.
+// style is the format of the output. The zero value is for output that is not a terminal.
 type style struct {
-	width  int // columns; 0 is any
+	width  int // columns; 0 means no limit
 	colour bool
 }
 
-// styleOf is that of an output. NO_COLOR (no-color.org) and TERM=dumb are heeded.
+// styleOf returns the style for an output. NO_COLOR (no-color.org) and TERM=dumb turn colours off.
 func styleOf(out io.Writer) style {
 	if !isTerminal(out) {
 		return style{}
@@ -34,7 +34,7 @@ func styleOf(out io.Writer) style {
 	return style{width, os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
 }
 
-// The colours of verdicts. All take the same space, so that columns stay lined up.
+// The escape sequences of verdict colours. All have the same length, so that columns stay aligned.
 const (
 	colourNone   = "\x1b[00m"
 	colourRed    = "\x1b[31m"
@@ -42,7 +42,7 @@ const (
 	colourYellow = "\x1b[33m"
 )
 
-// in is text in a colour.
+// in returns text in a colour, or unchanged if the style has no colours.
 func (s style) in(colour, text string) string {
 	if !s.colour {
 		return text
@@ -50,7 +50,7 @@ func (s style) in(colour, text string) string {
 	return colour + text + colourNone
 }
 
-// tail is text, or as much of its end as fits.
+// tail returns text, cut at its beginning to a width in characters.
 func tail(text string, width int) string {
 	runes := []rune(text)
 	if len(runes) <= width {
@@ -60,14 +60,14 @@ func tail(text string, width int) string {
 }
 
 const (
-	// progressAfter is how long work has to take for its progress to be shown.
+	// progressAfter is the duration of work after which its progress is shown.
 	progressAfter = time.Second
 	progressEvery = 200 * time.Millisecond
 )
 
-// progress shows on a terminal how far long work has come. Its methods may be called from many goroutines.
+// progress shows the progress of long work on a terminal. It is safe for concurrent use.
 type progress struct {
-	out  io.Writer // nil if it is no terminal
+	out  io.Writer // nil if the output is not a terminal
 	what string
 
 	mu    sync.Mutex
@@ -83,7 +83,7 @@ func newProgress(out io.Writer, what string) *progress {
 	return p
 }
 
-// at tells that done of total is done.
+// at shows that done units of total are finished.
 func (p *progress) at(done, total int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -95,7 +95,7 @@ func (p *progress) at(done, total int) {
 	fmt.Fprintf(p.out, "\r\x1b[K%s: %d of %d (%d %%)", p.what, done, total, 100*done/total)
 }
 
-// end takes the line away.
+// end erases the progress line.
 func (p *progress) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

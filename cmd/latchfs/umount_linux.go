@@ -16,10 +16,11 @@ import (
 	"latchfs/fs/mountpoint"
 )
 
-// umountWait is how long umount waits for the daemon to end after its mount is gone.
+// umountWait is how long umount waits for the daemon to end after it has unmounted.
 const umountWait = 10 * time.Second
 
-// Whoever looks something up in the mount at that moment keeps it busy, latchfs's own notifier too.
+// A process that looks up a name in the mount, such as the inotify notifier, keeps the mount busy for a moment, so
+// umount tries again.
 const (
 	umountTries = 10
 	umountPause = 20 * time.Millisecond
@@ -33,7 +34,7 @@ func umountCommand() *cobra.Command {
 		Args:  oneDir,
 		RunE:  func(_ *cobra.Command, args []string) error { return runUmount(args[0], lazy) },
 	}
-	cmd.Flags().BoolVarP(&lazy, "lazy", "z", false, "let those who use it finish; nobody else gets in")
+	cmd.Flags().BoolVarP(&lazy, "lazy", "z", false, "detach the mount now; programs that use it may finish")
 	return cmd
 }
 
@@ -63,7 +64,7 @@ func runUmount(dir string, lazy bool) error {
 		}
 		served = err == nil
 	}
-	// Those that could not be taken away when they were replaced lie beneath.
+	// Mounts that could not be removed when they were replaced are beneath the last one.
 	for _, mount := range at {
 		if me := fmt.Sprintf("user_id=%d", os.Geteuid()); os.Geteuid() != 0 && !slices.Contains(strings.Split(mount.VFSOptions, ","), me) {
 			return coded{exitForbidden, fmt.Errorf("%s: %w: another user has mounted it", dir, os.ErrPermission)}
@@ -96,7 +97,7 @@ func users(host *bootid.Host, dir string, daemon control.Status) string {
 	var names []string
 	for _, p := range host.UsersOf(dir) {
 		if p.PID == daemon.PID || p.PID == daemon.ServerPID || p.PID == daemon.DescriptorKeeperPID {
-			continue // it has the directory beneath open
+			continue // latchfs has the backing directory open
 		}
 		names = append(names, fmt.Sprintf("%d (%s)", p.PID, p.Command))
 	}

@@ -13,16 +13,16 @@ import (
 	"latchfs/fs/control"
 )
 
-// upgradeWait is how long upgrade waits for another server.
+// upgradeWait is how long upgrade waits for the new server.
 const upgradeWait = 10 * time.Second
 
 func upgradeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "upgrade DIR",
-		Short: "Have the mount at DIR served by the latchfs that is now on disk",
-		Long: `Have the mount at DIR served by the latchfs that is now at the path from which it
-was mounted. Programs that use the mount do not notice. SIGHUP to the process of
-latchfs mount does the same.`,
+		Short: "Replace the server of the mount at DIR by the latchfs that is now on disk",
+		Long: `Replace the server of the mount at DIR by the program that is now at the path from
+which DIR was mounted. Programs that use the mount do not notice. SIGHUP to the
+process of latchfs mount has the same effect.`,
 		Args: oneDir,
 		RunE: func(cmd *cobra.Command, args []string) error { return runUpgrade(args[0], cmd.OutOrStdout()) },
 	}
@@ -38,7 +38,7 @@ func runUpgrade(dir string, out io.Writer) error {
 		return err
 	}
 	if before.DescriptorKeeperPID == 0 {
-		return fmt.Errorf("%s cannot be handed over to another server here; unmount it and mount it again", dir)
+		return fmt.Errorf("%s cannot be handed over to another server on this system; unmount it and mount it again", dir)
 	}
 	if err := unix.Kill(before.PID, unix.SIGHUP); errors.Is(err, os.ErrPermission) {
 		return coded{exitForbidden, fmt.Errorf("%s: %w", dir, err)}
@@ -54,7 +54,7 @@ func runUpgrade(dir string, out io.Writer) error {
 	return fmt.Errorf("%s is still served by process %d; see the log", dir, before.ServerPID)
 }
 
-// mountStatus is what the mount at dir says of itself.
+// mountStatus returns the status of the mount at dir.
 func mountStatus(dir string) (status control.Status, err error) {
 	at, _, err := mountsAt(dir)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker from git (Makefile).
+// version is the version of this program. The linker sets it from git (Makefile).
 var version = "dev"
 
 // versionInfo is what latchfs version --json prints.
@@ -32,6 +32,6 @@ func versionCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the version as JSON")
 	return cmd
 }

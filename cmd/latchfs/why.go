@@ -19,7 +19,7 @@ func whyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "why FILE...",
-		Short: "Say who holds each lock FILE, how that is known, what would free it, and what to do",
+		Short: "Explain who holds each lock FILE, the proof, when it becomes free, and what to do",
 		Args:  checkArgs(cobra.MinimumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var failed []error
@@ -39,21 +39,21 @@ func whyCommand() *cobra.Command {
 			return errors.Join(failed...)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print what is known as JSON, an object for each FILE")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the details as JSON, one object for each FILE")
 	return cmd
 }
 
-// whyCase is what is known of a name.
+// whyCase is what latchfs knows about a name. It is the output of latchfs why --json.
 type whyCase struct {
 	File string `json:"file"`
-	// Lock is what lies there; its verdict is "settled" if it is no lock. Nil is nothing.
+	// Lock is the file with that name, or nil if there is none. Its verdict is "settled" if the file is not a lock.
 	Lock *control.LockInfo `json:"lock"`
-	// Last is the last lock of that name that was removed as stale; nil if none is remembered.
+	// Last is the most recent lock with that name that was removed as stale, or nil if latchfs remembers none.
 	Last   *control.LockInfo `json:"last_reclaimed,omitempty"`
 	Status control.Status    `json:"status"`
 }
 
-// lookInto finds out about a file in a mount.
+// lookInto collects what latchfs knows about a file in a mount.
 func lookInto(file string) (whyCase, error) {
 	c := whyCase{File: file}
 	root, name, err := inMount(file)
@@ -63,7 +63,7 @@ func lookInto(file string) (whyCase, error) {
 	if err := readControl(root, "status", &c.Status); err != nil {
 		return c, err
 	}
-	// Looking at it has it judged.
+	// The lookup makes latchfs judge the file.
 	info, err := os.Lstat(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return c, err
@@ -92,71 +92,84 @@ func lookInto(file string) (whyCase, error) {
 	return c, nil
 }
 
-// ruleWords are why a process counts as the holder.
+// ruleWords explain why a process counts as the holder.
 var ruleWords = map[verdict.Rule]string{
 	verdict.RuleNamed:      "the lock file names that process",
 	verdict.RuleCreator:    "that process made the lock file",
-	verdict.RuleDescriptor: "the process that made it has ended, and its open file has not been closed everywhere",
-	verdict.RuleAncestor:   "that process ran the command which made the lock",
-	verdict.RuleNobody:     "nobody could be identified",
+	verdict.RuleDescriptor: "the lock lasts until that descriptor is closed everywhere",
+	verdict.RuleAncestor:   "that process ran the command that made the lock",
+	verdict.RuleNobody:     "no process could be identified",
 }
 
-// explain says it in a paragraph.
+// explain returns the explanation for people, a paragraph.
 func (c whyCase) explain(now time.Time) string {
 	var sentences []string
 	say := func(format string, args ...any) { sentences = append(sentences, fmt.Sprintf(format, args...)) }
-	file, l := control.Printable(c.File), c.Lock
-	switch {
-	case l == nil:
-		say("%s is free: there is no lock of that name.", file)
-	case l.Verdict == "settled":
-		say("%s is no lock to latchfs but an ordinary file (%s), last changed %s ago.", file, l.Payload, age(now.Sub(l.Made)))
-		say("latchfs neither protects nor removes it. A program that takes its existence for a lock has to remove it, or you (rm).")
-	case l.Verdict == verdict.Live.String() && l.HolderEnded:
-		say("%s is held by a descriptor, for %s (since %s). Process %s, which made it, has ended.", file, age(now.Sub(l.Made)),
-			l.Made.Local().Format(time.DateTime), processWords(l.Holder))
-		say("That is proven: %s; %s.", control.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
-		say("%s", descriptorWords(l.OpenedBy))
-		say("To take the lock away all the same: latchfs release --force %s.", file)
-	case l.Verdict == verdict.Live.String():
-		say("%s is held by process %s, for %s (since %s).", file, processWords(l.Holder), age(now.Sub(l.Made)), l.Made.Local().Format(time.DateTime))
-		say("That is proven: %s; %s.", control.Printable(l.Evidence), ruleWords[verdict.Rule(l.Rule)])
-		say("It is free the moment that process removes it or ends. If it hangs, end it (kill %d): the lock goes with it.", l.Holder.PID)
-		say("To take the lock away while it goes on, not knowing: latchfs release --force %s.", file)
-	case l.Verdict == verdict.Stale.String():
-		say("%s is stale: %s (%s; %s).", file, verdict.Reason(l.Reason).Means(), l.Reason, control.Printable(l.Evidence))
-		say("latchfs removes such a file at once, unless somebody has it open who may have locked it with flock(2): then it goes with the last of them.")
-	case l.Reason == string(verdict.Left):
-		say("%s was left by process %s: it ended with status 0 and did not remove the lock (%s; %s).", file, processWords(l.Holder), l.Reason, control.Printable(l.Evidence))
-		say("Commands that take a lock for somebody else do that on purpose. Whoever knows that it is not needed may remove it (rm).")
-		say("It counts as stale %s, unless it is written or touched again.", c.staleIn(now))
-	default:
-		say("%s is there, and nothing can be proven of its holder: %s.", file, control.Printable(l.Evidence))
-		say("It was made %s ago, and counts as stale %s, unless a process that may need it runs then.", age(now.Sub(l.Made)), c.staleIn(now))
-		say("If you know that its holder is gone: latchfs release %s.", file)
+	l := c.Lock
+	if l == nil {
+		say("%s is free: no lock with that name exists.", control.Printable(c.File))
+	} else {
+		c.explainLock(say, now)
 	}
 	if l != nil {
 		for _, k := range l.LockedBy {
-			verb := "has"
-			if k.Waiting {
-				verb = "waits for"
-			}
-			if len(k.OpenedBy) > 0 {
-				say("A %s lock on its content (%s) was taken by process %d, which does not have the file open any more. %s",
-					strings.ToLower(k.Access), k.Type, k.PID, descriptorWords(k.OpenedBy))
-				continue
-			}
-			say("Process %d (%s) %s a %s lock on its content (%s).", k.PID, control.Printable(k.Command), verb, strings.ToLower(k.Access), k.Type)
+			say("%s", kernelLockWords(k))
 		}
 	}
 	if c.Last != nil {
-		say("A lock of that name, of process %s, was removed %s ago: %s (%s).", processWords(c.Last.Holder), age(now.Sub(*c.Last.ReclaimedAt)),
+		say("A lock with that name, held by process %s, was removed %s ago: %s (%s).", processWords(c.Last.Holder), age(now.Sub(*c.Last.ReclaimedAt)),
 			verdict.Reason(c.Last.Reason).Means(), c.Last.Reason)
 	}
 	return strings.Join(sentences, "\n") + "\n"
 }
 
-// staleIn is when an unknown lock will be stale by its age.
+// explainLock explains the verdict of the lock, or why the file is not a lock.
+func (c whyCase) explainLock(say func(format string, args ...any), now time.Time) {
+	file, l := control.Printable(c.File), c.Lock
+	holder, held, evidence := processWords(l.Holder), age(now.Sub(l.Made)), control.Printable(l.Evidence)
+	since := l.Made.Local().Format(time.DateTime)
+	switch {
+	case l.Verdict == "settled":
+		say("%s is not a lock for latchfs but an ordinary file (%s), last changed %s ago.", file, l.Payload, held)
+		say("latchfs neither protects nor removes it. If a program treats the file as a lock, that program or you (rm) must remove it.")
+	case l.Verdict == verdict.Live.String() && l.HolderEnded:
+		say("%s is held by a descriptor, for %s (since %s). Its creator, process %s, has ended.", file, held, since, holder)
+		say("The proof: %s; %s.", evidence, ruleWords[verdict.Rule(l.Rule)])
+		say("%s", descriptorWords(l.OpenedBy))
+		say("To release the lock anyway: latchfs release --force %s.", file)
+	case l.Verdict == verdict.Live.String():
+		say("%s is held by process %s, for %s (since %s).", file, holder, held, since)
+		say("The proof: %s; %s.", evidence, ruleWords[verdict.Rule(l.Rule)])
+		say("The lock becomes free when that process removes it or ends. If the process hangs, end it (kill %d).", l.Holder.PID)
+		say("To release the lock while the process runs, without its knowledge: latchfs release --force %s.", file)
+	case l.Verdict == verdict.Stale.String():
+		say("%s is stale: %s (%s; %s).", file, verdict.Reason(l.Reason).Means(), l.Reason, evidence)
+		say("latchfs removes a stale file at once. If a process has it open, and may have locked it with flock(2), latchfs waits until it is closed.")
+	case l.Reason == string(verdict.Left):
+		say("%s was left by process %s: it ended with status 0 and did not remove the lock (%s; %s).", file, holder, l.Reason, evidence)
+		say("Commands that take a lock for another program do this on purpose. If you know that nothing needs the lock, remove it (rm).")
+		say("It becomes stale %s, unless it is written or touched again.", c.staleIn(now))
+	default:
+		say("%s exists, and its holder is not known for certain: %s.", file, evidence)
+		say("It was made %s ago and becomes stale %s, unless a process that may need it runs then.", held, c.staleIn(now))
+		say("If you know that its holder has ended: latchfs release %s.", file)
+	}
+}
+
+// kernelLockWords describes a flock(2) or fcntl(2) lock on the content of the file.
+func kernelLockWords(k control.KernelLock) string {
+	access := strings.ToLower(k.Access)
+	if len(k.OpenedBy) > 0 {
+		return fmt.Sprintf("Process %d took a %s lock on its content (%s) and no longer has the file open. %s", k.PID, access, k.Type, descriptorWords(k.OpenedBy))
+	}
+	verb := "has"
+	if k.Waiting {
+		verb = "waits for"
+	}
+	return fmt.Sprintf("Process %d (%s) %s a %s lock on its content (%s).", k.PID, control.Printable(k.Command), verb, access, k.Type)
+}
+
+// staleIn tells when an unknown lock becomes stale by its age.
 func (c whyCase) staleIn(now time.Time) string {
 	limit := time.Duration(c.Status.StaleAfter) * time.Second
 	since := c.Lock.Made
@@ -172,21 +185,21 @@ func (c whyCase) staleIn(now time.Time) string {
 	return "now"
 }
 
-// descriptorWords are about the processes that have a descriptor on which a lock depends.
+// descriptorWords names the processes that have the descriptor that holds a lock.
 func descriptorWords(openedBy []control.ProcessInfo) string {
 	if len(openedBy) == 0 {
-		return "No process that can be seen has the descriptor: it may be on its way from one to another in a socket, or in a container. The lock is free when it is closed."
+		return "No visible process has the descriptor: it may be in transit in a socket, or open in a container. The lock becomes free when the descriptor is closed."
 	}
 	names := make([]string, len(openedBy))
 	for i, p := range openedBy {
 		names[i] = processWords(p)
 	}
-	return fmt.Sprintf("The descriptor is open in process %s. The lock is free when it is closed there.", strings.Join(names, " and process "))
+	return fmt.Sprintf("The descriptor is open in process %s. The lock becomes free when it is closed there.", strings.Join(names, " and process "))
 }
 
 func processWords(p control.ProcessInfo) string {
 	if p.PID == 0 {
-		return "nobody knows which"
+		return "0 (unknown)"
 	}
 	return fmt.Sprintf("%d (%s) of user %s", p.PID, control.Printable(p.Command), userNames{}.of(p.UID))
 }

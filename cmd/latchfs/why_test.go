@@ -10,7 +10,7 @@ import (
 	"latchfs/lockstore/verdict"
 )
 
-// TestWhy compares what is said of each verdict and reason with testdata/why; with UPDATE=1 it writes that.
+// TestWhy compares the explanation of each verdict and reason with testdata/why. With UPDATE=1 it writes these files.
 func TestWhy(t *testing.T) {
 	time.Local = time.UTC
 	now := time.Date(2026, 11, 25, 3, 0, 0, 0, time.UTC)
@@ -72,7 +72,7 @@ func TestWhy(t *testing.T) {
 			}
 			want, err := os.ReadFile(golden)
 			if err != nil || said != string(want) {
-				t.Errorf("said\n%s\nnot\n%s (%v)", said, want, err)
+				t.Errorf("printed\n%s\nwant\n%s (%v)", said, want, err)
 			}
 		})
 	}

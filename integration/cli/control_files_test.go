@@ -112,7 +112,7 @@ func TestLookingAtDirectories(t *testing.T) {
 	holder := harness.StartProcess(t)
 	holder.Must("ok", "take", m.Path("with.lock/x.lock"))
 	out, err := exec.Command(harness.Latchfs, "why", m.Path("data.lock"), m.Path("with.lock"), m.Path("with.lock/x.lock")).CombinedOutput()
-	if err != nil || strings.Count(string(out), "is no lock to latchfs") != 2 || !strings.Contains(string(out), "x.lock is held by process "+strconv.Itoa(holder.PID())) {
+	if err != nil || strings.Count(string(out), "is not a lock for latchfs") != 2 || !strings.Contains(string(out), "x.lock is held by process "+strconv.Itoa(holder.PID())) {
 		t.Errorf("%v: %s", err, out)
 	}
 	if _, err := os.ReadFile(m.Path(".latchfs/lock/data.lock")); !os.IsNotExist(err) {

@@ -85,13 +85,13 @@ func TestMountHelper(t *testing.T) {
 	`, "DIR="+dir)
 	want := []string{
 		"fake: , not mounted", "fuse.latchfs " + dir, "noexec", `"stale_after": 3600`, `"*.lck"`,
-		"latchfs: a latchfs mount cannot be given other options while it is mounted: unmount it and mount it again",
+		"latchfs: the options of a latchfs mount cannot change while it is mounted: unmount it and mount it again",
 		"latchfs: " + dir + " is mounted already",
-		"latchfs: there is no read-only latchfs, since to lock is to make a file; mount what is beneath read-only, and latchfs over it is too",
-		"latchfs: option stale_after wants a value (stale_after=VALUE)",
-		"latchfs: unknown option colour=red; those there are are the flags of latchfs mount --help",
+		"latchfs: latchfs has no read-only mode, because a lock is a new file; mount the backing filesystem read-only instead",
+		"latchfs: option stale_after needs a value (stale_after=VALUE)",
+		"latchfs: unknown option colour=red; see latchfs mount --help for the options",
 		`latchfs: lock pattern "*.lock,opaqe": unknown attribute "opaqe"; allowed are opaque, keep and close`, "status 1",
-		"latchfs: latchfs is mounted over a directory, not elsewhere: give " + dir + " as the source too, not /usr",
+		"latchfs: latchfs serves the directory that it is mounted over: give " + dir + " as the source too, not /usr",
 		`latchfs: invalid argument "soon" for "--stale-after" flag`,
 		"latchfs: stat " + dir + "/none: no such file or directory",
 		`"stale_after": 7200`, "x.lock sh live",

@@ -1,6 +1,6 @@
 #!/bin/sh
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload || true
-	# Mounts go on with the new version, without a pause that programs see.
+	# Running mounts continue with the new version. Programs see no interruption.
 	systemctl reload 'latchfs@*.service' || true
 fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What dpkg calls with purge, and rpm with 0: the state of all mounts goes too. Mounts that are served go on until
+# dpkg calls this script with purge, and rpm with 0, to remove the state of all mounts too. Running mounts continue until
 # they are unmounted.
 case "$1" in
 purge | 0) rm -rf /var/lib/latchfs ;;
