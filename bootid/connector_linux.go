@@ -12,43 +12,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connector listens to the kernel's process events (linux/cn_proc.h): it tells how watched processes
-// ended where their pidfds do not. A filter in the kernel lets little but the exits of processes through, and
-// while nothing is watched the kernel sends nothing at all.
+// connector listens to the process events of the kernel (linux/cn_proc.h). It yields the exit status of a watched
+// process if the pidfd does not have it. A filter in the kernel passes little but the exits of processes. While no
+// process is watched, the kernel sends no events.
 //
-// The kernel sends the event just after the pidfd becomes readable, when the parent may have reaped
-// the process (do_exit in kernel/exit.c), so exitOf waits for it a little. Events carry pids, and the kernel uses a pid
-// again only after all others: an event that comes late, or of a process that runs on, is another's.
+// The kernel sends the event just after the pidfd becomes readable. By then the parent may have reaped
+// the process (do_exit in kernel/exit.c), so exitOf waits for the event for exitWait. Events carry pids, and the kernel
+// reuses a pid only after all others. An event that comes late, or comes while the watched process runs, belongs to
+// another process.
 type connector struct {
 	fd int
 
-	mu      sync.Mutex            // guards all below, and reading from fd
-	closed  bool                  // fd is
+	mu      sync.Mutex            // guards the fields below, and reads from fd
+	closed  bool                  // fd is closed
 	watched map[int][]*exitEvents // by pid
-	buffer  [messageEnd]byte      // for one message
+	buffer  [messageEnd]byte      // holds one message
 }
 
-// exitEvents is what was heard of the end of one watched process. Its fields but process are guarded by
-// connector.mu.
+// exitEvents collects the events of the end of one watched process. connector.mu guards its fields except process.
 type exitEvents struct {
 	process Process
 	code    int           // as in waitpid(2)
-	heard   bool          // code is that of the first thread, and so that of the process unless another thread ended it
-	early   bool          // other threads ran on then
+	heard   bool          // code is of the first thread: the code of the process, unless another thread ended it
+	early   bool          // other threads still ran at that time
 	lost    bool          // events may have been lost
-	told    time.Duration // monotonic time when the end was known from elsewhere, 0 before
-	done    bool          // nothing more is heard; it is not in watched any more
+	told    time.Duration // monotonic time at which another source reported the end; 0 before
+	done    bool          // collects no more events; it is not in watched
 }
 
 const (
-	// exitWait is how long an event may come after the end of its process.
+	// exitWait is the longest delay of an event after the end of its process.
 	exitWait = 100 * time.Millisecond
-	// threadsWait is how long the events of other threads may come after that of the first one.
+	// threadsWait is the longest delay of the events of other threads after the event of the first thread.
 	threadsWait = 10 * time.Millisecond
-	// drainPause is between two looks at the socket, so that a machine that starts many processes does
-	// not wake latchfs for each.
+	// drainPause is the time between two reads of the socket. On a machine that starts many processes, latchfs
+	// does not wake for each of them.
 	drainPause = 50 * time.Millisecond
-	// connectorBuffer is for what comes meanwhile: about 4,000 events.
+	// connectorBuffer is the size of the socket buffer in bytes. It holds about 4,000 events.
 	connectorBuffer = 4 << 20
 )
 
@@ -61,7 +61,7 @@ const (
 	eventExit          = 0x80000000
 )
 
-// Where fields are in a message: struct nlmsghdr, struct cn_msg, struct proc_event.
+// Offsets in a message, in bytes. It consists of struct nlmsghdr, struct cn_msg and struct proc_event.
 const (
 	messageStart = unix.SizeofNlMsghdr // of cn_msg
 	messageAck   = messageStart + 12
@@ -76,8 +76,8 @@ const (
 	messageEnd   = messageData + 64 // or earlier
 )
 
-// newConnector opens the socket. It fails without CAP_NET_ADMIN (Linux 6.6 and later may not ask for
-// it), in any but the first user, pid and network namespace, and where the kernel has no process events.
+// newConnector opens the socket. It fails without CAP_NET_ADMIN (Linux 6.6 and later may not require it), outside the
+// initial user, pid and network namespaces, and if the kernel has no process events.
 func newConnector() (*connector, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {
@@ -102,8 +102,8 @@ func newConnector() (*connector, error) {
 	return c, nil
 }
 
-// exitFilter lets the exits of first threads through, those of other threads that have another status
-// than 0, and answers. In the kernel the numbers are in the order of the machine, and loads in that of the network.
+// exitFilter passes the exits of first threads, the exits of other threads with a status other than 0, and answers.
+// The kernel writes numbers in the byte order of the machine, and the filter loads them in network byte order.
 func exitFilter() []unix.SockFilter {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
@@ -125,7 +125,7 @@ func exitFilter() []unix.SockFilter {
 	}
 }
 
-// try finds out whether the kernel sends events: it answers then.
+// try reports an error if the kernel sends no events. A kernel that sends events answers the request to listen.
 func (c *connector) try() error {
 	var number [4]byte
 	_, _ = rand.Read(number[:]) // never fails

@@ -37,7 +37,7 @@ func (h *Host) Identify(tid int) (Process, error) {
 		return Process{}, ErrNoProcess
 	}
 	if entry := h.threads.get(tid); entry != nil {
-		// An exec changes the name, never the pid or the start time: describe anew.
+		// An exec changes the name, never the pid or the start time. If the name has changed, describe the thread again.
 		if entry.hasName() {
 			return entry.process, nil
 		}
@@ -50,8 +50,8 @@ func (h *Host) Identify(tid int) (Process, error) {
 	return entry.process, nil
 }
 
-// describeThread opens comm first and reads it again last: both being the same
-// thread, everything read by number in between was of that thread too.
+// describeThread opens comm first and reads it last. If the read succeeds, the thread still exists, and
+// everything that was read by number in between belongs to the same thread.
 func (h *Host) describeThread(tid int) (*threadEntry, error) {
 	comm, err := os.Open("/proc/" + strconv.Itoa(tid) + "/comm")
 	if errors.Is(err, os.ErrNotExist) {
@@ -77,8 +77,8 @@ func (h *Host) describeThread(tid int) (*threadEntry, error) {
 	return entry, nil
 }
 
-// hasName says that the thread still runs, under the same name. It reads no more than that: File.ReadAt would ask again for what
-// is beyond the end.
+// hasName reports whether the thread still runs under the same name. It reads exactly the length of the name:
+// a longer buffer would make File.ReadAt call pread again at the end of the file.
 func (e *threadEntry) hasName() bool {
 	var name [16]byte
 	n, _ := e.comm.ReadAt(name[:e.length], 0)
@@ -115,8 +115,8 @@ func (c *threadCache) put(entry *threadEntry) {
 	}
 }
 
-// drop closes an entry's file. A reader in the middle of a pread keeps it open
-// until it is done (os.File counts its users).
+// drop removes an entry and closes its file. The file stays open until a pread in progress
+// returns (os.File counts its users).
 func (c *threadCache) drop(element *list.Element) {
 	entry := c.recent.Remove(element).(*threadEntry)
 	delete(c.entries, entry.tid)
