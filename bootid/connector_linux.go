@@ -151,7 +151,7 @@ func (c *connector) try() error {
 	}
 }
 
-// listen has the kernel send events from now on.
+// listen asks the kernel to send events.
 func (c *connector) listen(ack uint32) error {
 	if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, connectorProcesses); err != nil {
 		return err
@@ -159,9 +159,10 @@ func (c *connector) listen(ack uint32) error {
 	return c.ask(listenOperation, ack)
 }
 
-// ignore has it send no more. Where others listen that alone would not keep their events away.
+// ignore asks the kernel to stop sending events, and leaves the group: if another process listens, the kernel still
+// sends events to the members of the group.
 func (c *connector) ignore() {
-	// If it goes wrong there are events that are of no use.
+	// After a failure, useless events arrive.
 	_ = c.ask(ignoreOperation, 0)
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_DROP_MEMBERSHIP, connectorProcesses)
 }
@@ -179,10 +180,10 @@ func (c *connector) ask(operation, ack uint32) error {
 	return unix.Sendto(c.fd, message[:], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
-// field is a number of the message in the buffer.
+// field returns the number at an offset of the message in the buffer.
 func (c *connector) field(offset int) uint32 { return binary.NativeEndian.Uint32(c.buffer[offset:]) }
 
-// watch listens for the end of p, which the caller finds running only then.
+// watch listens for the end of p. The caller then verifies that p still runs.
 func (c *connector) watch(p Process) *exitEvents {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,12 +196,12 @@ func (c *connector) watch(p Process) *exitEvents {
 		e.done = true
 		return e
 	}
-	c.drain() // of what had the pid before
+	c.drain() // drop the events of earlier processes with the pid
 	c.watched[p.PID] = append(c.watched[p.PID], e)
 	return e
 }
 
-// forget ends that. What was not known by then stays unknown.
+// forget stops collecting events in e. Its exit status stays unknown if no event has reported it.
 func (c *connector) forget(e *exitEvents) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,14 +223,14 @@ func (c *connector) finish(e *exitEvents) {
 	}
 }
 
-// ended is called when the end of the process is known.
+// ended notes that another source has reported the end of the process.
 func (c *connector) ended(e *exitEvents) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.told = monotonic()
 }
 
-// exitOf says how a process that has ended did. It waits for the event that tells, which seldom takes a
+// exitOf returns how an ended process ended. It waits for the exit event, which seldom takes a
 // millisecond.
 func (c *connector) exitOf(e *exitEvents) Exit {
 	for asked := time.Now(); ; time.Sleep(time.Millisecond) {
@@ -263,7 +264,7 @@ func (c *connector) drainAll() {
 	c.drain()
 }
 
-// drain hears all that has come.
+// drain processes all events that have arrived.
 func (c *connector) drain() {
 	lost := false
 	for !c.closed {
@@ -289,7 +290,7 @@ func (c *connector) drain() {
 	}
 }
 
-// hear takes in that a thread of a process has ended.
+// hear processes the event that a thread of a process has ended.
 func (c *connector) hear(thread, pid, code int, at time.Duration) {
 	for _, e := range c.watched[pid] {
 		switch {
@@ -299,13 +300,13 @@ func (c *connector) hear(thread, pid, code int, at time.Duration) {
 				e.code = code
 			}
 		case e.heard:
-			// One of the two was that of a thread whose place another one took by an exec.
+			// One of the two events belongs to a thread that another thread replaced by an exec.
 			e.lost = e.lost || code != e.code
 		default:
 			stat, err := readStat(pid)
 			there := err == nil && stat.startTime == e.process.StartTime
 			if there && stat.state != 'Z' && stat.state != 'X' {
-				continue // likewise, or the process before with that pid
+				continue // the event is of a thread replaced by an exec, or of an earlier process with the pid
 			}
 			e.heard, e.code, e.early = true, code, there && !stat.ended()
 		}
@@ -325,7 +326,7 @@ func (c *connector) close() {
 	unix.Close(c.fd)
 }
 
-// monotonic is the time by the clock of events.
+// monotonic returns the time of CLOCK_MONOTONIC, which events use.
 func monotonic() time.Duration {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // never fails

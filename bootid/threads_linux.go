@@ -8,13 +8,13 @@ import (
 	"sync"
 )
 
-// threadCacheSize bounds the descriptors the thread cache keeps open.
+// threadCacheSize is the largest number of descriptors that the thread cache keeps open.
 const threadCacheSize = 256
 
-// threadCache remembers which process a thread belongs to, the least recently
-// used forgotten first. See the package comment for why it cannot be mistaken.
+// threadCache maps a thread id to the process of the thread. It evicts the least recently used entry. The
+// package comment explains why an entry cannot name a wrong process.
 type threadCache struct {
-	mu      sync.Mutex            // guards all fields; nothing is read from /proc under it
+	mu      sync.Mutex            // guards all fields; not held during reads from /proc
 	entries map[int]*list.Element // by thread id; values are *threadEntry
 	recent  list.List             // most recently used in front
 	closed  bool
@@ -22,16 +22,15 @@ type threadCache struct {
 
 type threadEntry struct {
 	tid     int
-	comm    *os.File // /proc/TID/comm, bound by the kernel to that very thread
-	name    [16]byte // what comm read when process was described
+	comm    *os.File // /proc/TID/comm, which the kernel binds to the thread
+	name    [16]byte // content of comm when process was read
 	length  int      // of name
 	process Process
 }
 
-// Identify returns the process that the thread tid belongs to. It is meant for
-// the pid of a FUSE request, whose thread is blocked in its system call
-// meanwhile. A tid of 0 (a caller out of sight) or a thread that has gone all the same is
-// ErrNoProcess.
+// Identify returns the process that the thread tid belongs to. The caller passes
+// the pid of a FUSE request, whose thread stays blocked in its system call.
+// Identify returns ErrNoProcess if tid is 0 (the kernel cannot name the caller here) or the thread has ended.
 func (h *Host) Identify(tid int) (Process, error) {
 	if tid <= 0 || h.blind {
 		return Process{}, ErrNoProcess
