@@ -240,7 +240,7 @@ func (k *Keeper) adopt(program *os.File) {
 	}
 }
 
-// handleSignal passes a signal on to a server. SIGHUP instead asks the server to hand over to the program that is now on
+// handleSignal passes a signal on to a server. SIGHUP asks the server to hand over to the program that is now on
 // disk, which handleSignal stores in end.next.
 func (k *Keeper) handleSignal(sig os.Signal, s *serverProcess, end *ending) {
 	switch {
