@@ -159,7 +159,7 @@ func (k *Keeper) after(end ending, program *os.File) (done bool, err error) {
 	case code == k.Codes.Busy && end.served: // a second signal
 		return true, &EndError{Code: code}
 	case k.bound || code == k.Codes.Format:
-		log.Error("the server and its mount have died; mounting again. Open files fail")
+		log.Error("the server has died together with its mount; mounting again. Open files fail")
 		if err := handover.Abandon(k.tables); err != nil {
 			return true, err
 		}
@@ -241,7 +241,7 @@ func (k *Keeper) adopt(program *os.File) {
 }
 
 // handleSignal passes a signal on to a server. SIGHUP asks the server to hand over to the program that is now on
-// disk, which handleSignal stores in end.next.
+// disk: it opens the program as end.next.
 func (k *Keeper) handleSignal(sig os.Signal, s *serverProcess, end *ending) {
 	switch {
 	case sig != unix.SIGHUP:

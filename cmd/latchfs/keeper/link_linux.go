@@ -106,8 +106,8 @@ func (s *Server) Claim(claimed *os.File) error {
 	return sendMessage(s.keeper, messageClaim, int(claimed.Fd()))
 }
 
-// Serving tells the keeper that the mount is usable, and whether it outlives this server. A service manager, if there is
-// one, keeps the two descriptors.
+// Serving tells the keeper that the mount is usable, and whether it outlives this server. If a service manager
+// stores descriptors, it keeps the device and the root.
 func (s *Server) Serving(outlives bool, device, root int) error {
 	text := messageServing
 	if !outlives {

@@ -55,7 +55,9 @@ func (k *Keeper) startServer(program *os.File) (*serverProcess, error) {
 	}
 	// A terminal's Ctrl-C reaches the server through the keeper. The server ends with the keeper's thread, this one.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	s := &serverProcess{cmd: cmd, socket: socket, started: time.Now(), messages: make(chan message, 4), ended: make(chan struct{})}
+	s := &serverProcess{
+		cmd: cmd, socket: socket, started: time.Now(), messages: make(chan message, 4), ended: make(chan struct{}),
+	}
 	if err := cmd.Start(); err != nil {
 		socket.Close()
 		return nil, fmt.Errorf("start a server: %w", err)
