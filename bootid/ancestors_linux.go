@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxAncestors bounds the chain of ancestors that is looked at.
+// maxAncestors bounds the length of a chain of ancestors.
 const maxAncestors = 64
 
-// managers are commands that start and outlive what people run, and take in orphans: process
-// 1 is not the only one. A script's lock does not pass to them.
+// managers are the commands that start and outlive the programs of users. Like process 1, they adopt orphans.
+// A lock never passes from a script to a manager.
 var managers = map[string]bool{
 	"systemd": true, "init": true, "(sd-pam)": true, "login": true, "sshd": true, "sshd-session": true, "dropbear": true,
 	"tmux: server": true, "screen": true, "gdm-session-wor": true, "lightdm": true, "sddm-helper": true,
@@ -23,11 +23,11 @@ var managers = map[string]bool{
 	"cron": true, "crond": true, "atd": true, "inetd": true, "xinetd": true,
 }
 
-// manages says that the process is a kernel thread or one of managers.
+// manages reports whether the process is a kernel thread or one of managers.
 func (s procStat) manages() bool { return s.flags&kernelThread != 0 || managers[s.command] }
 
-// Ancestors implements [System]. A subreaper other than those known by name is recognised
-// when it has taken one of the chain in.
+// Ancestors implements [System]. The chain ends at a manager. A subreaper that is not in managers is recognised
+// by a process of the chain that it has adopted.
 func (h *Host) Ancestors(p Process) []Process {
 	if h.blind {
 		return nil
@@ -97,7 +97,7 @@ func (h *Host) Exiting(p Process) bool {
 	for _, name := range names {
 		text, err := os.ReadFile(tasks + name.Name() + "/stat")
 		if err != nil {
-			continue // that one has exited
+			continue // the thread has exited
 		}
 		if thread, err := parseStat(text); err == nil && thread.flags&exiting == 0 {
 			return false
@@ -106,8 +106,8 @@ func (h *Host) Exiting(p Process) bool {
 	return true
 }
 
-// Doomed implements [System]. The kernel has SIGKILL pending for each thread of a process that any signal
-// is about to end, unless it dumps core first (complete_signal, kernel/signal.c).
+// Doomed implements [System]. If a fatal signal is about to end a process, the kernel has made SIGKILL pending for each
+// of its threads, unless the process dumps core first (complete_signal in kernel/signal.c).
 func (h *Host) Doomed(p Process) bool {
 	if h.Exiting(p) {
 		return true

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// macOS shows no id of the installation to sysctl(3); the machine stays unknown.
+// readBoot leaves the machine unknown: sysctl(3) of macOS has no id of the installation.
 func readBoot() Boot {
 	var b Boot
 	if id, err := unix.Sysctl("kern.bootsessionuuid"); err == nil {

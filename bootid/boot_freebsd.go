@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kern.boot_id is 16 random bytes, opaque to sysctl(8) (sys/kern/kern_mib.c);
-// kern.hostuuid is the installation's UUID.
+// readBoot reads kern.boot_id, 16 random bytes that are opaque to sysctl(8) (sys/kern/kern_mib.c), and
+// kern.hostuuid, the UUID of the installation.
 func readBoot() Boot {
 	var b Boot
 	if raw, err := unix.SysctlRaw("kern.boot_id"); err == nil && len(raw) == 16 {

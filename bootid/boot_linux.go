@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Sources: random(4) for boot_id, machine-id(5), proc_stat(5) for btime.
+// readBoot reads boot_id (random(4)), machine-id(5) and btime (proc_stat(5)).
 func readBoot() Boot {
 	var b Boot
 	if text, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
@@ -22,7 +22,7 @@ func readBoot() Boot {
 	return b
 }
 
-// parseBootTime finds the btime line of /proc/stat; the zero time if there is none.
+// parseBootTime returns the time in the btime line of /proc/stat, or the zero time if there is no such line.
 func parseBootTime(stat string) time.Time {
 	for line := range strings.Lines(stat) {
 		text, ok := strings.CutPrefix(line, "btime ")

@@ -12,43 +12,43 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connector listens to the kernel's process events (linux/cn_proc.h): it tells how watched processes
-// ended where their pidfds do not. A filter in the kernel lets little but the exits of processes through, and
-// while nothing is watched the kernel sends nothing at all.
+// connector listens to the process events of the kernel (linux/cn_proc.h). It yields the exit status of a watched
+// process if the pidfd does not have it. A filter in the kernel passes little but the exits of processes. While no
+// process is watched, the kernel sends no events.
 //
-// The kernel sends the event just after the pidfd becomes readable, when the parent may have reaped
-// the process (do_exit in kernel/exit.c), so exitOf waits for it a little. Events carry pids, and the kernel uses a pid
-// again only after all others: an event that comes late, or of a process that runs on, is another's.
+// The kernel sends the event just after the pidfd becomes readable. By then the parent may have reaped
+// the process (do_exit in kernel/exit.c), so exitOf waits for the event for exitWait. Events carry pids, and the kernel
+// reuses a pid only after all others. An event that comes late, or comes while the watched process runs, belongs to
+// another process.
 type connector struct {
 	fd int
 
-	mu      sync.Mutex            // guards all below, and reading from fd
-	closed  bool                  // fd is
+	mu      sync.Mutex            // guards the fields below, and reads from fd
+	closed  bool                  // fd is closed
 	watched map[int][]*exitEvents // by pid
-	buffer  [messageEnd]byte      // for one message
+	buffer  [messageEnd]byte      // holds one message
 }
 
-// exitEvents is what was heard of the end of one watched process. Its fields but process are guarded by
-// connector.mu.
+// exitEvents collects the events of the end of one watched process. connector.mu guards its fields except process.
 type exitEvents struct {
 	process Process
 	code    int           // as in waitpid(2)
-	heard   bool          // code is that of the first thread, and so that of the process unless another thread ended it
-	early   bool          // other threads ran on then
+	heard   bool          // code is of the first thread: the code of the process, unless another thread ended it
+	early   bool          // other threads still ran at that time
 	lost    bool          // events may have been lost
-	told    time.Duration // monotonic time when the end was known from elsewhere, 0 before
-	done    bool          // nothing more is heard; it is not in watched any more
+	told    time.Duration // monotonic time at which another source reported the end; 0 before
+	done    bool          // collects no more events; it is not in watched
 }
 
 const (
-	// exitWait is how long an event may come after the end of its process.
+	// exitWait is the longest delay of an event after the end of its process.
 	exitWait = 100 * time.Millisecond
-	// threadsWait is how long the events of other threads may come after that of the first one.
+	// threadsWait is the longest delay of the events of other threads after the event of the first thread.
 	threadsWait = 10 * time.Millisecond
-	// drainPause is between two looks at the socket, so that a machine that starts many processes does
-	// not wake latchfs for each.
+	// drainPause is the time between two reads of the socket. On a machine that starts many processes, latchfs
+	// does not wake for each of them.
 	drainPause = 50 * time.Millisecond
-	// connectorBuffer is for what comes meanwhile: about 4,000 events.
+	// connectorBuffer is the size of the socket buffer in bytes. It holds about 4,000 events.
 	connectorBuffer = 4 << 20
 )
 
@@ -61,7 +61,7 @@ const (
 	eventExit          = 0x80000000
 )
 
-// Where fields are in a message: struct nlmsghdr, struct cn_msg, struct proc_event.
+// Offsets in a message, in bytes. It consists of struct nlmsghdr, struct cn_msg and struct proc_event.
 const (
 	messageStart = unix.SizeofNlMsghdr // of cn_msg
 	messageAck   = messageStart + 12
@@ -76,8 +76,8 @@ const (
 	messageEnd   = messageData + 64 // or earlier
 )
 
-// newConnector opens the socket. It fails without CAP_NET_ADMIN (Linux 6.6 and later may not ask for
-// it), in any but the first user, pid and network namespace, and where the kernel has no process events.
+// newConnector opens the socket. It fails without CAP_NET_ADMIN (Linux 6.6 and later may not require it), outside the
+// initial user, pid and network namespaces, and if the kernel has no process events.
 func newConnector() (*connector, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {
@@ -88,7 +88,8 @@ func newConnector() (*connector, error) {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, connectorBuffer) // up to a limit
 	}
 	filter := exitFilter()
-	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	err = unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &program)
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	}
@@ -102,8 +103,8 @@ func newConnector() (*connector, error) {
 	return c, nil
 }
 
-// exitFilter lets the exits of first threads through, those of other threads that have another status
-// than 0, and answers. In the kernel the numbers are in the order of the machine, and loads in that of the network.
+// exitFilter passes the exits of first threads, the exits of other threads with a status other than 0, and answers.
+// The kernel writes numbers in the byte order of the machine, and the filter loads them in network byte order.
 func exitFilter() []unix.SockFilter {
 	load := func(offset uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
@@ -125,7 +126,7 @@ func exitFilter() []unix.SockFilter {
 	}
 }
 
-// try finds out whether the kernel sends events: it answers then.
+// try reports an error if the kernel sends no events. A kernel that sends events answers the request to listen.
 func (c *connector) try() error {
 	var number [4]byte
 	_, _ = rand.Read(number[:]) // never fails
@@ -151,7 +152,7 @@ func (c *connector) try() error {
 	}
 }
 
-// listen has the kernel send events from now on.
+// listen asks the kernel to send events.
 func (c *connector) listen(ack uint32) error {
 	if err := unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, connectorProcesses); err != nil {
 		return err
@@ -159,9 +160,10 @@ func (c *connector) listen(ack uint32) error {
 	return c.ask(listenOperation, ack)
 }
 
-// ignore has it send no more. Where others listen that alone would not keep their events away.
+// ignore asks the kernel to stop sending events, and leaves the group: if another process listens, the kernel still
+// sends events to the members of the group.
 func (c *connector) ignore() {
-	// If it goes wrong there are events that are of no use.
+	// After a failure, useless events arrive.
 	_ = c.ask(ignoreOperation, 0)
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_DROP_MEMBERSHIP, connectorProcesses)
 }
@@ -179,10 +181,10 @@ func (c *connector) ask(operation, ack uint32) error {
 	return unix.Sendto(c.fd, message[:], 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
-// field is a number of the message in the buffer.
+// field returns the number at an offset of the message in the buffer.
 func (c *connector) field(offset int) uint32 { return binary.NativeEndian.Uint32(c.buffer[offset:]) }
 
-// watch listens for the end of p, which the caller finds running only then.
+// watch listens for the end of p. The caller then verifies that p still runs.
 func (c *connector) watch(p Process) *exitEvents {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -195,12 +197,12 @@ func (c *connector) watch(p Process) *exitEvents {
 		e.done = true
 		return e
 	}
-	c.drain() // of what had the pid before
+	c.drain() // drop the events of earlier processes with the pid
 	c.watched[p.PID] = append(c.watched[p.PID], e)
 	return e
 }
 
-// forget ends that. What was not known by then stays unknown.
+// forget stops collecting events in e. Its exit status stays unknown if no event has reported it.
 func (c *connector) forget(e *exitEvents) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -222,14 +224,14 @@ func (c *connector) finish(e *exitEvents) {
 	}
 }
 
-// ended is called when the end of the process is known.
+// ended notes that another source has reported the end of the process.
 func (c *connector) ended(e *exitEvents) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.told = monotonic()
 }
 
-// exitOf says how a process that has ended did. It waits for the event that tells, which seldom takes a
+// exitOf returns how an ended process ended. It waits for the exit event, which seldom takes a
 // millisecond.
 func (c *connector) exitOf(e *exitEvents) Exit {
 	for asked := time.Now(); ; time.Sleep(time.Millisecond) {
@@ -263,7 +265,7 @@ func (c *connector) drainAll() {
 	c.drain()
 }
 
-// drain hears all that has come.
+// drain processes all events that have arrived.
 func (c *connector) drain() {
 	lost := false
 	for !c.closed {
@@ -289,7 +291,7 @@ func (c *connector) drain() {
 	}
 }
 
-// hear takes in that a thread of a process has ended.
+// hear processes the event that a thread of a process has ended.
 func (c *connector) hear(thread, pid, code int, at time.Duration) {
 	for _, e := range c.watched[pid] {
 		switch {
@@ -299,13 +301,13 @@ func (c *connector) hear(thread, pid, code int, at time.Duration) {
 				e.code = code
 			}
 		case e.heard:
-			// One of the two was that of a thread whose place another one took by an exec.
+			// One of the two events belongs to a thread that another thread replaced by an exec.
 			e.lost = e.lost || code != e.code
 		default:
 			stat, err := readStat(pid)
 			there := err == nil && stat.startTime == e.process.StartTime
 			if there && stat.state != 'Z' && stat.state != 'X' {
-				continue // likewise, or the process before with that pid
+				continue // the event is of a thread replaced by an exec, or of an earlier process with the pid
 			}
 			e.heard, e.code, e.early = true, code, there && !stat.ended()
 		}
@@ -325,7 +327,7 @@ func (c *connector) close() {
 	unix.Close(c.fd)
 }
 
-// monotonic is the time by the clock of events.
+// monotonic returns the time of CLOCK_MONOTONIC, which events use.
 func monotonic() time.Duration {
 	var now unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) // never fails

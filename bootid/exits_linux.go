@@ -10,24 +10,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// How the exit of a process that its parent has reaped is known.
+// Sources of the exit status of a process that its parent has reaped.
 const (
 	ExitsFromPidfd     = "pidfd"     // PIDFD_GET_INFO, Linux 6.15
-	ExitsFromConnector = "connector" // the kernel's process events
+	ExitsFromConnector = "connector" // process events of the kernel
 )
 
-// ExitSource says how the exit of a process that its parent has reaped is known; "" if it is not. That
-// of one that waits to be reaped is known anyhow.
+// ExitSource returns the source of the exit status of a process that its parent has reaped, or "" if there is no
+// source. The exit status of a zombie is always known.
 func (h *Host) ExitSource() string {
 	h.watcher.exits.find()
 	return h.watcher.exits.name
 }
 
-// exitSource is where exits are known from. Its fields are set by find.
+// exitSource is the source of exit statuses. The method find sets its fields.
 type exitSource struct {
 	once      sync.Once
 	name      string
-	connector *connector // nil if it is another
+	connector *connector // nil if the source is no connector
 }
 
 func (s *exitSource) find() {
@@ -40,7 +40,7 @@ func (s *exitSource) find() {
 	})
 }
 
-// watch returns nil without a connector, which its other methods take.
+// watch returns nil if there is no connector. The other methods accept nil.
 func (s *exitSource) watch(p Process) *exitEvents {
 	if s.connector == nil {
 		return nil
@@ -61,14 +61,14 @@ func (s *exitSource) ended(e *exitEvents) {
 }
 
 func (s *exitSource) close() {
-	s.once.Do(func() {}) // a connector that is not there yet never is
+	s.once.Do(func() {}) // after close, find opens no connector
 	if s.connector != nil {
 		s.connector.close()
 	}
 }
 
-// PidfdTellsExit says that a pidfd knows how its process ended after the parent has reaped it
-// (PIDFD_INFO_EXIT, Linux 6.15). The kernel shows that of none that runs, so a thread is ended to see.
+// PidfdTellsExit reports whether a pidfd has the exit status after the parent has reaped the process
+// (PIDFD_INFO_EXIT, Linux 6.15). A pidfd of a running process cannot show that, so PidfdTellsExit ends a thread.
 func PidfdTellsExit() bool {
 	pidfds := make(chan int)
 	go openEndingThread(pidfds)
@@ -86,11 +86,11 @@ func PidfdTellsExit() bool {
 	return false
 }
 
-// openEndingThread sends a pidfd of the thread it runs on, -1 if it cannot be had, and ends that.
+// openEndingThread sends a pidfd of its thread, and ends the thread. It sends -1 if there is no such pidfd.
 func openEndingThread(pidfds chan<- int) {
-	runtime.LockOSThread() // and a thread is not used again after that
+	runtime.LockOSThread() // the thread ends with its goroutine
 	if unix.Gettid() == unix.Getpid() {
-		// The first thread does not end.
+		// The first thread of a process does not end with its goroutine.
 		defer runtime.UnlockOSThread()
 		other := make(chan int)
 		go openEndingThread(other)
@@ -105,7 +105,7 @@ func openEndingThread(pidfds chan<- int) {
 	pidfds <- pidfd
 }
 
-// pidfdInfo is ioctl(PIDFD_GET_INFO), Linux 6.13; see linux/pidfd.h.
+// pidfdInfo calls ioctl(PIDFD_GET_INFO) (Linux 6.13, linux/pidfd.h).
 func pidfdInfo(pidfd int, info *unix.PidfdInfo) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(pidfd), unix.PIDFD_GET_INFO, uintptr(unsafe.Pointer(info)))

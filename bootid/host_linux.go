@@ -21,8 +21,8 @@ const ticksPerSecond = 100
 type Host struct {
 	boot      Boot
 	namespace Namespace
-	blind     bool   // /proc is not of that namespace
-	uts       string // what /proc/self/ns/uts links to, empty if unknown
+	blind     bool   // /proc is missing or belongs to another pid namespace
+	uts       string // target of the link /proc/self/ns/uts, empty if unknown
 	threads   threadCache
 	watcher   watcher
 	others    otherNamespaces
@@ -30,8 +30,8 @@ type Host struct {
 
 var _ System = (*Host)(nil)
 
-// NewHost reads the boot identity and returns a Host. Nothing is started until
-// the first Watch.
+// NewHost reads the boot identity and returns a Host. It starts no goroutine
+// before the first Watch.
 func NewHost() *Host {
 	self, err := os.Readlink("/proc/self")
 	h := &Host{
@@ -45,7 +45,7 @@ func NewHost() *Host {
 	return h
 }
 
-// Blind says that /proc is missing or belongs to another pid namespace, so that no process
+// Blind reports whether /proc is missing or belongs to another pid namespace, so that no process
 // can be identified.
 func (h *Host) Blind() bool { return h.blind }
 
@@ -88,7 +88,7 @@ func (h *Host) Process(pid int) (Process, error) {
 	return h.describe(pid, status)
 }
 
-// describe completes what status says of a thread with what stat says of its
+// describe returns the process of the thread tid, from the status of the thread and the stat of the
 // process.
 func (h *Host) describe(tid int, status procStatus) (Process, error) {
 	stat, err := readStat(status.tgid)
@@ -112,16 +112,16 @@ func (h *Host) describe(tid int, status procStatus) (Process, error) {
 	}, nil
 }
 
-// InNamespace implements [System]. Within the caller's own namespace that is one
-// lookup; for another one every process is asked, since the kernel offers no
-// index from that side.
+// InNamespace implements [System]. In the caller's own namespace it makes one
+// lookup. For another namespace it scans every process, because the kernel has no
+// index by foreign pids.
 func (h *Host) InNamespace(pid int, of Process) (Process, error) {
 	if pid <= 0 || !of.Known() {
 		return Process{}, ErrNoProcess
 	}
 	if of.PIDNamespace == 0 || of.PIDNamespace == h.namespace.Inode {
 		if of.PIDNamespace == 0 && of.NSPID != of.PID {
-			return Process{}, ErrNoProcess // in a namespace that cannot be told from others
+			return Process{}, ErrNoProcess // the namespace of the process cannot be identified
 		}
 		return h.Process(pid)
 	}
@@ -142,7 +142,7 @@ func (h *Host) InNamespace(pid int, of Process) (Process, error) {
 	return found, err
 }
 
-// eachProcess calls visit with the number of every process until it returns false.
+// eachProcess calls visit with the pid of every process until visit returns false.
 func (h *Host) eachProcess(visit func(pid int) bool) error {
 	dir, err := os.Open("/proc")
 	if err != nil {
@@ -200,7 +200,7 @@ func (h *Host) Groups(tid int) ([]uint32, error) {
 	return status.groups, err
 }
 
-// procStatus is what latchfs reads of proc_pid_status(5).
+// procStatus holds the fields of proc_pid_status(5) that latchfs reads.
 type procStatus struct {
 	tgid   int
 	uid    uint32 // effective
@@ -220,8 +220,8 @@ func readStatus(tid int) (procStatus, error) {
 	return parseStatus(text)
 }
 
-// parseStatus parses the text of /proc/PID/status. A newline in the command name is
-// escaped by the kernel, so lines can be trusted here.
+// parseStatus parses the text of /proc/PID/status. The kernel escapes a newline in the
+// command name, so each line is one field.
 func parseStatus(text []byte) (procStatus, error) {
 	var s procStatus
 	for line := range bytes.Lines(text) {
@@ -271,8 +271,8 @@ func parseStatus(text []byte) (procStatus, error) {
 	return s, nil
 }
 
-// StartTime is when the process pid was started, in clock ticks since boot (proc_pid_stat(5)). Its
-// errors are those of [System].Process.
+// StartTime returns the start time of the process pid in clock ticks since boot (proc_pid_stat(5)).
+// It returns ErrNoProcess or ErrHidden like Process of [System].
 func StartTime(pid int) (uint64, error) {
 	stat, err := readStat(pid)
 	return stat.startTime, err
@@ -287,12 +287,11 @@ func readStat(pid int) (procStat, error) {
 	return parseStat(text)
 }
 
-// procSize is more than most files of /proc/PID are long, in bytes.
+// procSize is a buffer size in bytes that is enough for most files of /proc/PID.
 const procSize = 2048
 
-// readProc reads /proc/PID/name, into buffer if it fits; a process that is not there, or goes while it
-// is read, is ErrNoProcess; one that is there but not shown (hidepid, proc(5)) is
-// ErrHidden.
+// readProc reads /proc/PID/name, into buffer if the text fits. It returns ErrNoProcess if the process does not exist
+// or ends during the read, and ErrHidden if the process exists but /proc does not show it (hidepid in proc(5)).
 func readProc(pid int, name string, buffer []byte) ([]byte, error) {
 	text, err := readOnce("/proc/"+strconv.Itoa(pid)+"/"+name, buffer)
 	switch {
@@ -309,8 +308,8 @@ func readProc(pid int, name string, buffer []byte) ([]byte, error) {
 	return text, err
 }
 
-// readOnce reads a file of /proc/PID, which the kernel makes whole at the first read. An os.File would
-// cost eight system calls more, to find out that it cannot be watched for readiness.
+// readOnce reads a file of /proc/PID. The kernel generates the whole file at the first read. An os.File would need
+// eight more system calls to find that the file does not support epoll.
 func readOnce(path string, buffer []byte) (text []byte, err error) {
 	fd := -1
 	for {
@@ -338,7 +337,7 @@ func readOnce(path string, buffer []byte) (text []byte, err error) {
 	}
 }
 
-// pidNamespace reads the inode number of a thread's pid namespace, 0 if it may not.
+// pidNamespace returns the inode number of a thread's pid namespace, or 0 if the link cannot be read.
 func pidNamespace(tid int) uint64 {
 	link, err := os.Readlink("/proc/" + strconv.Itoa(tid) + "/ns/pid")
 	if err != nil {

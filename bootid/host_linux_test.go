@@ -93,7 +93,7 @@ func TestIdentifyThread(t *testing.T) {
 	}
 }
 
-// TestReusedThreadID: a number that is used again is the new process at once, cached or not.
+// TestReusedThreadID: a reused thread id identifies the new process at once, cached or not.
 func TestReusedThreadID(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("choosing the next pid takes root")
@@ -231,7 +231,7 @@ func BenchmarkIdentify(b *testing.B) {
 	}
 }
 
-// TestAncestors: up to what starts and outlives programs.
+// TestAncestors: the chain of ancestors ends before a manager.
 func TestAncestors(t *testing.T) {
 	h := newHost(t)
 	self, err := h.Process(os.Getpid())
@@ -339,7 +339,7 @@ func TestExiting(t *testing.T) {
 	}
 }
 
-// TestHidden runs itself as another user where /proc hides what is not his.
+// TestHidden runs itself as another user, with a /proc that hides the processes of other users.
 func TestHidden(t *testing.T) {
 	const variable = "LATCHFS_TEST_HIDDEN"
 	if os.Getenv(variable) != "" {

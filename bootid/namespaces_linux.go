@@ -6,21 +6,21 @@ import (
 	"time"
 )
 
-// otherNamespaces remembers which numbers processes have in pid namespaces other than our
-// own: finding out takes a look at every process.
+// otherNamespaces caches the pids that processes have in pid namespaces other than this process's
+// own, because a lookup scans every process.
 type otherNamespaces struct {
 	mu    sync.Mutex
-	taken time.Time // when it was looked, by the wall clock that file times have too
+	taken time.Time // time of the scan, by the wall clock, which file times use too
 	pids  map[int]bool
 }
 
-// otherNamespacesLifetime is how long a look is good for. A process that has ended since is
-// taken for running, which makes a lock unknown for that long.
+// otherNamespacesLifetime is the lifetime of a scan. A process that has ended since the scan
+// counts as running, which keeps a lock unknown for that time.
 const otherNamespacesLifetime = time.Second
 
-// InOtherNamespace implements [System]. In any namespace but the machine's first one there
-// are processes out of sight, so there it may always be. What was started after the last look
-// cannot have run before it.
+// InOtherNamespace implements [System]. Outside the first pid namespace of the machine, some processes are
+// invisible, so the result is always true. A process that started after the last scan cannot have run
+// before it.
 func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
 	if !h.namespace.Initial() {
 		return true
@@ -30,7 +30,7 @@ func (h *Host) InOtherNamespace(pid int, at time.Time) bool {
 	defer o.mu.Unlock()
 	if now := time.Now(); o.pids == nil || o.taken.Before(at) || now.Sub(o.taken) > otherNamespacesLifetime || now.Before(o.taken) {
 		o.taken, o.pids = now, make(map[int]bool)
-		// What cannot be listed is not seen.
+		// If /proc cannot be listed, the scan is empty.
 		_ = h.eachProcess(func(candidate int) bool {
 			if pidNamespace(candidate) == h.namespace.Inode {
 				return true
@@ -54,7 +54,7 @@ func (h *Host) NamespaceEnded(p Process) bool {
 		namespace := pidNamespace(candidate)
 		if namespace == 0 {
 			_, err := readStat(candidate)
-			ended = errors.Is(err, ErrNoProcess) // or it may be in there
+			ended = errors.Is(err, ErrNoProcess) // a hidden process may be in the namespace
 		} else {
 			ended = namespace != p.PIDNamespace
 		}

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Relatives implements [System]. A process with several threads may have children of others than the first:
-// these are left out.
+// Relatives implements [System]. It leaves out the children of all threads but the
+// first.
 func (h *Host) Relatives(p Process) (parent int, children []int) {
 	stat, err := readStat(p.PID)
 	if h.blind || err != nil || stat.startTime != p.StartTime {
@@ -28,8 +28,8 @@ func (h *Host) Relatives(p Process) (parent int, children []int) {
 	return stat.ppid, children
 }
 
-// GroupRuns implements [System]. A process that ends while it looks may have started another behind its
-// back, so then it looks once more.
+// GroupRuns implements [System]. A process that ends during the scan may have started another one that the
+// scan missed, so GroupRuns then scans again.
 func (h *Host) GroupRuns(p Process) bool {
 	if _, err := readStat(1); h.blind || err != nil || p.Group <= 0 {
 		return true // processes may be hidden
@@ -41,7 +41,7 @@ func (h *Host) GroupRuns(p Process) bool {
 	return runs
 }
 
-// groupRuns looks at all processes once. It has missed something if one ended before it was read.
+// groupRuns scans all processes once. The result missed is true if a process ended before the scan read it.
 func (h *Host) groupRuns(p Process) (runs, missed bool) {
 	group, session, hidden := false, false, false
 	groupGone, sessionGone := false, p.Session == 0
@@ -52,7 +52,7 @@ func (h *Host) groupRuns(p Process) (runs, missed bool) {
 			hidden = !errors.Is(err, ErrNoProcess)
 			return !hidden
 		}
-		// The kernel gives no process the number of a group or session that exists.
+		// The kernel gives no new process the id of an existing group or session.
 		if stat.startTime > p.StartTime {
 			groupGone = groupGone || pid == p.Group
 			sessionGone = sessionGone || pid == p.Session

@@ -43,7 +43,7 @@ func TestGroupAndSession(t *testing.T) {
 	}
 }
 
-// TestTerminalSession: a session with a controlling terminal is nobody's.
+// TestTerminalSession: a session with a controlling terminal is never reported.
 func TestTerminalSession(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
 		t.Skip(err)

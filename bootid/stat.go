@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// procStat is what latchfs reads of proc_pid_stat(5).
+// procStat holds the fields of proc_pid_stat(5) that latchfs reads.
 type procStat struct {
 	command   string // field 2, without its parentheses
 	state     byte   // field 3
@@ -17,22 +17,22 @@ type procStat struct {
 	flags     uint64 // field 9, PF_* of the kernel
 	threads   int    // field 20
 	startTime uint64 // field 22, clock ticks since boot
-	exitCode  int    // field 52, as in waitpid(2); 0 if the reader may not know
+	exitCode  int    // field 52, as in waitpid(2); 0 if the reader lacks the permission
 }
 
-// ended says that no thread of the process runs any more. State Z alone does not:
-// a process whose first thread has exited shows it while the others run on.
+// ended reports whether no thread of the process runs. State Z alone is no proof:
+// a process whose first thread has exited is in state Z while its other threads run.
 func (s procStat) ended() bool {
 	return s.state == 'X' || s.state == 'x' || s.state == 'Z' && s.threads <= 1
 }
 
 // Flags of a thread (PF_*, linux/sched.h).
 const (
-	exiting      = 0x4 // set before its files are closed
+	exiting      = 0x4 // the kernel sets it before it closes the files of the thread
 	kernelThread = 0x00200000
 )
 
-// ownSession is the session, unless it has a controlling terminal.
+// ownSession returns the session, or 0 if the session has a controlling terminal.
 func (s procStat) ownSession() int {
 	if s.terminal != 0 {
 		return 0
@@ -40,24 +40,24 @@ func (s procStat) ownSession() int {
 	return s.session
 }
 
-// adopted says that the process pid of that stat cannot have been made by its parent: it is
-// in a session that is neither the parent's nor its own, so it is an orphan whose
-// parent is a subreaper, which takes in the orphans beneath it (PR_SET_CHILD_SUBREAPER(2const)).
+// adopted reports whether the process pid of s is provably not made by its parent: its session is neither
+// the parent's nor one that the process leads. Such a process is an orphan, and its parent is a subreaper
+// (PR_SET_CHILD_SUBREAPER(2const)).
 func (s procStat) adopted(pid int, parent procStat) bool {
 	return s.session != parent.session && s.session != pid
 }
 
-// parseStat parses the text of /proc/PID/stat. Field 2 is chosen by the program and
-// may hold spaces, parentheses and newlines, so fields count from the last ')'.
+// parseStat parses the text of /proc/PID/stat. The program chooses field 2, which
+// may hold spaces, parentheses and newlines, so parseStat counts fields from the last ')'.
 func parseStat(text []byte) (procStat, error) {
 	open, end := bytes.IndexByte(text, '('), bytes.LastIndexByte(text, ')')
 	if open < 0 || end < open {
 		return procStat{}, fmt.Errorf("process stat %q: no command name", string(text))
 	}
 	s := procStat{command: string(text[open+1 : end])}
-	number := 3 // of the field
+	number := 3 // number of the field
 	for rest := bytes.TrimSpace(text[end+1:]); len(rest) > 0; number++ {
-		var field []byte // one that stayed on would be on the heap, and this is parsed whenever a lock is released
+		var field []byte // declared in the loop to stay off the heap: each release of a lock parses a stat
 		field, rest, _ = bytes.Cut(rest, []byte(" "))
 		var err error
 		switch number {

@@ -8,13 +8,13 @@ import (
 	"sync"
 )
 
-// threadCacheSize bounds the descriptors the thread cache keeps open.
+// threadCacheSize is the largest number of descriptors that the thread cache keeps open.
 const threadCacheSize = 256
 
-// threadCache remembers which process a thread belongs to, the least recently
-// used forgotten first. See the package comment for why it cannot be mistaken.
+// threadCache maps a thread id to the process of the thread. It evicts the least recently used entry. The
+// package comment explains why an entry cannot name a wrong process.
 type threadCache struct {
-	mu      sync.Mutex            // guards all fields; nothing is read from /proc under it
+	mu      sync.Mutex            // guards all fields; not held during reads from /proc
 	entries map[int]*list.Element // by thread id; values are *threadEntry
 	recent  list.List             // most recently used in front
 	closed  bool
@@ -22,22 +22,21 @@ type threadCache struct {
 
 type threadEntry struct {
 	tid     int
-	comm    *os.File // /proc/TID/comm, bound by the kernel to that very thread
-	name    [16]byte // what comm read when process was described
+	comm    *os.File // /proc/TID/comm, which the kernel binds to the thread
+	name    [16]byte // content of comm when process was read
 	length  int      // of name
 	process Process
 }
 
-// Identify returns the process that the thread tid belongs to. It is meant for
-// the pid of a FUSE request, whose thread is blocked in its system call
-// meanwhile. A tid of 0 (a caller out of sight) or a thread that has gone all the same is
-// ErrNoProcess.
+// Identify returns the process that the thread tid belongs to. The caller passes
+// the pid of a FUSE request, whose thread stays blocked in its system call.
+// Identify returns ErrNoProcess if tid is 0 (the kernel cannot name the caller here) or the thread has ended.
 func (h *Host) Identify(tid int) (Process, error) {
 	if tid <= 0 || h.blind {
 		return Process{}, ErrNoProcess
 	}
 	if entry := h.threads.get(tid); entry != nil {
-		// An exec changes the name, never the pid or the start time: describe anew.
+		// An exec changes the name, never the pid or the start time. If the name has changed, describe the thread again.
 		if entry.hasName() {
 			return entry.process, nil
 		}
@@ -50,8 +49,8 @@ func (h *Host) Identify(tid int) (Process, error) {
 	return entry.process, nil
 }
 
-// describeThread opens comm first and reads it again last: both being the same
-// thread, everything read by number in between was of that thread too.
+// describeThread opens comm first and reads it last. If the read succeeds, the thread still exists, and
+// everything that was read by number in between belongs to the same thread.
 func (h *Host) describeThread(tid int) (*threadEntry, error) {
 	comm, err := os.Open("/proc/" + strconv.Itoa(tid) + "/comm")
 	if errors.Is(err, os.ErrNotExist) {
@@ -77,8 +76,8 @@ func (h *Host) describeThread(tid int) (*threadEntry, error) {
 	return entry, nil
 }
 
-// hasName says that the thread still runs, under the same name. It reads no more than that: File.ReadAt would ask again for what
-// is beyond the end.
+// hasName reports whether the thread still runs under the same name. It reads exactly the length of the name:
+// a longer buffer would make File.ReadAt call pread again at the end of the file.
 func (e *threadEntry) hasName() bool {
 	var name [16]byte
 	n, _ := e.comm.ReadAt(name[:e.length], 0)
@@ -115,8 +114,8 @@ func (c *threadCache) put(entry *threadEntry) {
 	}
 }
 
-// drop closes an entry's file. A reader in the middle of a pread keeps it open
-// until it is done (os.File counts its users).
+// drop removes an entry and closes its file. The file stays open until a pread in progress
+// returns (os.File counts its users).
 func (c *threadCache) drop(element *list.Element) {
 	entry := c.recent.Remove(element).(*threadEntry)
 	delete(c.entries, entry.tid)

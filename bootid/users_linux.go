@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenedBy implements [System]. Like HasOpen it touches none of the files. Those processes of latchfs
-// that have the file beneath open are among them.
+// OpenedBy implements [System]. It reads the links in /proc and never touches the files. The result includes the
+// processes of latchfs that have the backing file open.
 func (h *Host) OpenedBy(suffix string) []Process {
 	var openers []Process
-	// What cannot be listed is not seen.
+	// If /proc cannot be listed, the result is empty.
 	_ = h.eachProcess(func(pid int) bool {
 		if hasOpen(pid, suffix) {
 			if p, err := h.Process(pid); err == nil {
@@ -24,12 +24,12 @@ func (h *Host) OpenedBy(suffix string) []Process {
 	return openers
 }
 
-// UsersOf returns the processes other than this one that have their working
-// directory, their root or an open file in dir, as far as /proc shows it to the
-// caller. The links there are read and not followed, so nothing in dir is touched.
+// UsersOf returns the processes that use dir: the working directory, the root, the executable or an open file of the
+// process is in dir. It leaves out the calling process and every process that /proc hides from it. It reads the links
+// in /proc without following them, and so never touches dir.
 func (h *Host) UsersOf(dir string) []Process {
 	var users []Process
-	// What cannot be listed is not seen.
+	// If /proc cannot be listed, the result is empty.
 	_ = h.eachProcess(func(pid int) bool {
 		if pid != os.Getpid() && uses(pid, dir) {
 			if p, err := h.Process(pid); err == nil {
@@ -41,6 +41,7 @@ func (h *Host) UsersOf(dir string) []Process {
 	return users
 }
 
+// uses reports whether a link of the process in /proc leads into dir.
 func uses(pid int, dir string) bool {
 	proc := "/proc/" + strconv.Itoa(pid)
 	links := []string{proc + "/cwd", proc + "/root", proc + "/exe"}
@@ -58,14 +59,14 @@ func uses(pid int, dir string) bool {
 	return false
 }
 
-// OpenFile is a file on a device, by the numbers stat(2) gives.
+// OpenFile identifies an open file by the device and inode numbers of stat(2).
 type OpenFile struct{ Device, Inode uint64 }
 
-// OpenFiles returns the files that processes have open, as far as /proc shows it to the
-// caller. No filesystem is asked anything.
+// OpenFiles returns the files that processes have open. It leaves out files that /proc hides from the
+// caller. It sends no request to any filesystem.
 func (h *Host) OpenFiles() map[OpenFile]bool {
 	files := make(map[OpenFile]bool)
-	// What cannot be listed is not seen.
+	// If /proc cannot be listed, the result is empty.
 	_ = h.eachProcess(func(pid int) bool {
 		dir := "/proc/" + strconv.Itoa(pid) + "/fd/"
 		open, err := os.ReadDir(dir)

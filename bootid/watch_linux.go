@@ -12,12 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pollInterval is how often watched processes are looked at where there are no
-// pidfds (before Linux 5.3, or forbidden by a sandbox).
+// pollInterval is the time between two polls of the watched processes without pidfds
+// (before Linux 5.3, or if a sandbox forbids pidfds).
 const pollInterval = 100 * time.Millisecond
 
-// watcher tells of deaths: the pidfds of all watched processes in one epoll
-// set, read by one goroutine that runs from the first watch on.
+// watcher reports the ends of processes. The pidfds of all watched processes are in one epoll
+// set. One goroutine waits for events of the set; the first watch starts it.
 type watcher struct {
 	mu      sync.Mutex // guards the fields below
 	started bool
@@ -28,7 +28,7 @@ type watcher struct {
 	next    uint64
 	pidfds  Pidfds
 	exits   exitSource
-	watches map[uint64]*processWatch // by token, which epoll events carry; never used again
+	watches map[uint64]*processWatch // by the token in their epoll events; a token is never reused
 }
 
 // processWatch is the Watch of a Host.
@@ -37,45 +37,45 @@ type processWatch struct {
 	token   uint64
 	process Process
 	ended   func()
-	told    atomic.Bool // ended has been called, or Stop
+	told    atomic.Bool // ended or Stop has been called
 	exits   *exitEvents // nil without a connector
 
-	closing func() // called before the pidfd is closed; may be nil
+	closing func() // the watch calls it before it closes the pidfd; may be nil
 
-	mu    sync.Mutex // guards pidfd against being closed in use
+	mu    sync.Mutex // guards pidfd, so that Stop does not close a pidfd in use
 	pidfd int        // -1 when polling or stopped
 }
 
 var _ Watch = (*processWatch)(nil)
 
-// Tokens of what else is in the epoll set; watches count up from 1.
+// Tokens of the other descriptors in the epoll set. The tokens of watches count up from 1.
 const (
 	wakeToken      = 0 // the eventfd
 	connectorToken = math.MaxUint64
 )
 
-// Watch implements [System]. It keeps one pidfd until Stop.
+// Watch implements [System]. The watch holds one pidfd until Stop.
 func (h *Host) Watch(p Process, ended func()) (Watch, error) {
 	return h.watcher.watch(p, ended)
 }
 
-// Pidfds keeps the pidfds of watched processes for another server, should this one die, so that it
-// learns how those ended that ended in between.
+// Pidfds keeps the pidfds of watched processes beyond the death of this server. From them the next server
+// learns how a process ended while no server ran.
 type Pidfds interface {
-	// Take returns the pidfd that a server before this one had of p. The caller closes it.
+	// Take returns the pidfd of p that an earlier server left. The caller closes the pidfd.
 	Take(p Process) (pidfd int, ok bool)
-	// Kept tells of a pidfd of p. The caller calls closing before he closes it.
+	// Kept keeps a pidfd of p. The caller calls closing before it closes the pidfd.
 	Kept(p Process, pidfd int) (closing func())
 }
 
-// KeepPidfds has pidfds kept. It is called before the first Watch.
+// KeepPidfds sets the keeper of the pidfds. The caller calls it before the first Watch.
 func (h *Host) KeepPidfds(pidfds Pidfds) {
 	h.watcher.mu.Lock()
 	defer h.watcher.mu.Unlock()
 	h.watcher.pidfds = pidfds
 }
 
-// HasPidfd says whether deaths are events; otherwise they are polled for.
+// HasPidfd reports whether the kernel has pidfds. Without pidfds, watches poll.
 func (h *Host) HasPidfd() bool {
 	fd, err := unix.PidfdOpen(unix.Getpid(), 0)
 	if err != nil {
@@ -110,13 +110,13 @@ func (w *watcher) watch(p Process, ended func()) (Watch, error) {
 	}
 	w.exits.find()
 	exits := w.exits.watch(p)
-	// The number may have been used again before the pidfd was opened; from here on it
-	// cannot be mistaken.
+	// The kernel may have reused the pid before PidfdOpen. From here on, the pidfd names one
+	// process only.
 	switch {
 	case !inherited && hasEnded(p):
 		err = ErrNoProcess
 	case inherited && readable(pidfd):
-		w.exits.forget(exits) // the events are those of another with that pid
+		w.exits.forget(exits) // the events belong to another process with that pid
 		fallthrough
 	default:
 		err = w.start()
@@ -156,7 +156,7 @@ func (w *watcher) watch(p Process, ended func()) (Watch, error) {
 	return watch, nil
 }
 
-// hasEnded looks the process up by its number.
+// hasEnded reports whether no live process has the pid and the start time of p.
 func hasEnded(p Process) bool {
 	stat, err := readStat(p.PID)
 	if err != nil {
@@ -165,7 +165,7 @@ func hasEnded(p Process) bool {
 	return stat.startTime != p.StartTime || stat.ended()
 }
 
-// Ended implements [Watch] with a poll(2) that does not wait.
+// Ended implements [Watch]. It polls the pidfd without waiting.
 func (p *processWatch) Ended() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -175,14 +175,15 @@ func (p *processWatch) Ended() bool {
 	return readable(p.pidfd)
 }
 
+// readable reports whether the pidfd is readable: the process has ended.
 func readable(pidfd int) bool {
 	fds := [1]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds[:], 0)
 	return err == nil && n == 1
 }
 
-// Exit implements [Watch]. Once the parent has reaped the process the pidfd
-// knows (Linux 6.15), or the kernel's events told; before that, stat of the zombie does (3.5).
+// Exit implements [Watch]. Before the parent reaps the process, the exit status is in the stat file of the zombie
+// (Linux 3.5). Afterwards it comes from the pidfd (Linux 6.15) or from the process events of the kernel.
 func (p *processWatch) Exit() Exit {
 	exit := p.exitNow()
 	if exit == ExitUnknown && p.exits != nil && p.Ended() {
@@ -194,12 +195,12 @@ func (p *processWatch) Exit() Exit {
 func (p *processWatch) exitNow() Exit {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// The zombie first: if it is reaped in between, the pidfd answers.
+	// Read the zombie first: if the parent reaps it in between, the pidfd has the status.
 	if stat, err := readStat(p.process.PID); err == nil && stat.startTime == p.process.StartTime {
 		switch {
 		case !stat.ended():
 			return ExitUnknown
-		// To read the namespace takes what to know the status takes (PTRACE_MODE_READ_FSCREDS).
+		// The namespace and the status need the same permission (PTRACE_MODE_READ_FSCREDS).
 		case stat.exitCode != 0 || pidNamespace(p.process.PID) != 0:
 			return exitFromStatus(stat.exitCode)
 		}
@@ -240,6 +241,7 @@ func (p *processWatch) Stop() {
 	p.pidfd = -1
 }
 
+// tell reports the end of the process, once.
 func (p *processWatch) tell() {
 	if p.told.CompareAndSwap(false, true) {
 		p.watcher.exits.ended(p.exits)
@@ -247,7 +249,7 @@ func (p *processWatch) tell() {
 	}
 }
 
-// start makes the epoll set and its goroutine, once.
+// start makes the epoll set and starts its goroutine, once.
 func (w *watcher) start() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -283,7 +285,7 @@ func (w *watcher) start() error {
 	return nil
 }
 
-// run waits for deaths until close. It owns the epoll set and the eventfd and closes them.
+// run waits for ends of processes until close. It owns the epoll set and the eventfd, and closes both.
 func (w *watcher) run(epoll, wake int) {
 	defer unix.Close(epoll)
 	defer unix.Close(wake)
@@ -291,7 +293,7 @@ func (w *watcher) run(epoll, wake int) {
 	for {
 		n, err := unix.EpollWait(epoll, events, -1)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return // only a broken epoll descriptor ends up here
+			return // only a broken epoll descriptor gets here
 		}
 		for i := range max(n, 0) {
 			token := getToken(&events[i])
@@ -309,13 +311,13 @@ func (w *watcher) run(epoll, wake int) {
 				watch.tell()
 			}
 		}
-		// What follows from a death runs in other goroutines. To wait in a system call keeps the processor from them until the
-		// runtime notices, which can take 10 ms.
+		// Other goroutines act on the end of a process. A wait in a system call would keep the processor from
+		// them until the runtime notices, which can take 10 ms.
 		runtime.Gosched()
 	}
 }
 
-// drainExits reads the kernel's events, and waits for others.
+// drainExits reads the pending process events and arms the epoll set for the next ones.
 func (w *watcher) drainExits() {
 	w.exits.connector.drainAll()
 	w.mu.Lock()
@@ -325,11 +327,11 @@ func (w *watcher) drainExits() {
 	}
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT}
 	setToken(&event, connectorToken)
-	// Cannot fail: both are open.
+	// This cannot fail: both descriptors are open.
 	_ = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_MOD, w.exits.connector.fd, &event)
 }
 
-// poll stands in for pidfds. It ends when nothing is left to look at.
+// poll replaces pidfds. It ends when no watch needs polling.
 func (w *watcher) poll() {
 	for {
 		time.Sleep(pollInterval)
@@ -354,14 +356,14 @@ func (w *watcher) poll() {
 	}
 }
 
-// polled says that the death is still to be told and no event will tell it.
+// polled reports whether the watch has no pidfd and has not reported the end of its process.
 func (p *processWatch) polled() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.pidfd < 0 && !p.told.Load()
 }
 
-// close ends the goroutines; the watches themselves end with Stop.
+// close ends the goroutines. Stop ends each watch.
 func (w *watcher) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -371,7 +373,7 @@ func (w *watcher) close() {
 	w.closed = true
 	w.exits.close()
 	if w.started {
-		// Cannot fail: the counter is 0 and the descriptor is ours.
+		// This cannot fail: the counter is 0 and run has not closed the eventfd.
 		_, _ = unix.Write(w.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	}
 }
@@ -382,7 +384,7 @@ func closeIfOpen(fd int) {
 	}
 }
 
-// An epoll event carries 64 bits for its owner, which x/sys splits in two.
+// setToken stores the token in an epoll event. x/sys splits the 64 bits for the owner of the event in two.
 func setToken(event *unix.EpollEvent, token uint64) {
 	event.Fd, event.Pad = int32(uint32(token)), int32(uint32(token>>32))
 }

@@ -102,13 +102,13 @@ func (p *proof) somebody(t *rapid.T) bootid.Process {
 	return rapid.SampledFrom(all).Draw(t, "process")
 }
 
-// isFamily says that other runs and is an ancestor or a descendant of maker, or it.
+// isFamily reports whether other runs and is maker, its ancestor or its descendant.
 func (p *proof) isFamily(maker, other int) bool {
 	return p.running[other] && (maker == other || slices.Contains(p.ancestry[maker], other) || slices.Contains(p.ancestry[other], maker)) &&
 		p.connected(maker, other)
 }
 
-// connected says that no process between two of a line has ended.
+// connected reports whether all processes between two of a chain still run.
 func (p *proof) connected(a, b int) bool {
 	if a == b {
 		return true
@@ -299,7 +299,7 @@ func (p *proof) holders(l *proofLock) []int {
 	return slices.DeleteFunc(holders, func(pid int) bool { return !p.running[pid] })
 }
 
-// isData says that a file is no lock once it is closed, by what its maker knows.
+// isData reports whether a closed file is no lock, from the knowledge of its maker.
 func (l *proofLock) isData() bool {
 	switch {
 	case l.family:
@@ -362,7 +362,7 @@ func TestProof(t *testing.T) {
 	})
 }
 
-// TestProofCanFail: a rule that is left out or turned round is found.
+// TestProofCanFail: the proof fails if a rule is missing or inverted.
 func TestProofCanFail(t *testing.T) {
 	if raceEnabled {
 		t.Skip("without the race detector it is the same")

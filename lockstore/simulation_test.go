@@ -49,13 +49,13 @@ func newSimulation(t *testing.T) *simulation {
 	return s
 }
 
-// held says who holds a lock by the model.
+// held returns the holder of a lock in the model.
 func (s *simulation) held(name string) (bootid.Process, bool) {
 	holder, taken := s.holders[name]
 	return holder, taken && slices.Contains(s.living, holder)
 }
 
-// isLeft says that a lock is there though nobody holds it, by the model.
+// isLeft reports whether a lock without a holder exists in the model.
 func (s *simulation) isLeft(name string) bool {
 	taken, left := s.left[name]
 	return left && s.clock.Sub(taken) <= s.store.staleAfter
@@ -99,7 +99,7 @@ func (s *simulation) die(t *rapid.T) {
 	}
 }
 
-// take does what CREATE does.
+// take models a CREATE request.
 func (s *simulation) take(t *rapid.T) {
 	p, name := s.somebody(t), s.name(t)
 	holder, held := s.held(name)
@@ -127,7 +127,7 @@ func (s *simulation) take(t *rapid.T) {
 	s.holders[name] = p
 }
 
-// remove does what UNLINK does.
+// remove models an UNLINK request.
 func (s *simulation) remove(t *rapid.T) {
 	p, name := s.somebody(t), s.name(t)
 	holder, held := s.held(name)

@@ -25,7 +25,7 @@ func (w *world) release() {
 	nameLock.Leave()
 }
 
-// acquire says whether p can take the name now.
+// acquire reports whether p can take the name now.
 func (w *world) acquire(p bootid.Process) error {
 	nameLock := w.store.Enter(name)
 	d, err := nameLock.Acquire(verdict.KindCreate, p)

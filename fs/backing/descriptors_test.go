@@ -42,7 +42,7 @@ func TestNobodyOpensAllThereIs(t *testing.T) {
 	}
 }
 
-// TestUnknownLimitRefusesNobody: where the limit cannot be had, the kernel says what there is.
+// TestUnknownLimitRefusesNobody: if the limit is unknown, only the kernel refuses descriptors.
 func TestUnknownLimitRefusesNobody(t *testing.T) {
 	if n := openAll(new(descriptors), 1, false, 100); n != 10_000 {
 		t.Errorf("%d", n)

@@ -98,7 +98,7 @@ func (m *Mount) CheckNothingLeft() {
 		}
 	}()
 	Eventually(m.T, "nothing is locked", func() bool { locks = m.Locks(); return len(locks) == 0 })
-	if len(m.Logged("mounting anew")) != 0 {
+	if len(m.Logged("mounting again")) != 0 {
 		m.T.Error("it was mounted anew")
 	}
 }

@@ -162,7 +162,7 @@ func TestCrashPoints(t *testing.T) {
 		t.Errorf("the server has died %d times only", got)
 	}
 	harness.Eventually(t, "nothing is open any more", func() bool { return handles() == 0 })
-	if len(c.Logged("mounting anew")) != 0 {
+	if len(c.Logged("mounting again")) != 0 {
 		t.Error("it was mounted anew")
 	}
 }

@@ -111,7 +111,7 @@ func TestUpgradeToWhatCannot(t *testing.T) {
 	if err := m.Keeper.Process.Signal(unix.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, "the failed upgrade is logged", func() bool { return len(m.Logged("no server could be started")) > 0 })
+	harness.Eventually(t, "the failed upgrade is logged", func() bool { return len(m.Logged("failed to start a server")) > 0 })
 	m.WaitUntilServed()
 	if _, err := file.WriteString("text"); err != nil {
 		t.Error(err)
@@ -130,7 +130,7 @@ func TestUpgradeToWhatCannot(t *testing.T) {
 	if out, err := exec.Command(harness.Latchfs, "upgrade", m.Dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if len(m.Logged("cannot read the tables of the running one: mounting anew")) != 1 {
+	if len(m.Logged("cannot read the tables of the running version; mounting again")) != 1 {
 		t.Error("the new mount is not logged")
 	}
 	if l := m.Locks()["x.lock"]; l.Verdict != "live" || l.Holder.PID != holder.Cmd.Process.Pid {

@@ -74,7 +74,7 @@ func TestJournalCutAnywhere(t *testing.T) {
 	}
 }
 
-// TestLongJournal: one that is read in pieces is read as a whole.
+// TestLongJournal: a journal that is read in pieces yields all its records.
 func TestLongJournal(t *testing.T) {
 	const locks = 60_000
 	text := header()
@@ -98,7 +98,7 @@ func TestLongJournal(t *testing.T) {
 	}
 }
 
-// TestJournalFlippedBit: what a broken frame says is never believed.
+// TestJournalFlippedBit: a replay never uses the content of a broken frame.
 func TestJournalFlippedBit(t *testing.T) {
 	text, states := writeJournal(t, 100)
 	generations := make(map[int]map[string]uint64)
@@ -174,7 +174,7 @@ func TestTornTailIsKeptAside(t *testing.T) {
 	}
 }
 
-// TestReadAhead: what was read ahead counts if it is all of the journal that is there.
+// TestReadAhead: the records read ahead are used if they are the whole journal.
 func TestReadAhead(t *testing.T) {
 	dir := t.TempDir()
 	j, _ := open(t, dir)

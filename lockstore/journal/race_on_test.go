@@ -2,5 +2,5 @@
 
 package journal
 
-// raceEnabled says that the tests run with the race detector, ten times as slow.
+// raceEnabled reports whether the tests run with the race detector, which makes them ten times slower.
 const raceEnabled = true

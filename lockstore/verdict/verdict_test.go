@@ -199,7 +199,7 @@ func TestWhoMayHold(t *testing.T) {
 	}
 }
 
-// TestEveryReasonIsDocumented: a reason that is added is explained, too.
+// TestEveryReasonIsDocumented: the documentation explains every reason.
 func TestEveryReasonIsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../docs/semantics.md")
 	if err != nil {

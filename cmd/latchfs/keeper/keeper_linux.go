@@ -19,23 +19,23 @@ import (
 	"latchfs/fs/handover"
 )
 
-// Codes are the exit codes of a server that mean something to the keeper.
+// Codes are the exit codes of a server that the keeper acts on.
 type Codes struct {
 	Format int // the server cannot read the tables
 	Busy   int // a second signal ended the server while the mount is in use
 }
 
-// EndError is the end of a server that the keeper ends with.
+// EndError reports the end of a server that ends the keeper, too.
 type EndError struct {
-	// Code is the server's exit code; less than 0 if a signal ended the server.
+	// Code is the exit code of the server, negative if a signal ended the server.
 	Code int
-	// Explained means that the server has said why.
+	// Explained reports whether the server has logged the reason.
 	Explained bool
 }
 
 func (e *EndError) Error() string { return fmt.Sprintf("the server ended with %d", e.Code) }
 
-// Keeper supervises the servers of one mount. Its exported fields are set before Run.
+// Keeper supervises the servers of one mount. The caller sets the exported fields before Run.
 type Keeper struct {
 	Config Config
 	Codes  Codes
@@ -44,15 +44,15 @@ type Keeper struct {
 	Command []string
 	// IsMounted reports whether latchfs is mounted at the directory.
 	IsMounted func() bool
-	// Ready is called once, when the first server serves.
+	// Run calls Ready once, when the first server serves.
 	Ready func()
 
 	tables  *os.File
 	claim   *os.File // nil if there is none
 	program *os.File // the program that servers are started from
-	path    string   // its path, where another version will be
+	path    string   // path of the program; an upgrade puts the new version there
 	signals chan os.Signal
-	// stored is what a service manager kept, until a server has taken it over.
+	// stored holds the descriptors that a service manager kept, until a server has taken them over; nil otherwise.
 	stored *backing.Stored
 
 	served   bool // a server has served
@@ -64,15 +64,16 @@ type Keeper struct {
 const (
 	leastBackoff = 50 * time.Millisecond
 	mostBackoff  = 5 * time.Second
-	// steady is the age at which a server counts as one that does not die at once.
+	// steady is the lifetime after which the keeper replaces a server without delay.
 	steady = 10 * time.Second
 )
 
-// oomScore is how likely the kernel kills a process when memory runs out (proc_pid_oom_score_adj(5)).
+// oomScore is the file that adjusts how likely the kernel kills this process when memory runs out
+// (proc_pid_oom_score_adj(5)).
 const oomScore = "/proc/self/oom_score_adj"
 
-// protect makes the kernel kill almost any other process first, as far as this user may, and returns the score that a
-// server is to have.
+// protect lowers the OOM score of the keeper, if this user may, so that the kernel kills almost any other process
+// first. It returns the previous score, which the server gets.
 func protect() (score string) {
 	was, err := os.ReadFile(oomScore)
 	if err != nil {
@@ -82,7 +83,7 @@ func protect() (score string) {
 	return strings.TrimSpace(string(was))
 }
 
-// Run runs servers until the mount is gone. It returns an *EndError if a server ended in a way that the keeper cannot mend.
+// Run runs servers until the mount is gone. It returns an *EndError if a server ended and the keeper cannot replace it.
 func (k *Keeper) Run() error {
 	runtime.LockOSThread()
 	k.signals = make(chan os.Signal, 8)
@@ -96,7 +97,7 @@ func (k *Keeper) Run() error {
 		case err != nil && !k.served:
 			return err
 		case err != nil:
-			k.Log.WithError(err).Error("no server could be started; trying again")
+			k.Log.WithError(err).Error("failed to start a server; trying again")
 			k.wait(end)
 		case end.next != nil:
 			program = end.next // on probation until it serves
@@ -124,16 +125,16 @@ func (k *Keeper) prepare() (err error) {
 	k.Config.OOMScore = protect()
 	k.Config.Storable = hasStore()
 	if k.tables, k.stored = takeStored(k.IsMounted); k.tables != nil {
-		k.Log.WithField("dir", k.Config.Dir).Warn("the keeper of the mount has died; going on with what the service manager kept")
+		k.Log.WithField("dir", k.Config.Dir).Warn("the previous keeper of the mount has died; resuming from the descriptors of the service manager")
 	} else if k.tables, err = handover.New(); err != nil {
 		return err
 	}
-	// Descriptor keepers and notifiers whose server has died become children of the keeper, which waits for them.
+	// Descriptor keepers and inotify notifiers of a dead server become children of the keeper, which waits for them.
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	return nil
 }
 
-// after decides what follows from the end of a server. It reports whether the keeper is done.
+// after handles the end of a server. It reports whether the keeper is done.
 func (k *Keeper) after(end ending, program *os.File) (done bool, err error) {
 	code := end.state.ExitCode()
 	log := k.Log.WithFields(logrus.Fields{"dir": k.Config.Dir, "server": end.state.Pid(), "reason": end.state.String()})
@@ -141,7 +142,7 @@ func (k *Keeper) after(end ending, program *os.File) (done bool, err error) {
 	case code == 0:
 		return true, nil
 	case !k.served && k.stored != nil:
-		log.Error("what the service manager kept cannot be used: mounting anew")
+		log.Error("the descriptors of the service manager are unusable; mounting again")
 		k.dropStored()
 		unstore()
 		return false, handover.Abandon(k.tables)
@@ -149,28 +150,28 @@ func (k *Keeper) after(end ending, program *os.File) (done bool, err error) {
 		return true, &EndError{Code: code, Explained: true}
 	case program != k.program && !end.served:
 		if code != k.Codes.Format {
-			log.Error("the new version did not come up; the one before goes on")
+			log.Error("the new version failed to start; the previous version continues")
 			return false, nil
 		}
-		log.Warn("the new version cannot read the tables of the running one: mounting anew. Files that are open now fail")
+		log.Warn("the new version cannot read the tables of the running version; mounting again. Open files fail")
 		k.adopt(program)
 		return false, handover.Abandon(k.tables)
 	case code == k.Codes.Busy && end.served: // a second signal
 		return true, &EndError{Code: code}
 	case k.bound || code == k.Codes.Format:
-		log.Error("the server has died, and the mount with it: mounting anew. Files that are open now fail")
+		log.Error("the server has died together with its mount; mounting again. Open files fail")
 		if err := handover.Abandon(k.tables); err != nil {
 			return true, err
 		}
 	default:
-		log.Warn("the server has died; starting another")
+		log.Warn("the server has died; starting another server")
 	}
 	k.wait(end)
 	return false, nil
 }
 
-// wait delays the replacement of a server that died of itself, unless it had run for some time. A server that was
-// killed, or whose handler panicked, is replaced at once.
+// wait delays the replacement of a server that failed soon after its start. It does not delay the replacement of a
+// server that SIGKILL or a panic of a request handler ended, or that had served and run for longer than steady.
 func (k *Keeper) wait(end ending) {
 	var status syscall.WaitStatus
 	if end.state != nil {
@@ -185,7 +186,7 @@ func (k *Keeper) wait(end ending) {
 	k.backoff = min(max(2*k.backoff, leastBackoff), mostBackoff)
 }
 
-// hear takes a message of a server of that program. It reports whether the server serves now.
+// hear handles a message of a server that runs the program. It reports whether the server now serves.
 func (k *Keeper) hear(said message, program *os.File) (serves bool) {
 	if said.text != messageClaim {
 		k.serving(said, program)
@@ -198,7 +199,7 @@ func (k *Keeper) hear(said message, program *os.File) (serves bool) {
 	return false
 }
 
-// serving notes that a server of that program serves.
+// serving records that a server that runs the program now serves.
 func (k *Keeper) serving(said message, program *os.File) {
 	k.bound = said.text == messageBound
 	k.dropStored()
@@ -208,14 +209,14 @@ func (k *Keeper) serving(said message, program *os.File) {
 	}
 	if !k.served {
 		if err := storeAll(k.tables, stored); err != nil {
-			k.Log.WithError(err).Warn("could not tell the service manager")
+			k.Log.WithError(err).Warn("failed to notify the service manager")
 		}
 	}
 	for _, file := range said.files {
 		file.Close()
 	}
 	k.adopt(program)
-	// The start of the server took some megabytes, which Go would keep.
+	// Return the memory that the start of the server took; the Go runtime would keep some megabytes.
 	defer debug.FreeOSMemory()
 	if !k.served {
 		k.served = true
@@ -231,7 +232,7 @@ func (k *Keeper) dropStored() {
 	}
 }
 
-// adopt makes program the one that servers are started from.
+// adopt makes program the program that servers start from.
 func (k *Keeper) adopt(program *os.File) {
 	if program != k.program {
 		k.program.Close()
@@ -239,8 +240,8 @@ func (k *Keeper) adopt(program *os.File) {
 	}
 }
 
-// handleSignal passes a signal on to a server. SIGHUP asks the server to make way for the program that is on disk now, which
-// end gets.
+// handleSignal passes a signal on to a server. SIGHUP asks the server to hand over to the program that is now on
+// disk: it opens the program as end.next.
 func (k *Keeper) handleSignal(sig os.Signal, s *serverProcess, end *ending) {
 	switch {
 	case sig != unix.SIGHUP:
@@ -251,18 +252,18 @@ func (k *Keeper) handleSignal(sig os.Signal, s *serverProcess, end *ending) {
 	case end.served && !k.bound:
 		next, err := os.Open(k.path)
 		if err != nil {
-			k.Log.WithError(err).Error("there is no program to upgrade to")
+			k.Log.WithError(err).Error("failed to open the program to upgrade to")
 			return
 		}
 		if _, err := s.socket.Write([]byte(messageYield)); err != nil {
-			k.Log.WithError(err).Error("the server cannot be asked to make way")
+			k.Log.WithError(err).Error("failed to ask the server to hand over")
 		}
 		if end.next != nil {
 			end.next.Close()
 		}
 		end.next = next
 	default:
-		k.Log.Error("the mount cannot be handed over to another server here; unmount it and mount it again")
+		k.Log.Error("this mount cannot be handed over to another server; unmount it and mount it again")
 	}
 }
 

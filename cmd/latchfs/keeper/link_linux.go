@@ -10,43 +10,43 @@ import (
 	"latchfs/fs/backing"
 )
 
-// ExitHandedOver is the exit code of a server that made way for another.
+// ExitHandedOver is the exit code of a server that handed the mount over to the next server.
 const ExitHandedOver = 42
 
-// Descriptors that a server starts with.
+// Descriptor numbers that a server starts with.
 const (
 	programFD = 3 + iota // the program that the server is started from
 	tablesFD
-	keeperFD // of a socket pair; the first message is the Config
-	// Only for a mount whose keeper has died.
+	keeperFD // end of the socket pair; the first message is the Config
+	// Only if the keeper resumes a mount whose previous keeper has died.
 	deviceFD
 	rootFD
 )
 
 // Messages between keeper and server.
 const (
-	messageClaim   = "claim"    // server: keep this descriptor of the directory beneath, which claims it
+	messageClaim   = "claim"    // server: keep this descriptor, which claims the backing directory
 	messageServing = "serving"  // server: the mount is usable
 	messageBound   = "bound"    // server: the mount is usable, but dies with this server
 	messageYield   = "make way" // keeper: end, and leave unanswered requests to the next server
 	messageLimit   = 1 << 16    // bytes
 )
 
-// message is what a server sends.
+// message is a message from a server, with its descriptors.
 type message struct {
 	text  string
 	files []*os.File
 }
 
-// Config is what a server is to serve. The servers of newer versions read the Config of older keepers.
+// Config tells a server what to serve. Servers of newer versions read the Config of older keepers.
 type Config struct {
 	Dir      string
 	Flags    json.RawMessage // of latchfs mount
-	Keeper   int             // the keeper's process
-	Claim    int64           // the number that the keeper claims the directory with
-	OOMScore string          // of the server
+	Keeper   int             // pid of the keeper
+	Claim    int64           // number with which the keeper claims the backing directory
+	OOMScore string          // OOM score of the server
 	Daemon   bool            // the log goes to a file
-	// Storable: a service manager may keep descriptors. Stored: it has kept some.
+	// Storable reports whether a service manager may keep descriptors, Stored whether it has kept some.
 	Storable, Stored bool
 }
 
@@ -54,14 +54,14 @@ type Config struct {
 type Server struct {
 	Config Config
 	Tables *os.File
-	// Stored are the descriptors of a mount whose keeper has died; nil otherwise.
+	// Stored holds the descriptors of a mount whose previous keeper has died; nil otherwise.
 	Stored *backing.Stored
-	// Yield receives a value when the server is to make way for another.
+	// Yield receives a value when the keeper asks the server to hand over.
 	Yield  <-chan struct{}
 	keeper *os.File
 }
 
-// Connect takes the descriptors and the Config that the keeper has started this server with.
+// Connect takes over the descriptors from the keeper and reads the Config.
 func Connect() (*Server, error) {
 	unix.Close(programFD)
 	unix.CloseOnExec(tablesFD)
@@ -78,7 +78,7 @@ func Connect() (*Server, error) {
 	if s.Config.Stored {
 		s.Stored = &backing.Stored{Device: os.NewFile(deviceFD, "device"), Root: os.NewFile(rootFD, "root")}
 	}
-	// The server can be replaced, the keeper cannot.
+	// The keeper can replace the server, so the kernel may kill the server first.
 	_ = os.WriteFile(oomScore, []byte(s.Config.OOMScore), 0)
 	yield := make(chan struct{}, 1)
 	s.Yield = yield
@@ -86,8 +86,8 @@ func Connect() (*Server, error) {
 	return s, nil
 }
 
-// follow waits for messages of the keeper. Without a keeper nobody would start another server, and the descriptor keeper
-// ends with it: so does this server.
+// follow waits for messages from the keeper. It kills this server when the keeper ends: without a keeper, no process
+// would replace the server.
 func (s *Server) follow(yield chan<- struct{}) {
 	text := make([]byte, messageLimit)
 	for {
@@ -106,8 +106,8 @@ func (s *Server) Claim(claimed *os.File) error {
 	return sendMessage(s.keeper, messageClaim, int(claimed.Fd()))
 }
 
-// Serving tells the keeper that the mount is usable, and whether it outlives this server. The descriptors are for a service
-// manager to keep.
+// Serving tells the keeper that the mount is usable, and whether it outlives this server. If a service manager
+// stores descriptors, it keeps the device and the root.
 func (s *Server) Serving(outlives bool, device, root int) error {
 	text := messageServing
 	if !outlives {
@@ -118,7 +118,7 @@ func (s *Server) Serving(outlives bool, device, root int) error {
 		stored = []int{device, root}
 	}
 	if err := sendMessage(s.keeper, text, stored...); err != nil {
-		return fmt.Errorf("tell the keeper: %w", err)
+		return fmt.Errorf("notify the keeper: %w", err)
 	}
 	return nil
 }
@@ -132,7 +132,7 @@ func sendMessage(socket *os.File, text string, fds ...int) error {
 	return unix.Sendmsg(int(socket.Fd()), []byte(text), rights, nil, 0)
 }
 
-// receiveMessage receives a message; "" means that the other end is closed.
+// receiveMessage receives a message with its descriptors. The text is "" if the other end is closed.
 func receiveMessage(socket *os.File) (text string, files []*os.File, err error) {
 	buffer, control := make([]byte, messageLimit), make([]byte, unix.CmsgSpace(2*4))
 	n, controlled, _, _, err := unix.Recvmsg(int(socket.Fd()), buffer, control, unix.MSG_CMSG_CLOEXEC)

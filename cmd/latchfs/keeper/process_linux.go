@@ -21,15 +21,15 @@ type serverProcess struct {
 	ended    chan struct{}
 }
 
-// ending is how a server ended.
+// ending describes how a server ended.
 type ending struct {
 	state  *os.ProcessState
 	served bool
 	lived  time.Duration
-	next   *os.File // the program that is to take over
+	next   *os.File // the program that takes over; nil if none does
 }
 
-// startServer starts a server from a program.
+// startServer starts a server that runs the program.
 func (k *Keeper) startServer(program *os.File) (*serverProcess, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -55,20 +55,22 @@ func (k *Keeper) startServer(program *os.File) (*serverProcess, error) {
 	}
 	// A terminal's Ctrl-C reaches the server through the keeper. The server ends with the keeper's thread, this one.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	s := &serverProcess{cmd: cmd, socket: socket, started: time.Now(), messages: make(chan message, 4), ended: make(chan struct{})}
+	s := &serverProcess{
+		cmd: cmd, socket: socket, started: time.Now(), messages: make(chan message, 4), ended: make(chan struct{}),
+	}
 	if err := cmd.Start(); err != nil {
 		socket.Close()
 		return nil, fmt.Errorf("start a server: %w", err)
 	}
 	go s.receive()
 	go func() {
-		_ = cmd.Wait() // the state tells how the server ended
+		_ = cmd.Wait() // cmd.ProcessState has the exit status
 		close(s.ended)
 	}()
 	return s, nil
 }
 
-// receive passes the server's messages on until the socket is closed.
+// receive forwards the messages of the server until the socket is closed.
 func (s *serverProcess) receive() {
 	defer close(s.messages)
 	for {
@@ -83,7 +85,7 @@ func (s *serverProcess) receive() {
 	}
 }
 
-// runServer runs a server to its end.
+// runServer starts a server and waits for its end.
 func (k *Keeper) runServer(program *os.File) (end ending, err error) {
 	s, err := k.startServer(program)
 	if err != nil {
@@ -115,11 +117,11 @@ func (k *Keeper) runServer(program *os.File) (end ending, err error) {
 			end.state, end.lived = s.cmd.ProcessState, time.Since(s.started)
 			// The server's end of the socket stays open in its descriptor keeper.
 			_ = unix.Shutdown(int(s.socket.Fd()), unix.SHUT_RDWR)
-			for said := range s.messages { // from before the server died
+			for said := range s.messages { // sent before the server died
 				end.served = k.hear(said, program) || end.served
 			}
 			if end.state.ExitCode() != ExitHandedOver && end.next != nil {
-				end.next.Close() // the server died before it could make way
+				end.next.Close() // the server died before it could hand over
 				end.next = nil
 			}
 			return end, nil
@@ -127,7 +129,7 @@ func (k *Keeper) runServer(program *os.File) (end ending, err error) {
 	}
 }
 
-// waitForOrphans waits for the children that have ended, other than the server.
+// waitForOrphans reaps the ended children of the keeper other than the server.
 func waitForOrphans(server int) {
 	for {
 		var info unix.Siginfo

@@ -13,18 +13,18 @@ import (
 	"latchfs/fs/backing"
 )
 
-// A service manager with a descriptor store (FDSTORE in sd_notify(3)) keeps what the mount needs to
-// outlive the keeper. These are the names of the descriptors in the store.
+// Names of descriptors in the descriptor store of a service manager (FDSTORE in sd_notify(3)). With these descriptors
+// the mount outlives the keeper.
 const (
 	storedTables = "latchfs-tables"
 	storedDevice = "latchfs-device"
 	storedRoot   = "latchfs-root"
 )
 
-// hasStore reports whether a service manager listens. It does not tell whether it stores descriptors.
+// hasStore reports whether a service manager listens. The manager may still refuse to store descriptors.
 func hasStore() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
 
-// takeStored returns what a service manager kept of the mount, if the mount is still there; nil otherwise.
+// takeStored returns the descriptors that a service manager kept, if the mount still exists; nil otherwise.
 func takeStored(isMounted func() bool) (tables *os.File, stored *backing.Stored) {
 	stored = &backing.Stored{}
 	for _, file := range activation.Files(true) {
@@ -43,14 +43,14 @@ func takeStored(isMounted func() bool) (tables *os.File, stored *backing.Stored)
 	poll := []unix.PollFd{{Fd: int32(stored.Device.Fd()), Events: unix.POLLIN}}
 	_, err := unix.Poll(poll, 0)
 	if err != nil || !isMounted() || poll[0].Revents&unix.POLLERR != 0 {
-		// It was unmounted in the meantime.
+		// The directory was unmounted in the meantime.
 		unstore()
 		return nil, nil
 	}
 	return tables, stored
 }
 
-// unstore tells the service manager to close what it keeps.
+// unstore asks the service manager to close the stored descriptors.
 func unstore() {
 	for _, name := range []string{storedTables, storedDevice, storedRoot} {
 		_, _ = daemon.SdNotify(false, "FDSTOREREMOVE=1\nFDNAME="+name)
@@ -68,7 +68,7 @@ func store(name string, file *os.File) error {
 	return unix.Sendmsg(socket, []byte("FDSTORE=1\nFDNAME="+name), unix.UnixRights(int(file.Fd())), manager, 0)
 }
 
-// storeAll gives the service manager all that it is to keep, and tells it that the mount is usable.
+// storeAll gives the service manager the descriptors to keep, and notifies it that the mount is usable.
 func storeAll(tables *os.File, stored *backing.Stored) error {
 	var err error
 	if stored != nil {
@@ -78,9 +78,9 @@ func storeAll(tables *os.File, stored *backing.Stored) error {
 	return errors.Join(err, notifyErr)
 }
 
-// Watchdog tells a service manager that asks for it (WatchdogSec= in systemd.service(5)) that this server is alive, after
-// each call of check. A server whose check hangs is replaced, with the descriptors that are stored. Failed is called with
-// the error if the manager cannot be told. Without such a manager Watchdog returns at once.
+// Watchdog calls check periodically and then notifies the service manager that this server is alive. If check hangs,
+// the service manager restarts the mount with the stored descriptors. If a notification fails, Watchdog calls failed.
+// It returns at once if the service manager has set no watchdog (WatchdogSec= in systemd.service(5)).
 func Watchdog(check func(), failed func(error)) {
 	limit, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
 	if err != nil || limit <= 0 {
