@@ -162,11 +162,9 @@ func (f *FS) setAttr(n *backing.Inode, in *fuse.SetAttrIn) error {
 func (f *FS) truncate(n *backing.Inode, in *fuse.SetAttrIn, size int64) error {
 	if fh, ok := in.GetFh(); ok {
 		if h := f.Files.Get(fh); h != nil && h.Writes() {
-			fd, err := f.File(h)
-			if err != nil {
-				return err
-			}
-			return backing.Retry(func() error { return unix.Ftruncate(fd, size) })
+			return f.WithFile(h, func(fd int) error {
+				return backing.Retry(func() error { return unix.Ftruncate(fd, size) })
+			})
 		}
 	}
 	return f.WithFD(n, func(fd int) error {

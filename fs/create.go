@@ -100,9 +100,9 @@ func (i intent) unmake(dir *backing.Inode, name string, kind uint32, err error) 
 
 // Mkdir implements fuse.RawFileSystem.
 func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
 	if dir == nil {
-		return refuse(in.NodeId)
+		return code
 	}
 	defer dir.Release()
 	e := newEntry{in: &in.InHeader, op: opMkdir, dir: dir, name: name, kind: unix.S_IFDIR, lock: verdict.KindMkdir}
@@ -115,9 +115,9 @@ func (f *FS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.E
 
 // Mknod implements fuse.RawFileSystem. The file it makes is no lock.
 func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
 	if dir == nil {
-		return refuse(in.NodeId)
+		return code
 	}
 	defer dir.Release()
 	e := newEntry{in: &in.InHeader, op: opMknod, dir: dir, name: name, kind: in.Mode & unix.S_IFMT}
@@ -135,9 +135,9 @@ func (f *FS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.E
 
 // Symlink implements fuse.RawFileSystem.
 func (f *FS) Symlink(_ <-chan struct{}, in *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
 	if dir == nil {
-		return refuse(in.NodeId)
+		return code
 	}
 	defer dir.Release()
 	e := newEntry{in: in, op: opSymlink, dir: dir, name: name, kind: unix.S_IFLNK, lock: verdict.KindSymlink}
@@ -152,9 +152,9 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if n == nil {
 		return refuse(in.Oldnodeid)
 	}
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
 	if dir == nil {
-		return refuse(in.NodeId)
+		return code
 	}
 	defer dir.Release()
 	e := newEntry{in: &in.InHeader, op: opLink, dir: dir, name: name, kind: n.Kind, lock: verdict.KindLink}
@@ -175,9 +175,9 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 
 // Create implements fuse.RawFileSystem.
 func (f *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
 	if dir == nil {
-		return refuse(in.NodeId)
+		return code
 	}
 	defer dir.Release()
 	if err := f.admitWithin(dir, &in.InHeader); err != nil {
@@ -310,9 +310,9 @@ func (f *FS) openWatched(n *backing.Inode, h *backing.Handle, out *fuse.OpenOut)
 
 // Tmpfile implements fuse.RawFileSystem.
 func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
 	if dir == nil {
-		return refuse(in.NodeId)
+		return code
 	}
 	defer dir.Release()
 	f.undo(&in.InHeader)

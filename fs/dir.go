@@ -112,9 +112,11 @@ func (f *FS) readDir(in *fuse.ReadIn, add func(*backing.Inode, fuse.DirEntry) (a
 	if d == nil {
 		return unix.EBADF
 	}
-	if dir := f.HeldDir(d.Node.ID); dir != nil {
-		defer dir.Release()
+	dir, err := f.HeldDir(d.Node.ID)
+	if err != nil {
+		return err
 	}
+	defer dir.Release()
 	d.Mu.Lock()
 	defer d.Mu.Unlock()
 	if in.Offset != d.Next {

@@ -124,10 +124,35 @@ func (f *FS) writable(fh uint64, in *fuse.InHeader) (*backing.Handle, int, error
 	if err != nil {
 		return nil, -1, err
 	}
+	return h, fd, f.admitWrite(h, in)
+}
+
+// admitWrite returns nil if the caller may change the file of h.
+func (f *FS) admitWrite(h *backing.Handle, in *fuse.InHeader) error {
 	if h.Descriptor != nil {
-		return h, fd, nil // it is the creator's, or a process got it from the creator
+		return nil // it is the creator's, or a process got it from the creator
 	}
-	return h, fd, f.admitChange(h.Node, in, lockstore.Writing)
+	return f.admitChange(h.Node, in, lockstore.Writing)
+}
+
+// withFile calls do with a file handle and a descriptor of it.
+func (f *FS) withFile(fh uint64, do func(h *backing.Handle, fd int) error) error {
+	h := f.Files.Get(fh)
+	if h == nil {
+		return unix.EBADF
+	}
+	return f.WithFile(h, func(fd int) error { return do(h, fd) })
+}
+
+// withWritable calls do with a file handle and a descriptor of it for a change of the file by the caller, or refuses the
+// change.
+func (f *FS) withWritable(fh uint64, in *fuse.InHeader, do func(h *backing.Handle, fd int) error) error {
+	return f.withFile(fh, func(h *backing.Handle, fd int) error {
+		if err := f.admitWrite(h, in); err != nil {
+			return err
+		}
+		return do(h, fd)
+	})
 }
 
 // writer returns a file handle and its descriptor for a write, or refuses the write. A write from the page cache, of
@@ -252,11 +277,7 @@ func (f *FS) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
 
 // Fsync implements fuse.RawFileSystem.
 func (f *FS) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	_, fd, err := f.descriptor(in.Fh)
-	if err != nil {
-		return status(err)
-	}
-	return status(syncFD(fd, in.FsyncFlags))
+	return status(f.withFile(in.Fh, func(_ *backing.Handle, fd int) error { return syncFD(fd, in.FsyncFlags) }))
 }
 
 func syncFD(fd int, flags uint32) error {
@@ -268,45 +289,39 @@ func syncFD(fd int, flags uint32) error {
 
 // Fallocate implements fuse.RawFileSystem.
 func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	h, fd, err := f.writable(in.Fh, &in.InHeader)
-	if err != nil {
-		return status(err)
-	}
-	err = backing.Retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
-	if err == nil {
-		err = f.ChangedBy(h.Node, &in.InHeader)
-	}
-	return status(err)
+	return status(f.withWritable(in.Fh, &in.InHeader, func(h *backing.Handle, fd int) error {
+		err := backing.Retry(func() error { return unix.Fallocate(fd, in.Mode, int64(in.Offset), int64(in.Length)) })
+		if err == nil {
+			err = f.ChangedBy(h.Node, &in.InHeader)
+		}
+		return err
+	}))
 }
 
 // Lseek implements fuse.RawFileSystem. The kernel asks only for SEEK_DATA and SEEK_HOLE.
 func (f *FS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
-	_, fd, err := f.descriptor(in.Fh)
-	if err != nil {
-		return status(err)
-	}
-	offset, err := unix.Seek(fd, int64(in.Offset), int(in.Whence))
-	out.Offset = uint64(offset)
-	return status(err)
+	return status(f.withFile(in.Fh, func(_ *backing.Handle, fd int) error {
+		offset, err := unix.Seek(fd, int64(in.Offset), int(in.Whence))
+		out.Offset = uint64(offset)
+		return err
+	}))
 }
 
 // CopyFileRange implements fuse.RawFileSystem.
 func (f *FS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
-	_, from, err := f.descriptor(in.FhIn)
-	if err != nil {
-		return 0, status(err)
-	}
-	h, to, err := f.writable(in.FhOut, &in.InHeader)
-	if err != nil {
-		return 0, status(err)
-	}
-	offIn, offOut := int64(in.OffIn), int64(in.OffOut)
-	// The reply has 32 bits.
-	n, err := unix.CopyFileRange(from, &offIn, to, &offOut, int(min(in.Len, 1<<31-4096)), int(in.Flags))
-	if err == nil {
-		f.copied(h, &in.InHeader)
-		err = f.ChangedBy(h.Node, &in.InHeader)
-	}
+	n := 0
+	err := f.withFile(in.FhIn, func(_ *backing.Handle, from int) error {
+		return f.withWritable(in.FhOut, &in.InHeader, func(h *backing.Handle, to int) (err error) {
+			offIn, offOut := int64(in.OffIn), int64(in.OffOut)
+			// The reply has 32 bits.
+			n, err = unix.CopyFileRange(from, &offIn, to, &offOut, int(min(in.Len, 1<<31-4096)), int(in.Flags))
+			if err == nil {
+				f.copied(h, &in.InHeader)
+				err = f.ChangedBy(h.Node, &in.InHeader)
+			}
+			return err
+		})
+	})
 	return uint32(max(n, 0)), status(err)
 }
 

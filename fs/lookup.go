@@ -15,9 +15,9 @@ func (f *FS) Lookup(_ <-chan struct{}, in *fuse.InHeader, name string, out *fuse
 	if isControl(in.NodeId) || in.NodeId == fuse.FUSE_ROOT_ID && name == control.Name {
 		return status(f.control.Lookup(in, name, out))
 	}
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
 	if dir == nil {
-		return status(unix.ESTALE)
+		return code
 	}
 	defer dir.Release()
 	f.undo(in)

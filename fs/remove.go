@@ -22,9 +22,12 @@ func (f *FS) Rmdir(_ <-chan struct{}, in *fuse.InHeader, name string) fuse.Statu
 }
 
 func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
-	dir := f.HeldDir(in.NodeId)
+	dir, code := f.heldDir(in.NodeId)
+	if dir == nil {
+		return code
+	}
 	defer dir.Release()
-	if dir == nil || dir == f.Root && name == control.Name {
+	if dir == f.Root && name == control.Name {
 		return refuse(in.NodeId)
 	}
 	if f.isUnlinker(in) {
@@ -51,10 +54,17 @@ func (f *FS) remove(in *fuse.InHeader, name string, flags int) fuse.Status {
 
 // Rename implements fuse.RawFileSystem.
 func (f *FS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
-	oldDir, newDir := f.HeldDir(in.NodeId), f.HeldDir(in.Newdir)
+	oldDir, code := f.heldDir(in.NodeId)
+	if oldDir == nil {
+		return code
+	}
 	defer oldDir.Release()
+	newDir, code := f.heldDir(in.Newdir)
+	if newDir == nil {
+		return code
+	}
 	defer newDir.Release()
-	if oldDir == nil || newDir == nil || oldDir == f.Root && oldName == control.Name ||
+	if oldDir == f.Root && oldName == control.Name ||
 		newDir == f.Root && newName == control.Name {
 		return refuse(in.NodeId)
 	}

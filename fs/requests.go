@@ -82,6 +82,15 @@ func (f *FS) Panicked(unique uint64, problem any, stack []byte) {
 	}
 }
 
+// heldDir returns the directory of a node id, which the caller releases. It returns nil and the answer if there is none.
+func (f *FS) heldDir(id uint64) (*backing.Inode, fuse.Status) {
+	dir, err := f.HeldDir(id)
+	if dir == nil && err == nil {
+		return nil, refuse(id)
+	}
+	return dir, status(err)
+}
+
 // refuse answers a request to change a node that is not in the backing directory: EPERM for control files and the root,
 // ESTALE for an unknown node id.
 func refuse(id uint64) fuse.Status {

@@ -38,7 +38,8 @@ type proofLock struct {
 	family bool
 	strong bool // by a form, not only by its number
 	empty  bool
-	// unclear: it names a relative that has ended, of which the store may know from before.
+	// unclear: it names a relative that has ended, or one with an ended process in between, of which the store may know
+	// from before.
 	unclear bool
 	open    *Descriptor
 	heir    bool // another process had the descriptor after the maker's end
@@ -166,7 +167,8 @@ func (p *proof) take(t *rapid.T) {
 	l.strong = form.strong
 	l.family = p.isFamily(l.maker, l.named)
 	l.family = l.family && (maker.UID == 0 || maker.UID == p.user(l.named))
-	l.unclear = !p.running[l.named] && (slices.Contains(p.ancestry[l.maker], l.named) || slices.Contains(p.ancestry[l.named], l.maker))
+	related := slices.Contains(p.ancestry[l.maker], l.named) || slices.Contains(p.ancestry[l.named], l.maker)
+	l.unclear = related && (!p.running[l.named] || !p.connected(l.maker, l.named))
 	if l.kind.ByCommand() {
 		// The script that ran the command may name its own children.
 		for _, script := range p.ancestry[l.maker] {

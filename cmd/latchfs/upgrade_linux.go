@@ -37,7 +37,7 @@ func runUpgrade(dir string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if before.DescriptorKeeperPID == 0 {
+	if before.DiesWithServer != "" {
 		return fmt.Errorf("%s cannot be handed over to another server on this system; unmount it and mount it again", dir)
 	}
 	if err := unix.Kill(before.PID, unix.SIGHUP); errors.Is(err, os.ErrPermission) {

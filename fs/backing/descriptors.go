@@ -47,7 +47,7 @@ func (d *descriptors) share(eighths int) int { return d.Limit / 8 * eighths }
 func (d *descriptors) admit(uid uint32, lockNamed bool, inodes int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	left := d.Limit - max(inodes, d.share(leastPinnedShare)) - d.open
+	left := d.left(inodes)
 	if !lockNamed {
 		left -= d.share(reservedShare)
 	}
@@ -56,6 +56,19 @@ func (d *descriptors) admit(uid uint32, lockNamed bool, inodes int) error {
 		return unix.ENFILE
 	}
 	return nil
+}
+
+// spares reports whether a user may have another descriptor that only saves time. Such descriptors keep no other file
+// from being opened.
+func (d *descriptors) spares(uid uint32, inodes int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.Limit == 0 || openShare*d.byUser[uid] < d.left(inodes)-d.share(reservedShare)
+}
+
+// left returns how many descriptors are left for open files. mu is held.
+func (d *descriptors) left(inodes int) int {
+	return d.Limit - max(inodes, d.share(leastPinnedShare)) - d.open
 }
 
 // pins returns how many inodes may have a descriptor.

@@ -200,7 +200,8 @@ func (d *Directory) UnfinishedRenames() (renames []lockstore.Rename) {
 		if !ok || i.Recorded() {
 			continue
 		}
-		oldDir, newDir := d.HeldDir(r.OldDir), d.HeldDir(r.NewDir)
+		oldDir, _ := d.HeldDir(r.OldDir) // nil if it is gone
+		newDir, _ := d.HeldDir(r.NewDir)
 		defer oldDir.Release()
 		defer newDir.Release()
 		if oldDir == nil || newDir == nil || !d.Renamed(r, oldDir, newDir) {

@@ -55,6 +55,27 @@ func (d *Directory) File(h *Handle) (int, error) {
 	return h.FD, nil
 }
 
+// WithFile calls do with a descriptor of a handle. A handle that needs none of its own gets one for the call only, if
+// descriptors are scarce.
+func (d *Directory) WithFile(h *Handle, do func(fd int) error) error {
+	h.mu.Lock()
+	brief := h.FD < 0 && d.Spares(h)
+	h.mu.Unlock()
+	if !brief || h.Node.FD >= 0 && d.Descriptors.spares(h.User, d.Inodes.pinned()) {
+		fd, err := d.File(h)
+		if err != nil {
+			return err
+		}
+		return do(fd)
+	}
+	fd, err := d.Reopen(h.Node, h.Flags)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return do(fd)
+}
+
 // CloseFile closes the descriptor of a handle.
 func (d *Directory) CloseFile(h *Handle) {
 	h.mu.Lock()

@@ -31,13 +31,16 @@ type recent struct {
 const LeastRecent = 16
 
 // LookedUp keeps the descriptor of an inode that was looked up, if it is opened by handle. added means that the inode is
-// new and its descriptor is kept already. LookedUp returns ESTALE if the inode is gone.
+// new and its descriptor is kept already. LookedUp returns ESTALE if the inode is gone, and
+// ENFILE if there is no descriptor.
 func (d *Directory) LookedUp(n *Inode, added bool) error {
 	if n.handle == nil {
 		return nil
 	}
-	if !added && !d.keep(n) {
-		return unix.ESTALE
+	if !added {
+		if err := d.keep(n); err != nil {
+			return err
+		}
 	}
 	d.recent.push(n, d.Descriptors.share(handledShare))
 	return nil
@@ -58,16 +61,16 @@ func (r *recent) push(n *Inode, most int) {
 	}
 }
 
-// keep opens an inode that is opened by handle, until unkeep or end. It reports whether that worked.
-func (d *Directory) keep(n *Inode) bool {
-	if !d.hold(n) {
-		return false
+// keep opens an inode that is opened by handle, until unkeep or end.
+func (d *Directory) keep(n *Inode) error {
+	if err := d.hold(n); err != nil {
+		return err
 	}
 	n.held.mu.Lock()
 	n.held.kept++
 	n.held.mu.Unlock()
 	n.Release()
-	return true
+	return nil
 }
 
 func (h *held) unkeep() {
@@ -79,19 +82,26 @@ func (h *held) unkeep() {
 	h.closeUnused()
 }
 
-// HeldDir is the directory of a node id with a descriptor (PathFD) until it is released; nil if there is none.
-func (d *Directory) HeldDir(id uint64) *Inode {
+// HeldDir returns the directory of a node id with a descriptor (PathFD) until it is released. It returns nil if the kernel
+// has forgotten it, and an error if it cannot be opened.
+func (d *Directory) HeldDir(id uint64) (*Inode, error) {
 	dir := d.Inodes.Get(id)
-	if dir == nil || !d.hold(dir) {
-		return nil
+	if dir == nil {
+		return nil, nil
 	}
-	return dir
+	if err := d.hold(dir); err != nil {
+		return nil, err
+	}
+	return dir, nil
 }
 
-// hold opens an inode that is opened by handle. It reports whether the inode has a descriptor until it is released.
-func (d *Directory) hold(n *Inode) bool {
+// hold opens an inode that is opened by handle, until it is released. It returns ESTALE if the inode is gone.
+func (d *Directory) hold(n *Inode) error {
 	if n.handle == nil {
-		return n.FD >= 0
+		if n.FD < 0 {
+			return unix.ESTALE
+		}
+		return nil
 	}
 	h := &n.held
 	h.mu.Lock()
@@ -99,12 +109,12 @@ func (d *Directory) hold(n *Inode) bool {
 	if h.fd.Load() == 0 {
 		fd, err := d.openHandle(*n.handle)
 		if err != nil {
-			return false
+			return err
 		}
 		h.fd.Store(int32(fd) + 1)
 	}
 	h.users++
-	return true
+	return nil
 }
 
 // Release gives up what hold opened. It may be called of nil.
@@ -119,8 +129,8 @@ func (n *Inode) Release() {
 	h.closeUnused()
 }
 
-// KeepHeld keeps the directory at an entry of dir open that is about to be removed: without a name it may not be found by its handle, and
-// processes may still be in it.
+// KeepHeld keeps the directory at an entry of dir open that is about to be removed. Without a name it may not be found by its
+// handle, and processes may still be in it.
 func (d *Directory) KeepHeld(dir *Inode, name string) {
 	if d.Inodes.pinned() < d.Descriptors.share(handledShare) {
 		return // all have a descriptor
@@ -131,7 +141,7 @@ func (d *Directory) KeepHeld(dir *Inode, name string) {
 	}
 	n := d.Inodes.Peek(KeyOf(&st), dir.PathFD(), name)
 	if n != nil && n.handle != nil && n.IsDir() {
-		d.keep(n)
+		_ = d.keep(n) // otherwise it may not be found
 	}
 }
 

@@ -78,8 +78,8 @@ func (d *Directory) WithFD(n *Inode, do func(fd int) error) error {
 	if n.FD >= 0 {
 		return do(n.FD)
 	}
-	if !d.hold(n) {
-		return unix.ESTALE // the file is gone
+	if err := d.hold(n); err != nil {
+		return err
 	}
 	defer n.Release()
 	return do(n.PathFD())

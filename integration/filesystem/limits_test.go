@@ -149,6 +149,9 @@ func TestDescriptorsAreShared(t *testing.T) {
 				many = "50"
 			}
 			passthrough.Must("ok", "open", m.Path("file"), many)
+			other := harness.StartProcess(t, harness.AsUser(t, harness.BystanderUID)...)
+			other.Must("ok", "read", m.Path("file"))
+			other.Must("ok", "cycle", m.Path("x.lock"), "10")
 			m.Kill()
 			m.Args = append(m.Args, "--no-passthrough")
 			m.Start("prlimit", "--nofile=700:700", "setpriv", "--inh-caps="+without, "--bounding-set="+without)

@@ -80,10 +80,13 @@ func locker() {
 			}
 		case "crowd": // crowd WAIT N: start N threads that wait
 			err = crowd(words[1], words[2])
-		case "open": // open FILE N: open it N times and keep it open
+		case "open": // open FILE N: open it N times, sync it and keep it open
 			n, _ := strconv.Atoi(words[2])
 			for i := 0; i < n && err == nil; i++ {
-				_, err = unix.Open(words[1], unix.O_RDONLY, 0)
+				var fd int
+				if fd, err = unix.Open(words[1], unix.O_RDONLY, 0); err == nil {
+					err = unix.Fsync(fd)
+				}
 			}
 		case "paths": // paths DIR N: open its entries 0 to N-1 with O_PATH and keep that
 			n, _ := strconv.Atoi(words[2])
