@@ -49,7 +49,9 @@ func (s *Store) Written(name string, seen *CachedJudgment) {
 	s.mu.Unlock()
 	switch {
 	case r != nil && r.Kind() == verdict.KindPIDFile:
-		s.rewritten(r, seen)
+		if !s.rewritten(r, seen) {
+			s.Written(name, seen) // its process ended, and the record is gone: the file is judged anew
+		}
 	case r != nil:
 		s.written(r)
 	default:
@@ -140,11 +142,12 @@ func (s *Store) Wrote(d *Descriptor, text []byte, identify func() bootid.Process
 	}
 }
 
-// rewritten has a pid file's lock taken over by the process that wrote the file last, if that process named itself.
-func (s *Store) rewritten(r *record, seen *CachedJudgment) {
+// rewritten gives the lock of a pid file to the process that wrote the file last, if the text names that process. It
+// reports false if r is gone.
+func (s *Store) rewritten(r *record, seen *CachedJudgment) bool {
 	nameLock, ok := s.enterRecord(r)
 	if !ok {
-		return
+		return false
 	}
 	if writer := seen.Writer(); writer != nil && writer.MayRemove && !writer.Same(*r.Creator) {
 		found, err := s.inspect(nameLock.name, s.familyOfWriter(writer))
@@ -152,9 +155,10 @@ func (s *Store) rewritten(r *record, seen *CachedJudgment) {
 			s.release(r)
 			nameLock.adoptPIDFile(writer, found)
 			nameLock.Leave()
-			return
+			return true
 		}
 	}
 	nameLock.Leave()
 	s.reap(r)
+	return true
 }

@@ -137,7 +137,7 @@ func (s *Server) write(answer []byte) {
 // end gives up the reads that wait, once the mount is gone.
 func (s *Server) end(err error) {
 	s.ended.Store(true)
-	if err != unix.ENODEV {
+	if err != unix.ENODEV && err != unix.EBADF { // EBADF: the server is ending
 		s.log.WithError(err).Error("requests cannot be read any more")
 	}
 	s.mu.Lock()
