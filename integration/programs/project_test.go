@@ -102,7 +102,7 @@ func TestWarnsOfProcessesBeneath(t *testing.T) {
 	}
 	defer func() { _ = early.Process.Kill(); _ = early.Wait() }()
 	m := harness.MountOver(t, dir)
-	warned := m.Logged("goes on beneath the mount")
+	warned := m.Logged("has the directory open from before the mount")
 	if len(warned) != 1 || fmt.Sprint(warned[0]["pid"]) != fmt.Sprint(early.Process.Pid) || warned[0]["command"] != "sleep" {
 		t.Errorf("%v", warned)
 	}
