@@ -193,7 +193,7 @@ func TestPackage(t *testing.T) {
 			rm -f /etc/dpkg/dpkg.cfg.d/*
 			dpkg -i /latchfs.deb
 			latchfs version
-			man latchfs | grep -q "who holds a lock"
+			man latchfs | grep -qi "who holds a lock"
 			man latchfs-mount | grep -q stale-after
 			zcat /usr/share/doc/latchfs/changelog.gz | grep -q Changelog
 			bash -c "source /usr/share/bash-completion/bash_completion; source /usr/share/bash-completion/completions/latchfs
