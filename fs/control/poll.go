@@ -129,12 +129,20 @@ func (d *Dir) turn(in *fuse.InHeader, fh uint64, name string) *turn {
 	}
 	d.beginning.Unlock()
 	if !ok {
-		t.cancel = d.wait(in, fh, name, t.answer) // the file is not closed before the request ends
+		cancel := d.wait(in, fh, name, t.answer)
+		t.mu.Lock()
+		t.cancel = cancel // the file is not closed before the request ends
+		t.mu.Unlock()
 	}
 	return t
 }
 
-func (t *turn) close() { t.cancel() }
+func (t *turn) close() {
+	t.mu.Lock()
+	cancel := t.cancel
+	t.mu.Unlock()
+	cancel()
+}
 
 // answer records the answer of a read.
 func (t *turn) answer(text []byte, err error) {
