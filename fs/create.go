@@ -31,6 +31,16 @@ func (f *FS) mode(dir *backing.Inode, mode, umask uint32) uint32 {
 // setGroup is the set-gid bit of a file that its group may execute.
 const setGroup = unix.S_ISGID | unix.S_IXGRP
 
+// isInGroup reports whether the caller is in a group. The supplementary groups of a caller in a pid namespace that is not
+// visible are not known.
+func (f *FS) isInGroup(in *fuse.InHeader, gid uint32) bool {
+	if in.Gid == gid {
+		return true
+	}
+	groups, err := f.callers.Groups(int(in.Pid))
+	return err == nil && slices.Contains(groups, gid)
+}
+
 // asCaller calls do, which makes a file of a mode in dir, with the credentials of the caller. A set-gid bit is kept if
 // the caller is in the group that the file gets from a set-gid directory. The kernel beneath only knows the caller's
 // first group, so that group becomes the first.
@@ -38,7 +48,7 @@ func (f *FS) asCaller(in *fuse.InHeader, dir *backing.Inode, mode uint32, do fun
 	caller := in.Caller
 	if f.credentials.Root && caller.Uid != 0 && mode&setGroup == setGroup {
 		if st, err := backing.StatFD(dir.PathFD()); err == nil && st.Mode&unix.S_ISGID != 0 {
-			if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
+			if f.isInGroup(in, st.Gid) {
 				caller.Gid = st.Gid
 			}
 		}

@@ -118,15 +118,6 @@ func (f *FS) descriptor(fh uint64) (*backing.Handle, int, error) {
 	return h, fd, err
 }
 
-// writable returns a file handle and its descriptor for a change of the file by the caller, or refuses the change.
-func (f *FS) writable(fh uint64, in *fuse.InHeader) (*backing.Handle, int, error) {
-	h, fd, err := f.descriptor(fh)
-	if err != nil {
-		return nil, -1, err
-	}
-	return h, fd, f.admitWrite(h, in)
-}
-
 // admitWrite returns nil if the caller may change the file of h.
 func (f *FS) admitWrite(h *backing.Handle, in *fuse.InHeader) error {
 	if h.Descriptor != nil {
@@ -158,12 +149,11 @@ func (f *FS) withWritable(fh uint64, in *fuse.InHeader, do func(h *backing.Handl
 // writer returns a file handle and its descriptor for a write, or refuses the write. A write from the page cache, of
 // a mapped file, comes from the kernel and counts for the process that opened the file.
 func (f *FS) writer(in *fuse.WriteIn) (*backing.Handle, int, error) {
-	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		if h, fd, err := f.descriptor(in.Fh); err != nil || h.Family {
-			return h, fd, err
-		}
+	h, fd, err := f.descriptor(in.Fh)
+	if err != nil || in.WriteFlags&fuse.WRITE_CACHE != 0 && h.Family {
+		return h, fd, err
 	}
-	return f.writable(in.Fh, &in.InHeader)
+	return h, fd, f.admitWrite(h, &in.InHeader)
 }
 
 // Read implements fuse.RawFileSystem.

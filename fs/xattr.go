@@ -4,7 +4,6 @@ package fs
 
 import (
 	"bytes"
-	"slices"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -100,11 +99,8 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 // group of n. The kernel clears it only for a caller without CAP_FSETID, which the server has.
 func (f *FS) clearForeignSetGroup(n *backing.Inode, in *fuse.InHeader) error {
 	st, err := f.Stat(n)
-	if err != nil || in.Uid == 0 || st.Mode&unix.S_ISGID == 0 || in.Gid == st.Gid {
+	if err != nil || in.Uid == 0 || st.Mode&unix.S_ISGID == 0 || f.isInGroup(in, st.Gid) {
 		return err
-	}
-	if groups, err := f.callers.Groups(int(in.Pid)); err == nil && slices.Contains(groups, st.Gid) {
-		return nil
 	}
 	return f.WithFD(n, func(fd int) error {
 		return unix.Fchmodat(unix.AT_FDCWD, backing.ProcPath(fd), st.Mode&0o7777&^unix.S_ISGID, 0)

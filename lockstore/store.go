@@ -54,9 +54,8 @@ type Store struct {
 	unverified     atomic.Int64    // how many recovered locks were not looked at yet
 	making         map[uint64]bool // Predecessor.Making
 
-	// changes is held for reading over a change of a record, from its call of the authority to the end of its
-	// change of the fields below, in whichever order these are. Whoever holds it for writing finds the two in
-	// agreement.
+	// changes is held for reading while a record is changed both at the authority and in the fields below, in either
+	// order. While it is held for writing, the two agree.
 	changes sync.RWMutex
 
 	// mu guards the fields below and the fields of every record. It is not held over input or output, nor over

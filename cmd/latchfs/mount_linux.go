@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -141,9 +142,9 @@ func runMount(dir string, flags mountFlags, out io.Writer) error {
 		},
 	}
 	err = k.Run()
-	if end := keeper.IsEnd(err); end != nil && end.Explained {
+	if end, ok := errors.AsType[*keeper.EndError](err); ok && end.Explained {
 		os.Exit(max(end.Code, exitFailure))
-	} else if end != nil {
+	} else if ok {
 		return coded{end.Code, fmt.Errorf("left %s while it is in use", dir)}
 	}
 	return err

@@ -27,12 +27,12 @@ type recent struct {
 	next int
 }
 
-// LeastRecent is how many there are at least.
+// LeastRecent is the least number of inodes in recent.
 const LeastRecent = 16
 
 // LookedUp keeps the descriptor of an inode that was looked up, if it is opened by handle. added means that the inode is
-// new and its descriptor is kept already. LookedUp returns ESTALE if the inode is gone, and
-// ENFILE if there is no descriptor.
+// new and its descriptor is kept already. LookedUp returns ESTALE if the inode is gone, and ENFILE or EMFILE if there is no
+// descriptor.
 func (d *Directory) LookedUp(n *Inode, added bool) error {
 	if n.handle == nil {
 		return nil
@@ -117,7 +117,7 @@ func (d *Directory) hold(n *Inode) error {
 	return nil
 }
 
-// Release gives up what hold opened. It may be called of nil.
+// Release gives up what hold opened. n may be nil.
 func (n *Inode) Release() {
 	if n == nil || n.handle == nil {
 		return
@@ -145,7 +145,7 @@ func (d *Directory) KeepHeld(dir *Inode, name string) {
 	}
 }
 
-// end closes the descriptor of a directory that the kernel has forgotten, unless a request uses it: that closes it.
+// end closes the descriptor of a directory that the kernel has forgotten, unless a request uses it. Release closes it then.
 func (h *held) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

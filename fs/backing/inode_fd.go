@@ -75,9 +75,6 @@ func (d *Directory) openHandle(handle unix.FileHandle) (fd int, err error) {
 
 // WithFD calls do with a descriptor of n, which is valid until do returns and may be an O_PATH descriptor.
 func (d *Directory) WithFD(n *Inode, do func(fd int) error) error {
-	if n.FD >= 0 {
-		return do(n.FD)
-	}
 	if err := d.hold(n); err != nil {
 		return err
 	}

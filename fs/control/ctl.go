@@ -18,8 +18,8 @@ import (
 	"latchfs/lockstore"
 )
 
-// A command is obeyed only if both the user who opened ctl and the user who writes to it may give it: a set-uid program
-// writes to whatever file its caller made its standard error.
+// ctl accepts a command only if two users may give it: the one who opened the file and the one who writes. A set-uid
+// program writes to whatever file its caller made its standard error.
 
 // command is what is written to ctl: a word and its argument.
 //

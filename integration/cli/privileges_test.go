@@ -71,7 +71,8 @@ func TestCapabilities(t *testing.T) {
 	check()
 }
 
-// TestACLClearsSetGroup: an owner who is not in the file's group clears the set-group-id bit by setting an ACL, as beneath.
+// TestACLClearsSetGroup checks that the set-group-id bit is cleared, as beneath, when an owner outside the file's group sets
+// an ACL.
 func TestACLClearsSetGroup(t *testing.T) {
 	harness.NeedProgram(t, "setfacl")
 	modes := func(dir string) (modes []string) {

@@ -39,8 +39,8 @@ func said(lines []string, word string) (found []string) {
 }
 
 // TestReset checks that after a reset every lock of the boot before is free, even if another process has the
-// holder's pid, and that data is unchanged. Without a readable boot id that is so for locks that name their
-// holder. The others stay, because nothing is proven about them.
+// holder's pid, and that data is unchanged. Without a readable boot id only the locks that name their
+// holder are free. The others stay, because nothing is proven about them.
 func TestReset(t *testing.T) {
 	needReboot(t)
 	t.Parallel()

@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -265,11 +264,4 @@ func (k *Keeper) handleSignal(sig os.Signal, s *serverProcess, end *ending) {
 	default:
 		k.Log.Error("this mount cannot be handed over to another server; unmount it and mount it again")
 	}
-}
-
-// IsEnd returns the *EndError in err, nil if there is none.
-func IsEnd(err error) *EndError {
-	var end *EndError
-	errors.As(err, &end)
-	return end
 }
